@@ -1,0 +1,103 @@
+"""What the recipes share: model sizes and the blocks of a config with their usual values."""
+
+from ml_collections import ConfigDict
+
+# Sources: wav2vec 2.0 (arXiv 2006.11477) section 4.2 and fairseq examples/wav2vec/config
+SIZES = {
+    "tiny": dict(
+        conv_layers=((256, 10, 5),) + ((256, 3, 2),) * 4 + ((256, 2, 2),) * 2,
+        width=256, num_layers=4, num_heads=4, feed_forward=1024,
+    ),
+    "base": dict(width=768, num_layers=12, num_heads=12, feed_forward=3072),
+    "large": dict(
+        width=1024, num_layers=24, num_heads=16, feed_forward=4096, layerdrop=0.2,
+        feature_grad_mult=0.1,
+    ),
+    "large_lv60k": dict(
+        width=1024, num_layers=24, num_heads=16, feed_forward=4096,
+        conv_bias=True, conv_norm="layer", norm_order="pre", normalize_waveform=True,
+        feature_grad_mult=1.0, dropout=0.0, attention_dropout=0.0, dropout_input=0.0,
+        dropout_features=0.0, layerdrop=0.0,
+    ),
+}  # fmt: skip
+
+QUANTIZERS = {
+    "tiny": dict(groups=2, codes=320, width=256, projection=128),
+    "base": dict(groups=2, codes=320, width=256, projection=256),
+    "large": dict(groups=2, codes=320, width=768, projection=768),
+    "large_lv60k": dict(groups=2, codes=320, width=768, projection=768),
+}
+
+
+def pretraining(size: str) -> ConfigDict:
+    """A pre-training config with the values all wav2vec 2.0 recipes have in common."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict(SIZES[size])
+    config.quantizer = ConfigDict(QUANTIZERS[size])
+    config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
+    config.loss = ConfigDict(
+        dict(negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0)
+    )
+    config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
+    config.data = data()
+    config.data.crop_seconds = (2.0, 4.0, 8.0, 12.0, 15.6)
+    config.data.concatenate_seconds = 0.0  # join short utterances of a speaker up to this length
+    config.optim = ConfigDict(
+        dict(
+            schedule="linear", peak_lr=5e-4, warmup_steps=32_000,
+            b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=0.0,
+        )
+    )  # fmt: skip
+    add_run(config)
+    return config
+
+
+def finetuning(size: str) -> ConfigDict:
+    """A CTC fine-tuning config with the values all wav2vec 2.0 recipes have in common."""
+    config = ConfigDict()
+    config.seed = 0
+    config.init_from = ""  # an exported pre-trained model; empty: random weights
+    config.model = ConfigDict(SIZES[size])
+    config.model.update(
+        feature_grad_mult=0.0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.1,
+        dropout_input=0.0, layerdrop=0.1,
+    )  # fmt: skip
+    config.letters = ""  # the alphabet; empty: English, as in the published models
+    config.final_dropout = 0.0
+    config.freeze_steps = 10_000  # updates during which the encoder does not move
+    config.time_masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
+    config.channel_masking = ConfigDict(dict(prob=0.25, span=64, minimum=0))
+    config.data = data()
+    config.data.num_buckets = 8
+    config.data.min_seconds = 0.1
+    config.data.max_seconds = 30.0
+    config.optim = ConfigDict(
+        dict(
+            schedule="tri_stage", peak_lr=5e-5, phases=(0.1, 0.4, 0.5),
+            b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip_norm=0.0,
+        )
+    )  # fmt: skip
+    add_run(config)
+    return config
+
+
+def data() -> ConfigDict:
+    config = ConfigDict()
+    config.train = ""  # manifests, written by python -m w2v_jax.prepare
+    config.valid = ""
+    config.batch_seconds = 5760.0  # audio per update, all devices together
+    config.row_multiple = 8  # rows of a batch are a multiple of this
+    config.accumulation = 1  # micro-batches per update
+    config.threads = 4  # that read audio
+    config.cache_gigabytes = 0.0  # decoded audio kept in memory
+    config.max_bad_share = 0.05  # of unreadable files before a run stops
+    return config
+
+
+def add_run(config: ConfigDict) -> None:
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    config.num_steps = 400_000
+    config.log_steps = 200
+    config.save_steps = 5_000
+    config.eval_steps = 5_000

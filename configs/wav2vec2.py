@@ -1,0 +1,39 @@
+"""wav2vec 2.0 pre-training (arXiv 2006.11477).
+
+    python -m w2v_jax.pretrain --config=configs/wav2vec2.py:base --workdir=runs/base \
+        --config.data.train=train-960.tsv --config.data.valid=dev-other.tsv
+
+Argument (fairseq examples/wav2vec/config/pretraining; paper section 4.2):
+    tiny         5.06 M parameters: for tests and for trying things on a CPU
+    base         95 M; LibriSpeech 960 h, 400k updates of 1.6 h; 64 V100, 1.6 days in the paper
+    large        317 M; LibriSpeech 960 h, 250k updates of 2.7 h; 128 V100, 2.3 days
+    large_lv60k  317 M; Libri-Light 60k h, 600k updates of 2.7 h; 128 V100, 5.2 days
+
+base, large and large_lv60k have not been trained with this code yet: the values are the paper's.
+"""
+
+from configs import common
+
+
+def get_config(size: str = "base"):
+    config = common.pretraining(size)
+    if size == "tiny":
+        config.data.batch_seconds = 32.0
+        config.data.crop_seconds = (1.0, 2.0, 4.0)
+        config.data.row_multiple = 1
+        config.optim.warmup_steps = 1_000
+        config.num_steps = 10_000
+        config.save_steps = config.eval_steps = 500
+        config.log_steps = 20
+    elif size.startswith("large"):
+        config.data.crop_seconds = (2.0, 4.0, 8.0, 12.0, 16.0, 20.0)
+        config.data.batch_seconds = 9720.0
+        config.optim.peak_lr = 3e-4
+        config.num_steps = 250_000 if size == "large" else 600_000
+        config.optim.warmup_steps = config.num_steps * 8 // 100
+        config.gumbel.end = 0.1
+        if size == "large_lv60k":
+            config.loss.penalty_weight = 0.0
+    if size != "tiny":
+        config.model.dtype = "bfloat16"
+    return config

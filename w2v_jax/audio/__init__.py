@@ -1,0 +1,1 @@
+"""Audio as arrays: reading, resampling and normalising waveforms."""

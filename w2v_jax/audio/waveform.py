@@ -1,0 +1,186 @@
+"""Reads audio files as 16 kHz mono int16: any format of libsndfile, any rate, any channel count.
+
+Samples are counted at 16 kHz everywhere. A file of `frames` at `rate` has
+`resampled_length(frames, rate)` of them, whatever the resampler returns.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import soundfile
+import soxr
+
+from w2v_jax.errors import UserError
+
+SAMPLE_RATE = 16_000
+
+_BLOCK = 1 << 18  # frames decoded at a time
+_CONTEXT = SAMPLE_RATE // 10  # heard on both sides of a cut; the HQ filter needs a quarter of it
+# In Ogg, decoding begins this much earlier than asked: libsndfile 1.2 seeks to a wrong place in the
+# last page of a Vorbis stream, and Opus needs a while until it gives the samples of the whole file.
+_OGG_RUN_UP_SECONDS = 30
+_LOUDEST = 16.0  # a float file beyond this is not scaled to -1..1
+_RATES = range(1_000, 1_000_001)  # a rate outside is a damaged header
+_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's answer for a FLAC that was streamed
+
+# What libsndfile notes about a file that ends early. It then goes on with what is there.
+_CUT_WAV = re.compile(r"^data : (\d+) \(should be \d+\)$", re.MULTILINE)
+_CUT_OGG = re.compile(r"^Ogg ?: Last page lacks an end-of-stream bit\.\nOgg ?: Junk", re.MULTILINE)
+_STREAMED_WAV = 0x7FFF_0000  # sizes from here on are placeholders of programs that wrote to a pipe
+
+
+class AudioError(UserError):
+    """An audio file that cannot be used; the message is `path: reason`."""
+
+
+class _Stream(soundfile.SoundFile):
+    """A sound file read forwards.
+
+    soundfile seeks to the current position after every read. In Ogg Opus libsndfile 1.2 then
+    returns wrong samples at the end of the file, and in a FLAC of unknown length the seek fails.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def resampled_length(frames: int, rate: int) -> int:
+    """Returns how many 16 kHz samples `frames` at `rate` Hz are (rounded, halves upwards)."""
+    return (2 * frames * SAMPLE_RATE + rate) // (2 * rate)
+
+
+def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> np.ndarray:
+    """Returns samples start..start+count (to the end without `count`) as int16 [count].
+
+    `start` and `count` are in 16 kHz samples. Channels are averaged; 16-bit PCM at 16 kHz comes
+    back bit for bit. Only the wanted part is decoded, so the memory needed is that of the part.
+    A part equals the same part of the whole file to within one unit (in Ogg Opus after the first
+    30 s only nearly: the decoder's noise depends on where it began), and is always the same for
+    the same arguments. In MP3 the length is what decodes, whatever the header announces.
+
+    Raises AudioError for a file that is missing, empty, cut, not audio, has NaN or infinite
+    samples, or ends before start+count.
+    """
+    if start < 0 or (count is not None and count < 1):
+        raise ValueError(f"start {start} must not be negative and count {count} must be positive")
+    with _open(path) as sound:
+        rate = sound.samplerate
+        if start and start >= resampled_length(sound.frames, rate):
+            total = resampled_length(sound.frames, rate)
+            raise AudioError(f"{path}: has {total} samples at 16 kHz, sample {start} was asked for")
+        # Output sample k * up lies exactly on source frame k * down: a segment that begins there
+        # is resampled on the same grid as the whole file.
+        common = math.gcd(rate, SAMPLE_RATE)
+        up, down = SAMPLE_RATE // common, rate // common
+        context = 0 if rate == SAMPLE_RATE else _CONTEXT
+        k = max(start - context, 0) // up
+        stop = None
+        if count is not None:
+            stop = -(-(start + count + context) * rate // SAMPLE_RATE)
+        blocks = [block.mean(axis=1) for block in _blocks(path, sound, k * down, stop)]
+
+    audio = np.concatenate([np.zeros(0, np.float32), *blocks])
+    remaining = resampled_length(k * down + len(audio), rate) - start
+    if remaining < 1:
+        raise AudioError(f"{path}: holds no samples" + (f" after {start}" if start else ""))
+    if count is None:
+        count = remaining
+    elif remaining < count:
+        raise AudioError(
+            f"{path}: has {start + remaining} samples at 16 kHz, "
+            f"{start}..{start + count} were asked for"
+        )
+    if rate != SAMPLE_RATE:
+        audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="HQ")
+    audio = audio[start - k * up :][:count]
+    audio = np.pad(audio, (0, count - len(audio)))
+    return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
+
+
+def probe(path: str | os.PathLike, decode: bool = True) -> int:
+    """Returns the number of 16 kHz samples of a file.
+
+    With `decode` the whole file is decoded, block by block, which proves that `read` can use all
+    of it and gives its real length. Without, the header is believed: damage inside the file goes
+    unnoticed, and the length of an MP3 without a Xing header is an estimate.
+
+    Raises AudioError as `read` does.
+    """
+    with _open(path) as sound:
+        frames = sound.frames
+        if decode or frames == _UNKNOWN_LENGTH:
+            frames = sum(len(block) for block in _blocks(path, sound))
+            # MP3 is exempt: without a Xing header its length is a guess from the first bit rate.
+            if frames < sound.frames < _UNKNOWN_LENGTH and sound.format != "MP3":
+                raise AudioError(
+                    f"{path}: ends after {frames / sound.samplerate:.2f} s, "
+                    f"its header announces {sound.frames / sound.samplerate:.2f} s"
+                )
+        total = resampled_length(frames, sound.samplerate)
+    if total < 1:
+        raise AudioError(f"{path}: holds no samples")
+    return total
+
+
+def _open(path: str | os.PathLike) -> _Stream:
+    try:
+        sound = _Stream(os.fsencode(path))
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
+        raise AudioError(f"{path}: {_reason(path, error)}") from None
+    notes = sound.extra_info
+    wav = _CUT_WAV.search(notes)
+    if (wav and int(wav[1]) < _STREAMED_WAV) or _CUT_OGG.search(notes):
+        seconds = sound.frames / sound.samplerate
+        sound.close()
+        raise AudioError(f"{path}: is cut off after {seconds:.2f} s (incomplete copy?)")
+    if sound.samplerate not in _RATES:
+        sound.close()
+        raise AudioError(f"{path}: its header claims {sound.samplerate} samples per second")
+    return sound
+
+
+def _reason(path: str | os.PathLike, error: Exception) -> str:
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except OSError as failure:
+        return (failure.strerror or str(failure)).lower()
+    if empty:
+        return "the file is empty (0 bytes)"
+    # libsndfile says "does not exist or is not a regular file" when it finds no MPEG frame.
+    bad_file = getattr(error, "code", None) == 7
+    detail = "no MPEG audio found" if bad_file else getattr(error, "error_string", "no header")
+    return f"is not audio that can be read ({detail.rstrip('.')})"
+
+
+def _blocks(
+    path: str | os.PathLike, sound: _Stream, start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields frames start..stop of the source, or to its end, as float32 [n, channels]."""
+    run_up = _OGG_RUN_UP_SECONDS * sound.samplerate if sound.format == "OGG" else 0
+    position = max(start - run_up, 0)
+    try:
+        if position:
+            sound.seek(position)
+        while stop is None or position < stop:
+            wanted = _BLOCK if stop is None else min(_BLOCK, stop - position)
+            block = sound.read(wanted, dtype="float32", always_2d=True)
+            if not len(block):
+                return
+            loudest = max(block.max(), -block.min())
+            if not np.isfinite(loudest):
+                raise AudioError(f"{path}: has NaN or infinite samples")
+            if loudest > _LOUDEST:
+                raise AudioError(f"{path}: its samples reach {loudest:g}, they must lie in -1..1")
+            skip = max(start - position, 0)
+            position += len(block)
+            if skip < len(block):
+                yield block[skip:]
+    except soundfile.SoundFileError as error:
+        detail = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+        raise AudioError(
+            f"{path}: cannot be decoded beyond {position / sound.samplerate:.2f} s ({detail})"
+        ) from None

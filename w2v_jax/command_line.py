@@ -1,0 +1,80 @@
+"""What all entry points share: flags, logging, errors without stack traces."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from w2v_jax.errors import UserError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and calls main(argv). A UserError ends with `error: ...` and status 2."""
+
+    def guarded(argv: list[str]) -> None:
+        setup_logging()
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+            print(f"error: {e}", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def run_training(main: Callable[..., object]) -> None:
+    """An entry point with --config and --workdir; calls main(config, workdir)."""
+    config = config_flags.DEFINE_config_file(
+        "config", None, "a file of configs/, with its argument after a colon"
+    )
+    workdir = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and exports")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+    def start(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise UserError(f"unknown arguments {argv[1:]}; flags begin with --")
+        main(config.value, workdir.value)
+
+    run(start)
+
+
+FREE_KEYS = ("mesh", "log_steps", "save_steps", "eval_steps", "init_from")
+FREE_DATA_KEYS = ("train", "valid", "threads", "cache_gigabytes", "max_bad_share")
+
+
+def run_settings(kind: str, config: ConfigDict) -> dict[str, Any]:
+    """The part of a config that decides the numbers of a run, as plain JSON."""
+    settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in FREE_KEYS}
+    settings["data"] = {k: v for k, v in settings["data"].items() if k not in FREE_DATA_KEYS}
+    return {"kind": kind, **settings}
+
+
+def setup_logging() -> None:
+    """Our own messages at INFO, those of the libraries from WARNING on."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("w2v_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", module="orbax")
+
+
+def enable_compilation_cache() -> None:
+    """Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (default ~/.cache/w2v_jax)."""
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/w2v_jax"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

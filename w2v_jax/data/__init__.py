@@ -1,0 +1,1 @@
+"""From audio on disk to batches: corpora -> manifest -> batch plan -> global arrays."""

@@ -1,0 +1,151 @@
+"""Which utterances stand in which batch: pure functions of (seed, step).
+
+Pre-training crops and never pads; fine-tuning and evaluation pad and never crop. Both sort the
+utterances into a few buckets of one length each, so that a handful of shapes is compiled.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from w2v_jax.errors import UserError
+
+CYCLE = 1000  # steps over which the buckets are mixed in exact proportion
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """Items that are batched together: `rows` of them, each cut or padded to `samples`."""
+
+    samples: int
+    rows: int
+    items: np.ndarray  # int64, indices of items
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSpec:
+    """The content of one global batch. Item -1 is a row that fills up the last batch."""
+
+    samples: int
+    items: np.ndarray  # int64 [rows]
+    step: int
+    bucket: Bucket
+
+
+def _rows(samples: int, batch_samples: int, multiple: int) -> int:
+    return max(batch_samples // samples // multiple, 1) * multiple
+
+
+def crop_buckets(
+    lengths: np.ndarray, crops: Sequence[int], batch_samples: int, multiple: int
+) -> list[Bucket]:
+    """An item goes to the longest crop that it can fill; items shorter than all are in none.
+
+    lengths, crops, batch_samples in samples. Every bucket has as many rows (a multiple of
+    `multiple`) as fit into batch_samples.
+    """
+    crops = sorted(crops)
+    choice = np.searchsorted(crops, lengths, side="right") - 1
+    return _buckets(choice, crops, batch_samples, multiple)
+
+
+def pad_buckets(
+    lengths: np.ndarray, edges: Sequence[int], batch_samples: int, multiple: int
+) -> list[Bucket]:
+    """An item goes to the shortest edge that holds it; items longer than all are in none."""
+    edges = sorted(edges)
+    choice = np.searchsorted(edges, lengths, side="left")
+    return _buckets(choice, edges, batch_samples, multiple)
+
+
+def _buckets(choice, sizes, batch_samples, multiple) -> list[Bucket]:
+    buckets = [
+        Bucket(size, _rows(size, batch_samples, multiple), np.flatnonzero(choice == i))
+        for i, size in enumerate(sizes)
+    ]
+    return [bucket for bucket in buckets if len(bucket.items)]
+
+
+def quantile_edges(lengths: np.ndarray, count: int, step: int = 1600) -> list[int]:
+    """Up to `count` bucket edges, each holding equally much audio, rounded up to `step` samples."""
+    order = np.sort(lengths)
+    share = np.cumsum(order) / order.sum()
+    index = np.searchsorted(share, np.arange(1, count + 1) / count - 1e-9).clip(max=len(order) - 1)
+    return sorted({int(-(-order[i] // step) * step) for i in index})
+
+
+class BatchPlan:
+    """An endless sequence of batches, `plan[step]`, for buckets mixed by their share of the audio.
+
+    Within a bucket the items come in epochs, each a permutation drawn from (seed, bucket, epoch).
+    Nothing is carried from step to step: the position of the data is the step.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket], *, seed: int, num_steps: int):
+        if not buckets:
+            raise UserError(
+                "no utterance fits the lengths in config.data; compare them with the report above"
+            )
+        self.buckets = list(buckets)
+        self._seed, self._num_steps = seed, num_steps
+        batches = np.array([len(b.items) / b.rows for b in buckets])
+        ideal = batches / batches.sum() * CYCLE
+        counts = np.floor(ideal).astype(int)
+        counts[np.argsort(counts - ideal, kind="stable")[: CYCLE - counts.sum()]] += 1
+        self._counts = counts
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 a plan lives as long as its run
+    def _cycle(self, cycle: int) -> np.ndarray:
+        order = np.repeat(np.arange(len(self.buckets)), self._counts)
+        return np.random.default_rng([self._seed, 0, cycle]).permutation(order)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019
+    def _epoch(self, index: int, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, 1, index, epoch])
+        return rng.permutation(self.buckets[index].items)
+
+    def __getitem__(self, step: int) -> BatchSpec:
+        cycle, place = divmod(int(step), CYCLE)
+        order = self._cycle(cycle)
+        index = int(order[place])
+        earlier = cycle * self._counts[index] + np.count_nonzero(order[:place] == index)
+        bucket = self.buckets[index]
+        position = earlier * bucket.rows + np.arange(bucket.rows)
+        epochs, offsets = np.divmod(position, len(bucket.items))
+        items = [self._epoch(index, int(e))[o] for e, o in zip(epochs, offsets, strict=True)]
+        return BatchSpec(bucket.samples, np.array(items), int(step), bucket)
+
+
+def sequential(buckets: Sequence[Bucket]) -> list[BatchSpec]:
+    """Every item once, bucket by bucket; the last batch of a bucket is filled up with -1."""
+    specs = []
+    for bucket in buckets:
+        count = -(-len(bucket.items) // bucket.rows) * bucket.rows
+        items = np.full(count, -1)
+        items[: len(bucket.items)] = bucket.items
+        for rows in items.reshape(-1, bucket.rows):
+            specs.append(BatchSpec(bucket.samples, rows, len(specs), bucket))
+    return specs
+
+
+def concatenation(
+    samples: np.ndarray, speakers: Sequence[str], target: int, *, seed: int
+) -> list[np.ndarray]:
+    """Groups short utterances of one speaker, in random order, until each group has `target`
+    samples; the rest of a speaker is a shorter group. Returns arrays of row indices."""
+    order = np.random.default_rng([seed, 2]).permutation(len(samples))
+    open_groups: dict[str, list[int]] = {}
+    groups, heard = [], {}
+    for row in order:
+        speaker = speakers[row]
+        open_groups.setdefault(speaker, []).append(int(row))
+        heard[speaker] = heard.get(speaker, 0) + int(samples[row])
+        if heard[speaker] >= target:
+            groups.append(np.array(open_groups.pop(speaker)))
+            heard[speaker] = 0
+    return groups + [np.array(rows) for _, rows in sorted(open_groups.items())]

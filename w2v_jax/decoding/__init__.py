@@ -1,0 +1,1 @@
+"""From letter logits to text."""

@@ -1,0 +1,67 @@
+"""Scores an exported CTC model on a manifest: word and letter error rates.
+
+python -m w2v_jax.evaluate --checkpoint=runs/base-10h/export --data=test-clean.tsv
+"""
+
+import csv
+from pathlib import Path
+
+from absl import flags
+
+from w2v_jax import command_line
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.batches import Corpus, Loader, iterate, transcribed
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.plan import pad_buckets, quantile_edges, sequential
+from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.decoding.scoring import Score, score
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.checkpoint import load_exported
+
+BUCKETS = 8
+
+
+def evaluate(checkpoint: str, data: str, output: str, *, batch_seconds: float = 60.0) -> Score:
+    """Greedy WER and CER of the model in `checkpoint` on the manifest `data`.
+
+    Every reference and hypothesis is written to `output` (tsv). Utterances whose transcript the
+    model's alphabet cannot write, or which are too short to give a frame, are left out and named.
+    """
+    variables, config = load_exported(checkpoint, "ctc")
+    alphabet = Alphabet.from_dict(config["alphabet"])
+    encoder = EncoderConfig.from_dict(config["model"])
+    manifest, labels = transcribed(Manifest.read(data), alphabet)
+    corpus = Corpus(manifest)
+    edges = quantile_edges(corpus.lengths, BUCKETS)
+    specs = sequential(pad_buckets(corpus.lengths, edges, round(batch_seconds * SAMPLE_RATE), 1))
+    texts = Recognizer(encoder, alphabet).batches(
+        variables, iterate(specs, Loader(corpus, 0, crop=False))
+    )
+    references = [alphabet.decode(label) for label in labels]
+    hypotheses = [texts[i] for i in range(len(references))]
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with open(output, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t")
+        table.writerow(["path", "reference", "hypothesis"])
+        table.writerows(zip(manifest.paths, references, hypotheses, strict=True))
+    result = score(references, hypotheses)
+    print(f"{data}: {len(references)} utterances, {manifest.hours * 60:.1f} min")
+    print(result)
+    print(f"references and hypotheses: {output}")
+    return result
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    values = flags.FLAGS
+    output = values.output or str(Path(values.checkpoint) / f"{Path(values.data).stem}.decoded.tsv")
+    evaluate(values.checkpoint, values.data, output, batch_seconds=values.batch_seconds)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
+    flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
+    flags.DEFINE_string("output", "", "table of references and hypotheses (default: CHECKPOINT/...)")
+    flags.DEFINE_float("batch_seconds", 60.0, "audio per batch")
+    command_line.run(main)

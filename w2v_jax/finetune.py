@@ -1,0 +1,192 @@
+"""Fine-tunes an encoder with CTC on transcribed audio, pre-trained or from random weights.
+
+python -m w2v_jax.finetune --config=configs/finetune.py:split=10h,size=base \
+    --workdir=runs/base-10h --config.init_from=runs/base/export
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from w2v_jax import command_line
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.batches import Corpus, Loader, check_rows, iterate, transcribed
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.plan import BatchPlan, pad_buckets, quantile_edges, sequential
+from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.decoding.scoring import score
+from w2v_jax.errors import UserError
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.ctc import CTCModel
+from w2v_jax.objectives.ctc import ctc_loss
+from w2v_jax.objectives.masking import span_mask, utterance_keys
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.loop import check_unchanged, train
+from w2v_jax.training.optim import make_optimizer, make_schedule
+from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
+from w2v_jax.training.state import LossOutput, TrainState, build, make_train_step, on_mesh
+
+
+def make_loss(config: ConfigDict, vocabulary: int):
+    """The CTC loss of one micro-batch, summed over its utterances (fairseq's sentence_avg)."""
+    encoder = EncoderConfig.from_dict(config.model)
+    model = CTCModel(encoder, vocabulary, config.final_dropout, train=True)
+    time, channel = config.time_masking.to_dict(), config.channel_masking.to_dict()
+
+    def loss(params, stats, batch, step, keys):
+        step_key, micro_key = keys
+        frames = encoder.frames(batch["length"])
+        time_keys, channel_keys = (
+            utterance_keys(jax.random.fold_in(step_key, i), batch["id"]) for i in range(2)
+        )
+        rows, samples = batch["audio"].shape
+        widths = jnp.full(rows, encoder.width)
+        dropout, layerdrop = jax.random.split(micro_key)
+        (logits, frames), new = model.apply(
+            {"params": params, "stats": stats},
+            batch["audio"],
+            batch["length"],
+            time_mask=span_mask(time_keys, frames, encoder.frames(samples), **time),
+            channel_mask=span_mask(channel_keys, widths, encoder.width, **channel),
+            rngs={"dropout": dropout, "layerdrop": layerdrop},
+            mutable=["stats"],
+        )
+        present = (batch["id"] >= 0).astype(jnp.float32)
+        total, counted = ctc_loss(
+            logits, frames, batch["labels"], batch["label_length"], present
+        )
+        count = counted.sum().astype(jnp.float32)
+        letters = (batch["label_length"] * counted).sum().astype(jnp.float32)
+        metrics = {
+            "train/ctc_loss": (total, count),
+            "train/ctc_loss_per_letter": (total, letters),
+            "train/infeasible": (present.sum() - count, present.sum()),
+            "train/padding_share": (
+                (batch["audio"].size - batch["length"].sum()).astype(jnp.float32),
+                jnp.float32(batch["audio"].size),
+            ),
+        }
+        return total, LossOutput(count, metrics, new.get("stats", {}))
+
+    return loss
+
+
+def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: str):
+    """(corpus, labels) of the utterances that can be trained on; the rest is reported."""
+    manifest = Manifest.read(path)
+    low, high = (round(s * SAMPLE_RATE) for s in (config.min_seconds, config.max_seconds))
+    fits = (manifest.samples >= low) & (manifest.samples <= high)
+    if not fits.any():
+        raise UserError(
+            f"{path}: no utterance has between {config.min_seconds:g} and {config.max_seconds:g} s; "
+            "change --config.data.min_seconds and max_seconds"
+        )
+    written, labels = transcribed(manifest.select(fits), alphabet)
+    print(
+        f"{name}: {len(written)} utterances, {written.hours * 60:.1f} min; left out: "
+        f"{len(manifest) - fits.sum()} by length, {fits.sum() - len(written)} by transcript",
+        flush=True,
+    )
+    return Corpus(written, cache_bytes=int(config.cache_gigabytes * 1e9)), labels
+
+
+def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
+    """{"params", "stats"} of the encoder of an exported model, which must have `encoder`'s shape."""
+    variables, exported = load_exported(path)
+    old = EncoderConfig.from_dict(exported["model"]).architecture()
+    new = encoder.architecture()
+    changed = [f"{key}: {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
+    if changed:
+        raise UserError(
+            f"the encoder in {path} is another one ({'; '.join(changed)}); use a config of the same size"
+        )
+    return {kind: tree.get("encoder", {}) for kind, tree in variables.items()}
+
+
+def with_encoder(state: TrainState, encoder: dict[str, Any]) -> TrainState:
+    """The state with the encoder's arrays replaced, on the devices they were on."""
+
+    def put(old, new):
+        return jax.tree.map(lambda a, b: jax.device_put(b, a.sharding), old, new)
+
+    params = state.params | {"encoder": put(state.params["encoder"], encoder["params"])}
+    stats = state.stats
+    if stats:
+        stats = stats | {"encoder": put(stats["encoder"], encoder["stats"])}
+    return state.replace(params=params, stats=stats)
+
+
+def main(config: ConfigDict, workdir: str) -> TrainState:
+    """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
+    command_line.enable_compilation_cache()
+    mesh = make_mesh(config.mesh)
+    data = config.data
+    alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
+    encoder = EncoderConfig.from_dict(config.model)
+    check_unchanged(
+        workdir, {**command_line.run_settings("ctc", config), "alphabet": alphabet.to_dict()}
+    )
+    processes = dict(process=jax.process_index(), processes=jax.process_count())
+
+    corpus, labels = open_transcribed(data, data.train, alphabet, "training")
+    edges = quantile_edges(corpus.lengths, data.num_buckets)
+    batch = round(data.batch_seconds * SAMPLE_RATE)
+    buckets = pad_buckets(corpus.lengths, edges, batch, data.row_multiple)
+    check_rows(buckets, shards_of_batch(mesh), data.accumulation)
+    plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
+    loader = Loader(
+        corpus, config.seed, data.accumulation, crop=False, labels=labels,
+        max_bad_share=data.max_bad_share, **processes,
+    )  # fmt: skip
+
+    evaluate = None
+    if data.valid:
+        held_out, held_out_labels = open_transcribed(data, data.valid, alphabet, "validation")
+        edges = quantile_edges(held_out.lengths, data.num_buckets)
+        specs = sequential(pad_buckets(held_out.lengths, edges, batch, shards_of_batch(mesh)))
+        recognizer = Recognizer(encoder, alphabet, sharding=replicated(mesh))
+        recognize = on_mesh(recognizer.batches, mesh)
+        held_out_loader = Loader(held_out, 0, crop=False, **processes)
+        references = [alphabet.decode(label) for label in held_out_labels]
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            batches = iterate(specs, held_out_loader, sharding=batch_sharding(mesh))
+            texts = recognize({"params": state.params, "stats": state.stats}, batches)
+            result = score(references, [texts[i] for i in range(len(references))])
+            return {"valid/wer": result.wer, "valid/cer": result.cer}
+
+    optimizer = make_optimizer(config.optim, freeze="encoder", freeze_steps=config.freeze_steps)
+    schedule = make_schedule(config.optim, config.num_steps)
+    step = make_train_step(
+        make_loss(config, len(alphabet)), optimizer, schedule, seed=config.seed,
+        freeze="encoder", freeze_steps=config.freeze_steps,
+    )  # fmt: skip
+    model = CTCModel(encoder, len(alphabet))
+
+    def init() -> Any:
+        return model.init(jax.random.key(config.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
+
+    state, train_step = build(init, optimizer, step, mesh)
+    if config.init_from:
+        state = with_encoder(state, initial_variables(config.init_from, encoder))
+    return train(
+        state,
+        train_step,
+        lambda start: iterate(
+            plan, loader, start=start, threads=data.threads, sharding=batch_sharding(mesh)
+        ),
+        workdir=workdir,
+        num_steps=config.num_steps,
+        log_steps=config.log_steps,
+        save_steps=config.save_steps,
+        eval_steps=config.eval_steps,
+        evaluate=evaluate,
+        meta={"data": corpus.manifest.digest, "init_from": config.init_from},
+    )
+
+
+if __name__ == "__main__":
+    command_line.run_training(main)

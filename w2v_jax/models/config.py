@@ -1,0 +1,165 @@
+"""The hyper-parameters of an encoder and of its pre-training head, as frozen dataclasses."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax.numpy as jnp
+
+from w2v_jax.errors import UserError
+
+WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
+
+
+class ConfigError(UserError):
+    """A value of the configuration that cannot be used; the message names the key."""
+
+
+def _choices(config, key: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(config, key)
+    if value not in allowed:
+        raise ConfigError(f"model.{key} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+class _FromDict:
+    """Adds `from_dict`, which refuses unknown keys by name."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                f"{cls.__name__} has no key {', '.join(unknown)}; its keys: {', '.join(sorted(known))}"
+            )
+        return cls(**dict(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(_FromDict):
+    """Feature encoder, mask and context network. The defaults are wav2vec 2.0 BASE.
+
+    Sources: wav2vec 2.0 (arXiv 2006.11477) section 2 and appendix A; Conformer (2005.08100).
+    """
+
+    # feature encoder: (channels, kernel, stride) per convolution
+    conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
+    conv_bias: bool = False
+    conv_norm: str = "group"  # group: the first layer, every channel over time | layer: every layer
+    normalize_waveform: bool = False  # zero mean, unit variance per utterance
+    feature_grad_mult: float = 0.1  # scales the gradient into the feature encoder; 0 freezes it
+    # context network
+    block: str = "transformer"  # | conformer
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    feed_forward: int = 3072
+    norm_order: str = "post"  # | pre
+    norm_eps: float = 1e-5
+    activation: str = "gelu"  # | gelu_tanh | relu | swish
+    positions: str = "conv"  # | relative | rotary (the last two: conformer only) | none
+    pos_conv_kernel: int = 128
+    pos_conv_groups: int = 16
+    conformer_kernel: int = 31
+    conformer_norm: str = "batch"  # | layer | group: the norm inside the convolution module
+    # regularisation
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    dropout_input: float = 0.1  # of the projected features, before the mask
+    dropout_features: float = 0.1  # of the features that the quantizer sees
+    layerdrop: float = 0.05
+    # True: group norm, batch norm and depthwise convolution see the padding, as the published
+    # checkpoints were trained. False: padding never changes a valid output.
+    padding_leaks: bool = False
+    # execution; changes no number beyond rounding
+    dtype: str = "float32"  # of the computation; parameters stay float32
+    remat: str = "none"  # | full | dots: what the backward pass computes again
+    scan: bool = True  # one compiled block for all layers; False unrolls them
+    pos_conv_method: str = "auto"  # | conv | fft
+
+    def __post_init__(self):
+        layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
+        object.__setattr__(self, "conv_layers", layers)
+        _choices(self, "conv_norm", ("group", "layer"))
+        _choices(self, "block", ("transformer", "conformer"))
+        _choices(self, "norm_order", ("post", "pre"))
+        _choices(self, "activation", ("gelu", "gelu_tanh", "relu", "swish"))
+        _choices(self, "positions", ("conv", "relative", "rotary", "none"))
+        _choices(self, "conformer_norm", ("batch", "layer", "group"))
+        _choices(self, "dtype", ("float32", "bfloat16"))
+        _choices(self, "remat", ("none", "full", "dots"))
+        _choices(self, "pos_conv_method", ("auto", "conv", "fft"))
+        for key, divisor in (("num_heads", self.num_heads), ("pos_conv_groups", self.pos_conv_groups)):
+            if self.width % divisor:
+                raise ConfigError(f"model.width {self.width} is not divisible by model.{key} {divisor}")
+        if self.conformer_kernel % 2 == 0:
+            raise ConfigError(f"model.conformer_kernel is {self.conformer_kernel}; it must be odd")
+        if self.positions == "rotary" and (self.width // self.num_heads) % 2:
+            raise ConfigError("model.positions=rotary needs an even width per head")
+        if self.block == "transformer" and self.positions in ("relative", "rotary"):
+            raise ConfigError(
+                f"model.positions={self.positions} needs model.block=conformer; "
+                "a transformer block takes conv or none"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last convolution of the feature encoder."""
+        return self.conv_layers[-1][0]
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next (320)."""
+        stride = 1
+        for _, _, s in self.conv_layers:
+            stride *= s
+        return stride
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame sees (400); a shorter input gives no frame."""
+        field, stride = 1, 1
+        for _, kernel, s in self.conv_layers:
+            field += (kernel - 1) * stride
+            stride *= s
+        return field
+
+    def frames(self, samples):
+        """Frames for `samples` (an int or an array): floor((n - k) / s) + 1 per convolution, >= 0."""
+        for _, kernel, stride in self.conv_layers:
+            samples = (samples - kernel) // stride + 1
+        if isinstance(samples, int):
+            return max(samples, 0)
+        return samples.clip(0)
+
+    def architecture(self) -> dict[str, Any]:
+        """The keys that decide shapes and meaning of the parameters."""
+        free = {
+            "feature_grad_mult", "dropout", "attention_dropout", "activation_dropout", "dropout_input",
+            "dropout_features", "layerdrop", "padding_leaks", "dtype", "remat", "scan", "pos_conv_method",
+        }  # fmt: skip
+        return {key: value for key, value in self.to_dict().items() if key not in free}
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizerConfig(_FromDict):
+    """Gumbel product quantizer and the contrastive head. The defaults are wav2vec 2.0 BASE."""
+
+    groups: int = 2
+    codes: int = 320  # per group
+    width: int = 256  # of a quantized vector, all groups together
+    projection: int = 256  # where context and target are compared
+
+    def __post_init__(self):
+        if self.width % self.groups:
+            raise ConfigError(
+                f"quantizer.width {self.width} is not divisible by quantizer.groups {self.groups}"
+            )

@@ -1,0 +1,81 @@
+"""The Conformer block (arXiv 2005.08100) as wav2vec 2.0's descendants use it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from w2v_jax.models.attention import SelfAttention
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    GroupNorm,
+    bert_dense,
+    boxed,
+    layer_norm,
+    zero_padding,
+)
+from w2v_jax.models.transformer import FeedForward
+
+NORM_GROUPS = 16  # of conformer_norm=group
+
+
+class ConvolutionModule(nn.Module):
+    """LN -> pointwise -> GLU -> depthwise -> norm -> activation -> pointwise -> dropout.
+
+    Padded frames are zeroed before the depthwise convolution and left out of the norm's
+    statistics, unless config.padding_leaks asks for the reference's behaviour.
+    """
+
+    config: EncoderConfig
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """x [B, T, D], mask bool [B, T] or None -> [B, T, D]."""
+        cfg, dtype = self.config, self.config.compute_dtype
+        mask = None if cfg.padding_leaks else mask
+        x = layer_norm(dtype, name="norm")(x)
+        x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=False)(x)
+        a, b = jnp.split(x, 2, axis=-1)
+        x = zero_padding(a * jax.nn.sigmoid(b), mask)
+        x = nn.Conv(
+            cfg.width, (cfg.conformer_kernel,), padding="SAME", feature_group_count=cfg.width,
+            use_bias=False, dtype=dtype, name="depthwise",
+            kernel_init=boxed(nn.initializers.lecun_normal(), "conv", "conv_in", "embed"),
+        )(x)  # fmt: skip
+        if cfg.conformer_norm == "batch":
+            x = BatchNorm(dtype, name="depthwise_norm")(x, mask, self.train)
+        elif cfg.conformer_norm == "group":
+            x = GroupNorm(NORM_GROUPS, dtype, name="depthwise_norm")(x, mask)
+        else:
+            x = layer_norm(dtype, name="depthwise_norm")(x)
+        x = ACTIVATIONS[cfg.activation](x)
+        x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=False)(x)
+        return nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, norm.
+
+    Source: fairseq conformer_layer.py; the norms inside a block keep eps 1e-5 whatever norm_eps.
+    """
+
+    config: EncoderConfig
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """x [B, T, D], mask bool [B, T] or None -> [B, T, D]."""
+        cfg, dtype = self.config, self.config.compute_dtype
+        norm = lambda name: layer_norm(dtype, name=name)  # noqa: E731
+        x = x + 0.5 * FeedForward(cfg, self.train, name="feed_forward_1")(
+            norm("feed_forward_1_norm")(x)
+        )
+        y = SelfAttention(cfg, self.train, name="attention")(norm("attention_norm")(x), mask)
+        x = x + nn.Dropout(cfg.dropout, deterministic=not self.train)(y)
+        x = x + ConvolutionModule(cfg, self.train, name="convolution")(x, mask)
+        x = x + 0.5 * FeedForward(cfg, self.train, name="feed_forward_2")(
+            norm("feed_forward_2_norm")(x)
+        )
+        return norm("final_norm")(x)

@@ -1,0 +1,146 @@
+"""The one encoder: feature encoder -> projection -> mask -> context network.
+
+Scan, rematerialisation and LayerDrop live here and nowhere else.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.conformer import ConformerBlock
+from w2v_jax.models.frontend import FeatureEncoder, scale_waveform
+from w2v_jax.models.layers import (
+    PositionalConv,
+    boxed,
+    frame_mask,
+    layer_norm,
+    torch_dense,
+    zero_padding,
+)
+from w2v_jax.models.transformer import TransformerBlock
+
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@flax.struct.dataclass
+class EncoderOutput:
+    """What `Encoder` returns; `hidden_states` is None unless asked for."""
+
+    context: jax.Array  # [B, T, D] output of the context network
+    features: jax.Array  # [B, T, C] layer-normed, unmasked features: the quantizer's input
+    length: jax.Array | None  # int32 [B] frames, None when every row is full
+    penalty: jax.Array  # float32 scalar: mean square of the features before their layer norm
+    hidden_states: jax.Array | None = None  # [L+1, B, T, D]: the first block's input, each output
+
+
+class _Layer(nn.Module):
+    """One step of the scan over the blocks, with LayerDrop."""
+
+    config: EncoderConfig
+    train: bool
+    collect: bool
+
+    @nn.compact
+    def __call__(self, x, mask):
+        cfg = self.config
+        block = ConformerBlock if cfg.block == "conformer" else TransformerBlock
+        y = block(cfg, self.train, name="block")(x, mask)
+        if self.train and cfg.layerdrop:
+            # drawn from the step's key alone, so every device drops the same layers
+            keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - cfg.layerdrop)
+            y = jnp.where(keep, y, x)
+        y = nn.with_logical_constraint(y, ("batch", "time", "act_embed"))
+        return y, (y if self.collect else None)
+
+
+class ContextNetwork(nn.Module):
+    """Positions, norm and blocks over masked features. fairseq wav2vec2.py TransformerEncoder."""
+
+    config: EncoderConfig
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None, collect: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """x [B, T, D], mask bool [B, T] or None -> ([B, T, D], hidden states [L+1, B, T, D])."""
+        cfg, dtype = self.config, self.config.compute_dtype
+        x = zero_padding(x, mask)
+        if cfg.positions == "conv":
+            x = x + PositionalConv(
+                cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method, dtype,
+                name="positions",
+            )(x)  # fmt: skip
+        norm = layer_norm(dtype, name="norm", eps=cfg.norm_eps)
+        if cfg.norm_order == "post":
+            x = norm(x)
+        x = nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
+        layer = _Layer
+        if cfg.remat != "none":
+            layer = nn.remat(layer, prevent_cse=False, policy=REMAT_POLICIES[cfg.remat])
+        layers = nn.scan(
+            layer,
+            variable_axes={"params": 0, "stats": 0},
+            split_rngs={"params": True, "dropout": True, "layerdrop": True},
+            in_axes=nn.broadcast,
+            length=cfg.num_layers,
+            unroll=1 if cfg.scan else cfg.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(cfg, self.train, collect, name="layers")
+        first = x
+        x, outputs = layers(x, mask)
+        if cfg.norm_order == "pre":
+            x = norm(x)
+        return x, (jnp.concatenate([first[None], outputs]) if collect else None)
+
+
+class Encoder(nn.Module):
+    """Audio to context. Order of operations as in fairseq wav2vec2.py `Wav2Vec2Model.forward`."""
+
+    config: EncoderConfig
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        audio: jax.Array,
+        length: jax.Array | None = None,
+        *,
+        time_mask: jax.Array | None = None,
+        channel_mask: jax.Array | None = None,
+        collect: bool = False,
+    ) -> EncoderOutput:
+        """audio int16 or float [B, S]; length int32 [B] in samples or None (no padding);
+        time_mask bool [B, T]: frames replaced by the mask embedding; channel_mask bool [B, D]:
+        channels set to 0 in all frames; collect: return every hidden state.
+        """
+        cfg, dtype = self.config, self.config.compute_dtype
+        x = scale_waveform(audio, length, cfg.normalize_waveform)
+        features = FeatureEncoder(cfg, name="feature_encoder")(x, length)  # [B, T, C]
+        frames = None if length is None else cfg.frames(length)
+        mask = frame_mask(frames, features.shape[1])
+        squares = jnp.square(zero_padding(features, mask).astype(jnp.float32)).sum()
+        count = features.shape[0] * features.shape[1] if mask is None else mask.sum().clip(1)
+        penalty = squares / (count * cfg.channels)
+        features = layer_norm(dtype, name="feature_norm", eps=cfg.norm_eps)(features)
+        x = features
+        if cfg.channels != cfg.width:
+            x = torch_dense(
+                cfg.channels, cfg.width, ("conv_out", "embed"), dtype, name="feature_projection"
+            )(x)  # [B, T, D]
+        x = nn.Dropout(cfg.dropout_input, deterministic=not self.train)(x)
+        mask_embedding = self.param(
+            "mask_embedding", boxed(nn.initializers.uniform(1.0), "embed"), (cfg.width,)
+        )
+        if time_mask is not None:
+            x = jnp.where(time_mask[:, :, None], mask_embedding.astype(dtype), x)
+        if channel_mask is not None:
+            x = jnp.where(channel_mask[:, None, :], 0, x)
+        x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
+        x, hidden = ContextNetwork(cfg, self.train, name="context")(x, mask, collect)
+        return EncoderOutput(x, features, frames, penalty, hidden)

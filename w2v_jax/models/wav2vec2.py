@@ -1,0 +1,64 @@
+"""wav2vec 2.0 as it is pre-trained: encoder, quantizer, and the two projections that meet."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.layers import torch_dense
+from w2v_jax.models.quantizer import Quantizer
+
+
+@flax.struct.dataclass
+class PretrainingOutput:
+    context: jax.Array  # float32 [B, M, projection] of the masked frames
+    targets: jax.Array  # float32 [B, M, projection], same frames, quantized
+    codes: jax.Array  # int32 [B, M, G]
+    code_logits: jax.Array  # float32 [B, M, G, V]
+    penalty: jax.Array  # float32 scalar, see EncoderOutput
+
+
+class Wav2Vec2(nn.Module):
+    """Contrastive pre-training model over the masked frames alone."""
+
+    config: EncoderConfig
+    quantizer: QuantizerConfig
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        audio: jax.Array,
+        length: jax.Array | None,
+        time_mask: jax.Array,
+        masked_frames: jax.Array,
+        *,
+        noise: jax.Array | None = None,
+        temperature: jax.Array | float = 1.0,
+    ) -> PretrainingOutput:
+        """audio [B, S], length int32 [B] or None, time_mask bool [B, T], masked_frames int32 [B, M]:
+        the indices of the masked frames (see objectives.masking.masked_frames); noise and
+        temperature as in `Quantizer`.
+        """
+        cfg, dtype = self.config, self.config.compute_dtype
+        out = Encoder(cfg, self.train, name="encoder")(audio, length, time_mask=time_mask)
+        take = lambda x: jnp.take_along_axis(x, masked_frames[:, :, None], axis=1)  # noqa: E731
+        drop = nn.Dropout(cfg.dropout_features, deterministic=not self.train)
+        features = drop(take(out.features))  # [B, M, C]
+        quantized = Quantizer(self.quantizer, dtype, name="quantizer")(features, noise, temperature)
+        projection = self.quantizer.projection
+        targets = torch_dense(
+            self.quantizer.width, projection, ("embed", "act_embed"), dtype, name="project_targets"
+        )(quantized.vectors)
+        context = torch_dense(
+            cfg.width, projection, ("embed", "act_embed"), dtype, name="project_context"
+        )(take(out.context))
+        return PretrainingOutput(
+            context.astype(jnp.float32),
+            targets.astype(jnp.float32),
+            quantized.codes,
+            quantized.logits,
+            out.penalty,
+        )

@@ -1,0 +1,103 @@
+"""The contrastive task of wav2vec 2.0 (section 3.2) and the diversity loss of its codebooks.
+
+Source: fairseq wav2vec2.py sample_negatives and compute_preds, wav2vec_criterion.py.
+"""
+
+import jax
+import jax.numpy as jnp
+
+EXCLUDED = -(2.0**30)  # finite, so that a row without any negative left gives loss 0, not NaN
+
+
+def sample_negatives(keys: jax.Array, count: jax.Array, size: int, negatives: int) -> jax.Array:
+    """For every masked frame, other masked frames of the same utterance, with replacement.
+
+    keys [B]; count int32 [B]: masked frames of each row; size: M. Returns int32 [B, M, N], indices
+    into the masked frames, uniform over 0..count-1 without the frame itself.
+    """
+
+    def row(key: jax.Array, n: jax.Array) -> jax.Array:
+        others = jnp.maximum(n - 1, 1)
+        # floor(u * k) rather than randint: element i of the draw depends on the key and i alone
+        drawn = jax.random.uniform(key, (size * negatives,)).reshape(size, negatives)
+        index = jnp.minimum((drawn * others).astype(jnp.int32), others - 1)
+        return index + (index >= jnp.arange(size)[:, None])
+
+    return jax.vmap(row)(keys, count)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """x / max(|x|, 1e-8) over the last axis, with a finite gradient at 0."""
+    square = jnp.square(x).sum(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-16))
+
+
+def contrastive_loss(
+    context: jax.Array,
+    targets: jax.Array,
+    codes: jax.Array,
+    negatives: jax.Array,
+    valid: jax.Array,
+    temperature: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """-log softmax of the true target among itself and its negatives, cosine / temperature.
+
+    context, targets float32 [B, M, Q]; codes int32 [B, M, G]: a negative with the codes of the
+    positive does not count; negatives int32 [B, M, N]; valid bool [B, M]. Returns the loss in nats
+    summed over valid frames, the number of frames where the positive wins, and the frame count.
+
+    All pairs of an utterance are one [M, M] product. A frame drawn k times weighs k in the
+    softmax, so the negatives are counts over that matrix and [B, M, N, Q] never exists.
+    """
+    b, m, n = negatives.shape
+    logits = jnp.einsum("bmq,bkq->bmk", unit(context), unit(targets)) / temperature
+    rows = jnp.arange(b)[:, None, None], jnp.arange(m)[None, :, None]
+    drawn = jnp.zeros((b, m, m)).at[*rows, negatives].add(1.0)
+    same = (codes[:, :, None, :] == codes[:, None, :, :]).all(-1)  # [B, M, M], True on the diagonal
+    drawn = jnp.where(same | ~valid[:, None, :], 0, drawn)
+    positive = jnp.diagonal(logits, axis1=1, axis2=2)  # [B, M]
+    others = jnp.where(drawn > 0, logits, EXCLUDED)
+    best = jax.lax.stop_gradient(jnp.maximum(positive, others.max(-1)))[:, :, None]
+    total = jnp.exp(positive - best[:, :, 0]) + (drawn * jnp.exp(others - best)).sum(-1)
+    loss = jnp.log(total) + best[:, :, 0] - positive
+    # fairseq counts a win unless all logits are equal
+    lowest = jnp.where(drawn.sum(-1) < n, EXCLUDED, jnp.where(drawn > 0, logits, jnp.inf).min(-1))
+    won = (positive >= others.max(-1)) & (positive > lowest)
+    return (loss * valid).sum(), (won & valid).sum(), valid.sum()
+
+
+def average_usage(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean of x [B, M, G, V] over the valid frames -> [G, V]; global when the batch is sharded."""
+    weight = valid.astype(jnp.float32)
+    return jnp.einsum("bmgv,bm->gv", x, weight) / jnp.maximum(weight.sum(), 1)
+
+
+def perplexity(usage: jax.Array) -> jax.Array:
+    """exp(entropy) of every group, summed: usage [G, V] -> scalar between G and G * V."""
+    return jnp.exp(-(usage * jnp.log(usage + 1e-7)).sum(-1)).sum()
+
+
+def diversity_loss(code_logits: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How far the averaged code probabilities are from uniform: (G V - perplexity) / (G V).
+
+    code_logits float32 [B, M, G, V] without noise and temperature. Returns (loss in [0, 1),
+    perplexity of the probabilities).
+    """
+    groups, codes = code_logits.shape[-2:]
+    soft = perplexity(average_usage(jax.nn.softmax(code_logits, axis=-1), valid))
+    return (groups * codes - soft) / (groups * codes), soft
+
+
+def code_perplexity(codes: jax.Array, valid: jax.Array, size: int) -> jax.Array:
+    """Perplexity of the chosen codes int32 [B, M, G] of `size` per group."""
+    return perplexity(average_usage(jax.nn.one_hot(codes, size), valid))
+
+
+def gumbel_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard Gumbel noise, float32 [B, *shape], one key per utterance."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
+
+
+def gumbel_temperature(step, start: float, end: float, decay: float):
+    """max(start * decay ** step, end), per update (wav2vec 2.0 section 4.2)."""
+    return jnp.maximum(start * jnp.float32(decay) ** step, end)

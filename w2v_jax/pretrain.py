@@ -1,0 +1,238 @@
+"""Pre-trains wav2vec 2.0 on unlabelled audio.
+
+python -m w2v_jax.pretrain --config=configs/wav2vec2.py:base --workdir=runs/base
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from w2v_jax import command_line
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.batches import Corpus, Loader, check_rows, concatenated, iterate
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.plan import BatchPlan, Bucket, crop_buckets, sequential
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.objectives.contrastive import (
+    average_usage,
+    code_perplexity,
+    contrastive_loss,
+    diversity_loss,
+    gumbel_noise,
+    gumbel_temperature,
+    perplexity,
+    sample_negatives,
+)
+from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
+from w2v_jax.training.loop import check_unchanged, train
+from w2v_jax.training.optim import make_optimizer, make_schedule
+from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
+from w2v_jax.training.state import LossOutput, TrainState, build, make_train_step, on_mesh
+
+BITS = 1 / math.log(2)
+VALIDATION_KEY = 0  # masks and negatives of the validation set are the same at every evaluation
+
+
+def masked_prediction(config: ConfigDict, *, train: bool):
+    """`forward(variables, batch, step, keys) -> (model output, task)`: one pass over the masked
+    frames of a batch of full crops, with everything random keyed by utterance.
+
+    task: dict with valid bool [B, M], negatives int32 [B, M, N], and the Gumbel temperature.
+    """
+    encoder = EncoderConfig.from_dict(config.model)
+    quantizer = QuantizerConfig.from_dict(config.quantizer)
+    model = Wav2Vec2(encoder, quantizer, train)
+    masking = config.masking.to_dict()
+
+    def forward(variables, batch, step, keys, **kwargs):
+        step_key, micro_key = keys
+        rows, samples = batch["audio"].shape
+        frames = encoder.frames(samples)
+        mask_keys, negative_keys, gumbel_keys = (
+            utterance_keys(jax.random.fold_in(step_key, i), batch["id"]) for i in range(3)
+        )
+        time_mask = span_mask(mask_keys, jnp.full(rows, frames), frames, **masking)
+        size = max_masked(frames, **masking)
+        index, valid = masked_frames(time_mask, size)
+        valid &= batch["id"][:, None] >= 0
+        gumbel = config.gumbel
+        temperature = gumbel_temperature(step, gumbel.start, gumbel.end, gumbel.decay)
+        noise = None
+        if train:
+            noise = gumbel_noise(gumbel_keys, (size, quantizer.groups, quantizer.codes))
+        dropout, layerdrop = jax.random.split(micro_key)
+        out = model.apply(
+            variables, batch["audio"], None, time_mask, index, noise=noise, temperature=temperature,
+            rngs={"dropout": dropout, "layerdrop": layerdrop}, **kwargs,
+        )  # fmt: skip
+        negatives = sample_negatives(negative_keys, valid.sum(1), size, config.loss.negatives)
+        return out, {"valid": valid, "negatives": negatives, "temperature": temperature}
+
+    return forward
+
+
+def make_loss(config: ConfigDict):
+    """The pre-training loss of one micro-batch, summed over its masked frames.
+
+    contrastive + diversity_weight * diversity * frames + penalty_weight * penalty * frames
+    (fairseq wav2vec_criterion.py): both extra terms weigh per masked frame.
+    """
+    forward = masked_prediction(config, train=True)
+    settings = config.loss
+
+    def loss(params, stats, batch, step, keys):
+        variables = {"params": params, "stats": stats}
+        (out, new), task = forward(variables, batch, step, keys, mutable=["stats"])
+        valid = task["valid"]
+        contrastive, won, count = contrastive_loss(
+            out.context, out.targets, out.codes, task["negatives"], valid, settings.temperature
+        )
+        diversity, soft = diversity_loss(out.code_logits, valid)
+        count = count.astype(jnp.float32)
+        extra = settings.diversity_weight * diversity + settings.penalty_weight * out.penalty
+        hard = code_perplexity(out.codes, valid, out.code_logits.shape[-1])
+        one = jnp.float32(1)
+        metrics = {
+            "train/contrastive_bits": (contrastive * BITS, count),
+            "train/accuracy": (won.astype(jnp.float32), count),
+            "train/code_perplexity": (hard, one),
+            "train/prob_perplexity": (soft, one),
+            "train/feature_penalty": (out.penalty, one),
+            "train/temperature": (task["temperature"], one),
+        }
+        return contrastive + extra * count, LossOutput(count, metrics, new.get("stats", {}))
+
+    return loss
+
+
+def make_evaluation(config: ConfigDict, mesh, specs, loader: Loader):
+    """`evaluate(state) -> scalars` over the whole validation set, hard codes, no dropout."""
+    forward = masked_prediction(config, train=False)
+
+    def sums(state: TrainState, batch):
+        batch = jax.tree.map(lambda x: x[0], batch)
+        keys = (jax.random.key(VALIDATION_KEY),) * 2
+        variables = {"params": state.params, "stats": state.stats}
+        out, task = forward(variables, batch, state.step, keys)
+        valid = task["valid"]
+        loss, won, count = contrastive_loss(
+            out.context, out.targets, out.codes, task["negatives"], valid, config.loss.temperature
+        )
+        one_hot = jax.nn.one_hot(out.codes, config.quantizer.codes)
+        return loss, won, count, average_usage(one_hot, valid) * count
+
+    compiled = on_mesh(jax.jit(sums, out_shardings=replicated(mesh)), mesh)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        total = None
+        for batch, _ in iterate(specs, loader, sharding=batch_sharding(mesh)):
+            part = jax.device_get(compiled(state, batch))
+            total = part if total is None else jax.tree.map(lambda a, b: a + b, total, part)
+        loss, won, count, usage = total
+        groups = {
+            f"valid/code_perplexity_{g}": float(perplexity(usage[g : g + 1] / count))
+            for g in range(len(usage))
+        }
+        return {
+            "valid/contrastive_bits": float(loss * BITS / count),
+            "valid/accuracy": float(won / count),
+            "valid/code_perplexity": sum(groups.values()),
+            **groups,
+        }
+
+    return evaluate
+
+
+def open_corpus(config: ConfigDict, path: str) -> Corpus:
+    """The corpus of a manifest, short utterances joined if the config says so."""
+    manifest = Manifest.read(path)
+    cache = int(config.cache_gigabytes * 1e9)
+    if config.concatenate_seconds:
+        target = round(config.concatenate_seconds * SAMPLE_RATE)
+        return concatenated(manifest, target, seed=0, cache_bytes=cache)
+    return Corpus(manifest, cache_bytes=cache)
+
+
+def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -> list[Bucket]:
+    """Crop buckets of a corpus; what is too short is reported."""
+    crops = [round(seconds * SAMPLE_RATE) for seconds in config.crop_seconds]
+    batch = round(config.batch_seconds * SAMPLE_RATE)
+    buckets = crop_buckets(corpus.lengths, crops, batch, multiple)
+    used = sum(len(b.items) for b in buckets)
+    kept = sum(len(b.items) * b.samples for b in buckets)
+    print(
+        f"{name}: {corpus.manifest.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter than "
+        f"{min(config.crop_seconds):g} s left out; a pass hears {kept / 3600 / SAMPLE_RATE:.2f} h; "
+        + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
+        flush=True,
+    )
+    return buckets
+
+
+def main(config: ConfigDict, workdir: str) -> TrainState:
+    """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
+    command_line.enable_compilation_cache()
+    mesh = make_mesh(config.mesh)
+    data = config.data
+    settings = command_line.run_settings("pretrained", config)
+    check_unchanged(workdir, settings)
+    corpus = open_corpus(data, data.train)
+    buckets = make_buckets(data, corpus, "training", data.row_multiple)
+    check_rows(buckets, shards_of_batch(mesh), data.accumulation)
+    plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
+    loader = Loader(
+        corpus, config.seed, data.accumulation, max_bad_share=data.max_bad_share,
+        process=jax.process_index(), processes=jax.process_count(),
+    )  # fmt: skip
+    evaluate = None
+    if data.valid:
+        held_out = open_corpus(data, data.valid)
+        shards = shards_of_batch(mesh)
+        specs = sequential(make_buckets(data, held_out, "validation", shards))
+        evaluate = make_evaluation(
+            config, mesh, specs,
+            Loader(held_out, 0, process=jax.process_index(), processes=jax.process_count()),
+        )  # fmt: skip
+
+    optimizer = make_optimizer(config.optim)
+    schedule = make_schedule(config.optim, config.num_steps)
+    model = Wav2Vec2(
+        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
+    )
+
+    def init() -> Any:
+        frames = model.config.frames(SAMPLE_RATE)
+        return model.init(
+            jax.random.key(config.seed),
+            jnp.zeros((1, SAMPLE_RATE), jnp.int16),
+            None,
+            jnp.zeros((1, frames), bool),
+            jnp.zeros((1, 2), jnp.int32),
+        )
+
+    step = make_train_step(make_loss(config), optimizer, schedule, seed=config.seed)
+    state, train_step = build(init, optimizer, step, mesh)
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    print(f"{count:,} parameters, mesh {dict(mesh.shape)}", flush=True)
+    return train(
+        state,
+        train_step,
+        lambda start: iterate(
+            plan, loader, start=start, threads=data.threads, sharding=batch_sharding(mesh)
+        ),
+        workdir=workdir,
+        num_steps=config.num_steps,
+        log_steps=config.log_steps,
+        save_steps=config.save_steps,
+        eval_steps=config.eval_steps,
+        evaluate=evaluate,
+        meta={"data": corpus.manifest.digest},
+    )
+
+
+if __name__ == "__main__":
+    command_line.run_training(main)

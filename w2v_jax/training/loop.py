@@ -1,0 +1,222 @@
+"""The one training loop."""
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from w2v_jax.errors import UserError
+from w2v_jax.training.checkpoint import Checkpoints
+from w2v_jax.training.metrics import Window
+from w2v_jax.training.state import TrainState
+from w2v_jax.training.writer import Writer
+
+log = logging.getLogger(__name__)
+
+PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
+SKIPPED_MAX = 10  # updates in a row with non-finite gradients before the run stops
+
+
+class _Stop:
+    """Remembers SIGTERM and SIGINT until the loop asks. A second Ctrl-C acts at once."""
+
+    def __init__(self):
+        self.signal = 0
+        self._old = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._old[number] = signal.signal(number, self._remember)
+        return self
+
+    def _remember(self, number, frame):
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *_):
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+
+def check_unchanged(workdir: str | Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to continue a run under other settings (those that decide its numbers).
+
+    The first start writes them to WORKDIR/config.json. Raises UserError naming the changed keys.
+    """
+    path = Path(workdir) / "config.json"
+    new = _flatten(json.loads(json.dumps(settings)))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2) + "\n")
+        return
+    old = _flatten(json.loads(path.read_text()))
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    if changed:
+        lines = [f"  {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:10]]
+        raise UserError(
+            f"{workdir} was started with another config:\n" + "\n".join(lines)
+            + "\nuse another --workdir, or the old values"
+        )  # fmt: skip
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {k: v for key, x in tree.items() for k, v in _flatten(x, f"{prefix}.{key}").items()}
+    return {prefix.lstrip("."): tree}
+
+
+def train(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
+    batches: Callable[[int], Iterator[tuple[Any, float]]],
+    *,
+    workdir: str | Path,
+    num_steps: int,
+    log_steps: int,
+    save_steps: int,
+    eval_steps: int,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """Trains until `num_steps` and returns the last state.
+
+    batches(start) yields (global batch, seconds of audio in it) for steps start, start + 1, ...;
+    `meta` is stored with every checkpoint and must be the same when a run continues (the digest
+    of the data, say).
+
+    The order within a step is a contract: batch, step, metrics (those of the step before, so that
+    the device never waits for the host), log line, checkpoint, stop request, evaluation. A
+    checkpoint is taken before the evaluation of the same step; a run killed in between evaluates
+    first when it continues. SIGTERM and Ctrl-C save and exit with status 75.
+    """
+    started = time.monotonic()
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    checkpoints = Checkpoints(workdir, save_steps=save_steps)
+    restored = checkpoints.restore(abstract)
+    meta = dict(meta or {})
+    clock = {"hours_heard": 0.0, "seconds_trained": 0.0}
+    window = Window()
+    if restored is not None:
+        state, old = restored
+        for key, value in meta.items():
+            if old["run"].get(key) != value:
+                raise UserError(
+                    f"the {key} has changed since {workdir} was started ({old['run'].get(key)} -> "
+                    f"{value}); put the old one back, or use another --workdir"
+                )
+        clock, window = old["clock"], Window(old["window"])
+    start = int(state.step)
+    writer = Writer(workdir, start)
+    if start:
+        print(f"continues from step {start} of {num_steps}", flush=True)
+    evaluates = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
+    if evaluates and not writer.has(start, "valid/"):
+        _evaluate(evaluate, state, writer, start)
+    if start >= num_steps:
+        checkpoints.close()
+        writer.close()
+        return state
+
+    progress = _Progress(start, num_steps, clock)
+    skipped = 0
+    waited = 0.0
+    iterator = batches(start)
+    with _Stop() as stop:
+        pending = None
+        for step in range(start + 1, num_steps + 1):
+            before = time.monotonic()
+            batch, seconds = next(iterator)
+            waited += time.monotonic() - before
+            state, metrics = train_step(state, batch)
+            last = step == num_steps
+            logs, saves = step % log_steps == 0 or last, checkpoints.due(step) or last
+
+            due = [pending] if pending is not None else []
+            pending = metrics
+            if logs or saves or stop.signal:
+                due, pending = [*due, metrics], None
+            for ready in due:
+                ready = jax.device_get(ready)
+                window.add(ready)
+                skipped = skipped + 1 if ready["train/skipped"][0] else 0
+                if skipped >= SKIPPED_MAX:
+                    raise UserError(
+                        f"the gradients of steps {step - skipped} to {step} are not finite; lower "
+                        "--config.optim.peak_lr or look at the data of these steps"
+                    )
+            clock["hours_heard"] += seconds / 3600
+            if logs:
+                scalars = window.means()
+                scalars |= progress.rates(step, clock, waited)
+                waited = 0.0
+                writer.write(step, scalars)
+                progress.show(step, scalars)
+            if saves or stop.signal:
+                now = {**clock, "seconds_trained": progress.seconds()}
+                content = {"run": meta, "clock": now, "window": window.content}
+                checkpoints.save(step, state, content, force=bool(last or stop.signal))
+            if stop.signal and not last:
+                checkpoints.close()
+                writer.close()
+                print(f"\nstopped by {signal.Signals(stop.signal).name}; step {step} is saved, the "
+                      "same command continues", file=sys.stderr, flush=True)  # fmt: skip
+                sys.exit(PREEMPTED)
+            if evaluate is not None and (step % eval_steps == 0 or last):
+                _evaluate(evaluate, state, writer, step)
+    checkpoints.close()
+    writer.close()
+    log.info("trained %d steps in %.0f s", num_steps - start, time.monotonic() - started)
+    return state
+
+
+def _evaluate(evaluate, state: TrainState, writer: Writer, step: int) -> None:
+    scalars = evaluate(state)
+    writer.write(step, scalars)
+    print(f"step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in scalars.items()), flush=True)
+
+
+class _Progress:
+    """Rates since the last log line, and the line itself."""
+
+    def __init__(self, start: int, num_steps: int, clock: Mapping[str, float]):
+        self._num_steps = num_steps
+        self._trained = clock["seconds_trained"]
+        self._begin = self._time = time.monotonic()
+        self._step, self._hours = start, clock["hours_heard"]
+
+    def seconds(self) -> float:
+        """Seconds trained, those before a restart included."""
+        return self._trained + time.monotonic() - self._begin
+
+    def rates(self, step: int, clock: Mapping[str, float], waited: float) -> dict[str, float]:
+        now = time.monotonic()
+        elapsed = max(now - self._time, 1e-9)
+        self._per_step = elapsed / (step - self._step)
+        rates = {
+            "time/audio_hours_per_hour": (clock["hours_heard"] - self._hours) / elapsed * 3600,
+            "time/hours_heard": clock["hours_heard"],
+            "time/seconds": self.seconds(),
+            "time/seconds_per_step": self._per_step,
+            "time/loader_wait_share": waited / elapsed,
+        }
+        self._time, self._step, self._hours = now, step, clock["hours_heard"]
+        return rates
+
+    def show(self, step: int, scalars: Mapping[str, float]) -> None:
+        left = self._per_step * (self._num_steps - step)
+        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if k.startswith("train/")}
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in shown.items() if k != "skipped" or v)
+        print(
+            f"step {step}/{self._num_steps}  {shown}  audio {scalars['time/audio_hours_per_hour']:.3g}"
+            f" h/h  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}",
+            flush=True,
+        )

@@ -1,0 +1,68 @@
+"""Optimizers and learning-rate schedules of the published recipes."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from w2v_jax.errors import UserError
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """0 -> peak over the warm-up, then linearly to 0 (fairseq polynomial_decay, power 1)."""
+
+    def schedule(step):
+        up = step / max(warmup_steps, 1)
+        down = (total_steps - step) / max(total_steps - warmup_steps, 1)
+        return peak * jnp.clip(jnp.minimum(up, down), 0.0, 1.0)
+
+    return schedule
+
+
+def tri_stage_schedule(
+    peak: float,
+    total_steps: int,
+    phases: tuple[float, float, float] = (0.1, 0.4, 0.5),
+    init_scale: float = 0.01,
+    final_scale: float = 0.05,
+) -> Schedule:
+    """Linear warm-up, constant, exponential decay (fairseq tri_stage_lr_scheduler.py)."""
+    warmup, hold, decay = (int(share * total_steps) for share in phases)
+
+    def schedule(step):
+        up = init_scale + (1 - init_scale) * step / max(warmup, 1)
+        gone = jnp.clip((step - warmup - hold) / max(decay, 1), 0.0, 1.0)
+        return peak * jnp.where(step < warmup, up, jnp.exp(math.log(final_scale) * gone))
+
+    return schedule
+
+
+def make_schedule(config, total_steps: int) -> Schedule:
+    """From config.optim: schedule, peak_lr, warmup_steps (linear) or phases (tri_stage)."""
+    if config.schedule == "linear":
+        return linear_schedule(config.peak_lr, config.warmup_steps, total_steps)
+    if config.schedule == "tri_stage":
+        return tri_stage_schedule(config.peak_lr, total_steps, tuple(config.phases))
+    raise UserError(f"optim.schedule is {config.schedule!r}; it must be linear or tri_stage")
+
+
+def make_optimizer(config, *, freeze: str = "", freeze_steps: int = 0) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay on all parameters; the step multiplies by -learning rate.
+
+    config.optim: b1, b2, eps, weight_decay, clip_norm (0: none). The sub-tree `freeze` does not
+    move for `freeze_steps` updates, and its moments start after them.
+    """
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    adam = optax.chain(
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay),
+    )
+    if freeze_steps:
+        thawed = optax.transforms.conditionally_mask(adam, lambda step: step >= freeze_steps)
+        labels = lambda params: {key: "thaw" if key == freeze else "now" for key in params}  # noqa: E731
+        adam = optax.multi_transform({"thaw": thawed, "now": adam}, labels)
+    return optax.chain(*parts, adam)

@@ -1,0 +1,56 @@
+"""Metrics on disk: JSON lines, TensorBoard events."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorboardX
+
+
+class Writer:
+    """Writes to WORKDIR/metrics.jsonl and WORKDIR/tensorboard. One line is one logged step.
+
+    `start` is the step that training starts from: lines of later steps, left by a run that was
+    killed after its last checkpoint, are removed, so the file reads like one undisturbed run.
+    """
+
+    def __init__(self, workdir: str | Path, start: int):
+        folder = Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in read_lines(self.path) if line["step"] <= start]
+        self._last = [line for line in kept if line["step"] == start]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, self.path)
+        self._file = self.path.open("a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether the file that was found has metrics called `prefix`... at the step of the start."""
+        return any(line["step"] == step and any(k.startswith(prefix) for k in line)
+                   for line in self._last)  # fmt: skip
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
