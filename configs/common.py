@@ -8,6 +8,13 @@ SIZES = {
         conv_layers=((256, 10, 5),) + ((256, 3, 2),) * 4 + ((256, 2, 2),) * 2,
         width=256, num_layers=4, num_heads=4, feed_forward=1024,
     ),
+    # a quarter of tiny's arithmetic in the feature encoder, for two CPU cores
+    "quickstart": dict(
+        conv_layers=(
+            (64, 10, 5), (128, 3, 2), (128, 3, 2), (192, 3, 2), (192, 3, 2), (256, 2, 2), (256, 2, 2),
+        ),
+        width=256, num_layers=4, num_heads=4, feed_forward=1024, norm_order="pre",
+    ),
     "base": dict(width=768, num_layers=12, num_heads=12, feed_forward=3072),
     "large": dict(
         width=1024, num_layers=24, num_heads=16, feed_forward=4096, layerdrop=0.2,
@@ -23,6 +30,9 @@ SIZES = {
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
+    # 640 codes are too many to be predictable from random filters: the loss stays at chance for
+    # thousands of small updates; with 64 it leaves it after about 150
+    "quickstart": dict(groups=2, codes=32, width=256, projection=128),
     "base": dict(groups=2, codes=320, width=256, projection=256),
     "large": dict(groups=2, codes=320, width=768, projection=768),
     "large_lv60k": dict(groups=2, codes=320, width=768, projection=768),

@@ -103,7 +103,8 @@ def test_folder_with_audio_and_manifest_moves(tmp_path):
         shutil.copytree(tmp_path / "a", tmp_path / "b")
         assert Manifest.read(tmp_path / "b/m.tsv").root == str(tmp_path / "b" / root[2:])
     table(tmp_path / "audio").write(tmp_path / "a/m.tsv")
-    assert Manifest.read(tmp_path / "a/m.tsv").root == str(tmp_path / "audio")
+    (tmp_path / "a/m.tsv").rename(tmp_path / "m.tsv")
+    assert Manifest.read(tmp_path / "m.tsv").root == str(tmp_path / "audio")
 
 
 def test_absolute_paths_stay(tmp_path):
@@ -113,8 +114,11 @@ def test_absolute_paths_stay(tmp_path):
 
 def test_names_that_are_not_utf8_survive(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
-    Manifest(str(tmp_path), [name], [1], [""], [""], [""]).write(tmp_path / "m.tsv")
-    assert Manifest.read(tmp_path / "m.tsv").paths[0] == name
+    manifest = Manifest(str(tmp_path), [name], [1], [""], [""], [""])
+    manifest.write(tmp_path / "m.tsv")
+    back = Manifest.read(tmp_path / "m.tsv")
+    assert back.paths[0] == name
+    assert back.digest == manifest.digest
 
 
 @pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])
@@ -129,8 +133,10 @@ def test_text_that_breaks_the_table_is_refused(tmp_path, text):
     [
         (lambda text: "", "not a w2v_jax manifest"),
         (lambda text: "path,samples\n", "not a w2v_jax manifest"),
+        (lambda text: text[1:], "not a w2v_jax manifest"),
         (lambda text: text.replace("speaker\t", ""), "not a w2v_jax manifest"),
         (lambda text: text.replace("16000\t", "", 1), "line 3 is damaged"),
+        (lambda text: text.replace("HELLO", "HEL\tLO"), "line 3 is damaged"),
         (lambda text: text.replace("48000", "4.8e4"), "line 5 is damaged"),
         (lambda text: text.replace("é 1.flac", ""), "line 4 is damaged"),
         (lambda text: text[:-3], "last line is cut"),

@@ -49,6 +49,7 @@ class EncoderConfig(_FromDict):
     conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
     conv_bias: bool = False
     conv_norm: str = "group"  # group: the first layer, every channel over time | layer: every layer
+    conv_activation: str = "gelu"  # | gelu_tanh | relu | swish: also of the positional conv
     normalize_waveform: bool = False  # zero mean, unit variance per utterance
     feature_grad_mult: float = 0.1  # scales the gradient into the feature encoder; 0 freezes it
     # context network
@@ -87,7 +88,8 @@ class EncoderConfig(_FromDict):
         _choices(self, "conv_norm", ("group", "layer"))
         _choices(self, "block", ("transformer", "conformer"))
         _choices(self, "norm_order", ("post", "pre"))
-        _choices(self, "activation", ("gelu", "gelu_tanh", "relu", "swish"))
+        for key in ("conv_activation", "activation"):
+            _choices(self, key, ("gelu", "gelu_tanh", "relu", "swish"))
         _choices(self, "positions", ("conv", "relative", "rotary", "none"))
         _choices(self, "conformer_norm", ("batch", "layer", "group"))
         _choices(self, "dtype", ("float32", "bfloat16"))

@@ -74,7 +74,7 @@ class ContextNetwork(nn.Module):
         if cfg.positions == "conv":
             x = x + PositionalConv(
                 cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method, dtype,
-                name="positions",
+                cfg.conv_activation, name="positions",
             )(x)  # fmt: skip
         norm = layer_norm(dtype, name="norm", eps=cfg.norm_eps)
         if cfg.norm_order == "post":

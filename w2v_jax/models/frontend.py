@@ -43,7 +43,7 @@ scale_gradient.defvjp(lambda x, factor: (x, None), lambda factor, _, g: (g * fac
 class FeatureEncoder(nn.Module):
     """Seven convolutions without padding: 320 samples (20 ms) per frame, 400 samples seen.
 
-    wav2vec 2.0 section 2; block = convolution -> norm -> GELU (exact).
+    wav2vec 2.0 section 2; block = convolution -> norm -> activation (exact GELU).
     """
 
     config: EncoderConfig
@@ -71,7 +71,7 @@ class FeatureEncoder(nn.Module):
             elif i == 0:
                 mask = None if cfg.padding_leaks else frame_mask(length, x.shape[1])
                 x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
-            x = ACTIVATIONS[cfg.activation](x)
+            x = ACTIVATIONS[cfg.conv_activation](x)
         if cfg.feature_grad_mult == 0:
             return jax.lax.stop_gradient(x)
         if cfg.feature_grad_mult != 1:

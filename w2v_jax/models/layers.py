@@ -169,7 +169,7 @@ def fft_grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) 
 
 
 class PositionalConv(nn.Module):
-    """GELU(grouped convolution over time), weight-normalised per kernel tap.
+    """activation(grouped convolution over time), weight-normalised per kernel tap.
 
     An even kernel sees one frame more of the past: output t depends on [t - K/2, t + K/2 - 1].
     Source: fairseq wav2vec2.py make_conv_pos, same_pad.py.
@@ -180,6 +180,7 @@ class PositionalConv(nn.Module):
     groups: int
     method: str  # conv | fft | auto: fft on CPUs
     dtype: jnp.dtype = jnp.float32
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -206,7 +207,7 @@ class PositionalConv(nn.Module):
                 x.astype(self.dtype), weight.astype(self.dtype), (1,), [padding],
                 dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=self.groups,
             )  # fmt: skip
-        return ACTIVATIONS["gelu"](y + bias.astype(self.dtype))
+        return ACTIVATIONS[self.activation](y + bias.astype(self.dtype))
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

@@ -1,0 +1,47 @@
+"""The small experiment behind launch/quickstart.sh: 16 minutes of one speaker, two CPU cores.
+
+    python -m w2v_jax.pretrain --config=configs/quickstart.py:pretrain --workdir=runs/pretrain
+    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/finetuned \
+        --config.init_from=runs/pretrain/export
+    python -m w2v_jax.finetune --config=configs/quickstart.py:scratch --workdir=runs/scratch
+
+Differences from the paper, all to learn something within minutes from 24 s of audio per update
+instead of 1.6 h: a smaller feature encoder, pre-norm blocks, 2 x 32 codes, spans of 5 frames,
+learning rates and a Gumbel temperature that move faster, little dropout.
+"""
+
+from configs import common
+
+DATA = "runs/data"
+
+
+def get_config(stage: str = "pretrain"):
+    config = common.pretraining("quickstart") if stage == "pretrain" else common.finetuning("quickstart")
+    config.data.update(
+        train=f"{DATA}/train.tsv", valid=f"{DATA}/dev.tsv", batch_seconds=24.0, row_multiple=1,
+        threads=1, cache_gigabytes=1.0,
+    )  # fmt: skip
+    config.optim.clip_norm = 1.0
+    if stage == "pretrain":
+        config.model.update(
+            dropout=0.05, attention_dropout=0.0, dropout_input=0.0, dropout_features=0.0,
+            layerdrop=0.0, feature_grad_mult=1.0,
+        )  # fmt: skip
+        config.masking.update(prob=0.4, span=5)
+        config.loss.penalty_weight = 1.0
+        config.gumbel.decay = 0.999
+        config.data.update(crop_seconds=(4.0,), concatenate_seconds=4.0)
+        config.optim.update(peak_lr=5e-4, warmup_steps=50)
+        config.update(num_steps=1000, log_steps=10, save_steps=100, eval_steps=100)
+        return config
+    config.model.update(dropout=0.05, activation_dropout=0.0, layerdrop=0.0)
+    config.time_masking.update(prob=0.2, span=5)
+    config.channel_masking.update(prob=0.1, span=16)
+    config.data.update(num_buckets=4, max_seconds=12.0)
+    config.optim.peak_lr = 1e-3
+    config.freeze_steps = 0
+    config.update(num_steps=300, log_steps=10, save_steps=100, eval_steps=50)
+    if stage == "scratch":
+        # random filters must be trained too; pre-trained ones stay as they are
+        config.model.feature_grad_mult = 1.0
+    return config

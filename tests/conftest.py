@@ -1,0 +1,28 @@
+"""Every test sees 8 CPU devices and a compilation cache that outlives the run."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory):
+    """Manifests of the speech in the repository: {"train", "dev", "test"} -> path."""
+    from w2v_jax.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("manifests")
+    paths = {}
+    for split in ("train", "dev", "test"):
+        paths[split] = str(folder / f"{split}.tsv")
+        prepare([str(ROOT / "w2v_jax" / "samples" / f"{split}-clean")], paths[split], decode=False)
+    return paths

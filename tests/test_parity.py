@@ -1,0 +1,285 @@
+"""The numbers of the reference: every output, loss and gradient of the golden files.
+
+Errors are relative to the largest value of the array. `W2V_GOLDEN_DIR` names another directory of
+the same layout to run over.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from w2v_jax.errors import UserError
+from w2v_jax.interop import huggingface
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.frontend import FeatureEncoder
+from w2v_jax.models.quantizer import Quantizer
+from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.objectives import contrastive
+from w2v_jax.objectives.masking import masked_frames
+
+GOLDEN = Path(__file__).parent / "golden"
+ZERO = ("k_proj.bias", "linear_k.bias")  # gradient 0 but for rounding: softmax ignores a shift
+SEEN = (Encoder, FeatureEncoder, Quantizer)
+FORWARD, LOSS, GRADIENT = 1e-5, 1e-5, 2e-4
+# compiling is nearly all of the time here: without these, four times as long
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@pytest.fixture(autouse=True)
+def _exact_products():
+    """Accelerators round float32 products otherwise."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def golden_cases() -> list:
+    roots = [GOLDEN]
+    if os.environ.get("W2V_GOLDEN_DIR"):
+        roots.append(Path(os.environ["W2V_GOLDEN_DIR"]))
+    for root in roots:
+        assert root.is_dir(), root
+    paths = [path for root in roots for path in sorted(root.glob("*/*.npz"))]
+    return [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in paths]
+
+
+def readable(directory: Path) -> None:
+    """Skips what `interop.huggingface` does not read."""
+    config = json.loads((directory / "config.json").read_text())
+    kind = config.get("model_type")
+    if kind not in huggingface.PREFIXES:
+        pytest.skip(f"model_type {kind} is not readable yet")
+    (architecture,) = config["architectures"]
+    if not architecture.endswith("ForPreTraining"):
+        pytest.skip(f"{architecture} has no quantizer; only ForPreTraining is readable yet")
+
+
+@functools.cache
+def load(directory: Path):
+    config = json.loads((directory / "config.json").read_text())
+    encoder = huggingface.encoder_config(config)
+    variables = huggingface.parameters(load_file(directory / "model.safetensors"), encoder)
+    return config, encoder, huggingface.quantizer_config(config), variables
+
+
+@functools.cache
+def case_arrays(path: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(path))
+
+
+def batch(path: Path) -> dict:
+    """Inputs of a case as our functions take them: all frames, the masked ones first."""
+    config, _, quantizer, _ = load(path.parent)
+    arrays, audio = case_arrays(path), np.load(path.parent.parent / "audio.npz")
+    name = str(arrays["in/audio"])
+    mask = arrays["in/mask_time_indices"]
+    rows, frames = mask.shape
+    index, valid = (np.asarray(x) for x in masked_frames(jnp.asarray(mask), frames))
+    slot = np.argsort(index, axis=1)  # slot of every frame
+    # theirs index the flattened [B * T] frames, ours the masked frames of a row
+    negatives = arrays["in/sampled_negative_indices"] - frames * np.arange(rows)[:, None, None]
+    negatives = np.where(mask[:, :, None], negatives, 0)
+    negatives = np.take_along_axis(slot, negatives.reshape(rows, -1), 1).reshape(negatives.shape)
+    negatives = np.take_along_axis(negatives, index[:, :, None], 1)
+    length = audio[f"{name}_mask"].sum(1).astype(np.int32) if "in/frame_mask" in arrays else None
+    noise = arrays.get("in/gumbel")
+    if noise is not None:
+        noise = noise.reshape(rows, frames, quantizer.groups, quantizer.codes)
+        noise = np.take_along_axis(noise, index[:, :, None, None], 1)
+    return {
+        "audio": audio[name],
+        "length": length,
+        # without SpecAugment, transformers scores the frames but does not mask them
+        "time_mask": mask & config["apply_spec_augment"],
+        "masked_frames": index,
+        "slot": slot,
+        "valid": valid,
+        "negatives": negatives.astype(np.int32),
+        "noise": noise,
+        "temperature": float(arrays.get("in/gumbel_temperature", 1.0)),
+    }
+
+
+def collect(call, args, kwargs, context):
+    """Asks the encoder inside a model for its hidden states."""
+    if isinstance(context.module, Encoder) and context.method_name == "__call__":
+        kwargs = kwargs | {"collect": True}
+    return call(*args, **kwargs)
+
+
+@functools.cache
+def compute(path: Path, encoder: EncoderConfig) -> dict:
+    """Everything a case holds, in its names; gradients as our tree under `grads`."""
+    config, _, quantizer, variables = load(path.parent)
+    train = "in/gumbel" in case_arrays(path)
+    inputs = batch(path)
+    slot = inputs.pop("slot")
+    stats = variables["stats"]
+    model = Wav2Vec2(encoder, quantizer, train)
+
+    def loss(params, x):
+        keep = ("audio", "length", "time_mask", "masked_frames", "noise", "temperature")
+        with nn.intercept_methods(collect):
+            out, changed = model.apply(
+                {"params": params, "stats": stats},
+                **{key: x[key] for key in keep},
+                capture_intermediates=lambda module, _: isinstance(module, SEEN),
+                mutable=["stats", "intermediates"],
+            )
+        seen = changed["intermediates"]
+        encoded = seen["encoder"]["__call__"][0]
+        codes, valid = out.codes, x["valid"]
+        contrast, _, count = contrastive.contrastive_loss(
+            out.context, out.targets, codes, x["negatives"], valid,
+            config["contrastive_logits_temperature"],
+        )  # fmt: skip
+        if train:
+            diversity, perplexity = contrastive.diversity_loss(out.code_logits, valid)
+        else:  # transformers takes the chosen codes then, which have no gradient
+            size = quantizer.groups * quantizer.codes
+            perplexity = contrastive.code_perplexity(codes, valid, quantizer.codes)
+            diversity = (size - perplexity) / size
+        total = contrast + config["diversity_loss_weight"] * diversity * count
+        quantized = seen["quantizer"]["__call__"][0]
+        unsort = lambda y: jnp.take_along_axis(y, slot[:, :, None], 1)  # noqa: E731
+        unit = contrastive.unit
+        cosine = jnp.einsum("bmq,bkq->bmk", unit(out.context), unit(out.targets))
+        positive = jnp.diagonal(cosine, axis1=1, axis2=2)[:, :, None]
+        chosen = jnp.take_along_axis(cosine, x["negatives"], 2)
+        logits = jnp.concatenate([positive, chosen], 2) / config["contrastive_logits_temperature"]
+        return total, {
+            "loss": total,
+            "contrastive_loss": contrast,
+            "diversity_loss": diversity * count,
+            "codevector_perplexity": perplexity,
+            "projected_states": unsort(out.context),
+            "projected_quantized_states": unsort(out.targets),
+            "code_indices": unsort(codes),
+            "quantizer_logits": unsort(quantized.logits.reshape(*valid.shape, -1)),
+            "quantized": unsort(quantized.vectors),
+            "contrastive_logits": unsort(logits).transpose(2, 0, 1),
+            "conv_features": seen["encoder"]["feature_encoder"]["__call__"][0],
+            "hidden_states": encoded.hidden_states,
+            "last_hidden_state": encoded.context,
+            "stats": changed.get("stats", {}),
+        }
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
+    (_, out), grads = step(variables["params"], inputs)
+    return out | {"grads": grads}
+
+
+def close(name: str, ours, theirs, tolerance: float) -> None:
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape, name
+    error = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)
+    assert error <= tolerance, f"{name}: relative error {error:.1e} > {tolerance:.0e}"
+
+
+def ours_at(tree: dict, place: huggingface.Place) -> np.ndarray:
+    for key in place.path[1:]:
+        tree = tree[key]
+    return tree if place.layer is None else tree[place.layer]
+
+
+@pytest.mark.parametrize("path", golden_cases())
+def test_case(path):
+    readable(path.parent)
+    check(path, load(path.parent)[1])
+
+
+def check(path: Path, encoder: EncoderConfig) -> None:
+    theirs, ours = case_arrays(path), compute(path, encoder)
+    np.testing.assert_array_equal(ours["code_indices"], theirs["out/code_indices"])
+    for name in (
+        "conv_features", "last_hidden_state", "quantizer_logits", "quantized", "projected_states",
+        "projected_quantized_states",
+    ):  # fmt: skip
+        close(name, ours[name], theirs[f"out/{name}"], FORWARD)
+    assert f"out/hidden_states.{encoder.num_layers}" in theirs
+    for i, x in enumerate(ours["hidden_states"]):
+        close(f"hidden_states.{i}", x, theirs[f"out/hidden_states.{i}"], FORWARD)
+    # frames that are not masked have no negatives of their own
+    masked = theirs["in/mask_time_indices"]
+    logits = "contrastive_logits"
+    close(logits, ours[logits][:, masked], theirs[f"out/{logits}"][:, masked], FORWARD)
+    for name in ("contrastive_loss", "diversity_loss", "loss", "codevector_perplexity"):
+        close(name, ours[name], theirs[f"out/{name}"], LOSS)
+
+    table = huggingface.places(encoder)
+    seen = set()
+    for key, value in theirs.items():
+        kind, name = key.split("/")[0], huggingface.bare_name(key.rsplit("/", 1)[-1])
+        if kind == "grad":
+            seen.add(name)
+            if name.endswith(ZERO):
+                continue
+            expected = huggingface.rearrange(value, table[name].axes)
+            grad = np.asarray(ours_at(ours["grads"], table[name]))
+            close(key, grad.reshape(expected.shape), expected, GRADIENT)
+        elif key.startswith("out/buffer/"):
+            close(key, ours_at(ours["stats"], table[name]), value, FORWARD)
+    assert len(seen) > 30
+    check_norms(path, ours["grads"], table)
+
+
+def check_norms(path: Path, grads: dict, table: dict) -> None:
+    """Gradient norms are given for all parameters, the arrays of some of them for size alone."""
+    case = json.loads((path.parent / "meta.json").read_text())["cases"][path.stem]
+    norms = {huggingface.bare_name(name): norm for name, norm in case["grad_norms"].items()}
+    for name in map(huggingface.bare_name, case["no_grad"]):
+        if name in table:
+            assert not np.any(ours_at(grads, table[name])), name
+    for name, norm in norms.items():
+        if name in table and norm is not None and not name.endswith(ZERO):
+            close(name, np.linalg.norm(ours_at(grads, table[name])), norm, GRADIENT)
+
+
+@pytest.mark.parametrize("method", ["conv", "fft"])
+def test_positional_convolution(method):
+    path = GOLDEN / "w2v2_base_g2" / "padded.npz"
+    check(path, dataclasses.replace(load(path.parent)[1], pos_conv_method=method))
+
+
+@pytest.mark.parametrize(
+    "change", [{"scan": False}, {"remat": "full"}, {"remat": "dots"}], ids=lambda x: str(*x.items())
+)
+def test_execution_changes_no_number(change):
+    path = GOLDEN / "conformer_relative" / "train.npz"
+    encoder = load(path.parent)[1]
+    plain, changed = compute(path, encoder), compute(path, dataclasses.replace(encoder, **change))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(plain)
+    assert structure == jax.tree.structure(changed)
+    for (key, x), y in zip(leaves, jax.tree.leaves(changed), strict=True):
+        name = jax.tree_util.keystr(key)
+        if "grads" not in name:
+            close(name, y, x, FORWARD)
+        elif not name.endswith("['attention']['key']['bias']"):
+            close(name, y, x, GRADIENT)
+
+
+def test_tensors_without_a_place_are_named():
+    _, encoder, _, _ = load(GOLDEN / "w2v2_base_g2")
+    tensors = load_file(GOLDEN / "w2v2_base_g2" / "model.safetensors")
+    tensors["surplus.weight"] = tensors.pop("project_q.bias")
+    with pytest.raises(UserError, match=r"missing: project_q\.bias; .*: surplus\.weight"):
+        huggingface.parameters(tensors, encoder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("add_adapter", True), ("hidden_act", "quick_gelu"), ("model_type", "hubert")],
+)
+def test_what_cannot_be_expressed_is_named(key, value):
+    config, *_ = load(GOLDEN / "w2v2_base_g2")
+    with pytest.raises(UserError, match=f"{key} is {value!r}"):
+        huggingface.encoder_config(config | {key: value})

@@ -1,0 +1,1 @@
+"""Weights and configurations of other houses, read into the variables of our models."""
