@@ -11,7 +11,8 @@ SIZES = {
     # a quarter of tiny's arithmetic in the feature encoder, for two CPU cores
     "quickstart": dict(
         conv_layers=(
-            (64, 10, 5), (128, 3, 2), (128, 3, 2), (192, 3, 2), (192, 3, 2), (256, 2, 2), (256, 2, 2),
+            (64, 10, 5), (128, 3, 2), (128, 3, 2), (192, 3, 2), (192, 3, 2),
+            (256, 2, 2), (256, 2, 2),
         ),
         width=256, num_layers=4, num_heads=4, feed_forward=1024, norm_order="pre",
     ),

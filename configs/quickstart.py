@@ -16,7 +16,9 @@ DATA = "runs/data"
 
 
 def get_config(stage: str = "pretrain"):
-    config = common.pretraining("quickstart") if stage == "pretrain" else common.finetuning("quickstart")
+    config = (
+        common.pretraining("quickstart") if stage == "pretrain" else common.finetuning("quickstart")
+    )
     config.data.update(
         train=f"{DATA}/train.tsv", valid=f"{DATA}/dev.tsv", batch_seconds=24.0, row_multiple=1,
         threads=1, cache_gigabytes=1.0,

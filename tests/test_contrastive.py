@@ -72,7 +72,9 @@ def test_chance_level():
 def test_collapsed_codebook_gives_zero_not_nan(case):
     case["codes"][:] = 1
     grad, (won, frames) = jax.grad(
-        lambda c: (lambda x: (x[0], x[1:]))(contrastive_loss(**{**case, "context": c}, temperature=0.1)),
+        lambda c: (lambda x: (x[0], x[1:]))(
+            contrastive_loss(**{**case, "context": c}, temperature=0.1)
+        ),
         has_aux=True,
     )(case["context"])
     assert np.isfinite(grad).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "w2v_jax"
-ENTRY_POINTS = {"prepare", "pretrain", "finetune", "evaluate", "transcribe", "export"}
+ENTRY_POINTS = {"prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report"}
 SHARED = {"errors", "samples"}
 # room -> the rooms it may import from, besides itself
 ROOMS = {

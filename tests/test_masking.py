@@ -72,9 +72,7 @@ def test_short_rows_keep_a_frame(length):
 
 def test_mask_does_not_depend_on_padding_or_neighbours():
     whole = masks(6, 70, 200, prob=0.65, span=10, minimum=2)
-    alone = np.asarray(
-        span_mask(keys(6)[3:4], jnp.array([70]), 70, prob=0.65, span=10, minimum=2)
-    )
+    alone = np.asarray(span_mask(keys(6)[3:4], jnp.array([70]), 70, prob=0.65, span=10, minimum=2))
     np.testing.assert_array_equal(whole[3, :70], alone[0])
     assert not whole[:, 70:].any()
 

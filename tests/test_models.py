@@ -41,7 +41,16 @@ def test_parameter_counts(size, whole, ctc):
 
 @pytest.mark.parametrize(
     ("samples", "frames"),
-    [(399, 0), (400, 1), (719, 1), (720, 2), (16000, 49), (240000, 749), (250000, 781), (480000, 1499)],
+    [
+        (399, 0),
+        (400, 1),
+        (719, 1),
+        (720, 2),
+        (16000, 49),
+        (240000, 749),
+        (250000, 781),
+        (480000, 1499),
+    ],
 )
 def test_frames(samples, frames):
     config = EncoderConfig()
@@ -94,11 +103,11 @@ def test_layerdrop_skips_whole_layers():
     config = EncoderConfig.from_dict({**small.MODEL, **small.NO_DROPOUT, "layerdrop": 0.5})
     audio = jnp.array(small.noise_batch(1, 8000)["audio"][0])
     model = Encoder(config, train=True)
-    variables = model.init(
-        {"params": jax.random.key(0), "layerdrop": jax.random.key(1)}, audio
-    )
+    variables = model.init({"params": jax.random.key(0), "layerdrop": jax.random.key(1)}, audio)
     run = jax.jit(
-        lambda key: model.apply(variables, audio, collect=True, rngs={"layerdrop": key}).hidden_states
+        lambda key: (
+            model.apply(variables, audio, collect=True, rngs={"layerdrop": key}).hidden_states
+        )
     )
     same = []
     for i in range(12):

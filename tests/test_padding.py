@@ -1,4 +1,4 @@
-"""Padding does not exist: what it holds, how long it is and who the neighbours are changes nothing."""
+"""Padding does not exist: its content, its length and the neighbours change nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,9 @@ def test_batch_norm_statistics_ignore_padding():
     loss = finetune.make_loss(config, 32)
     batch = {k: v[0] for k, v in small.labelled_batch(3, 16000, lengths=LENGTHS).items()}
     keys = (jax.random.key(3), jax.random.key(4))
-    run = jax.jit(lambda part: loss(variables["params"], variables["stats"], part, 0, keys)[1].stats)
+    run = jax.jit(
+        lambda part: loss(variables["params"], variables["stats"], part, 0, keys)[1].stats
+    )
     longer = batch | {"audio": np.pad(batch["audio"], ((0, 0), (0, 6000)), constant_values=99)}
     for a, b in zip(jax.tree.leaves(run(batch)), jax.tree.leaves(run(longer)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

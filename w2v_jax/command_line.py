@@ -28,7 +28,15 @@ def run(main: Callable[[list[str]], None]) -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(argv)
-        except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+        except (
+            flags.Error,
+            UserError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OSError,
+        ) as e:
             print(f"error: {e}", file=sys.stderr)
             sys.exit(2)
 

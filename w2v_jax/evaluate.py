@@ -62,6 +62,8 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
     flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
-    flags.DEFINE_string("output", "", "table of references and hypotheses (default: CHECKPOINT/...)")
+    flags.DEFINE_string(
+        "output", "", "table of references and hypotheses (default: CHECKPOINT/...)"
+    )
     flags.DEFINE_float("batch_seconds", 60.0, "audio per batch")
     command_line.run(main)

@@ -55,9 +55,7 @@ def make_loss(config: ConfigDict, vocabulary: int):
             mutable=["stats"],
         )
         present = (batch["id"] >= 0).astype(jnp.float32)
-        total, counted = ctc_loss(
-            logits, frames, batch["labels"], batch["label_length"], present
-        )
+        total, counted = ctc_loss(logits, frames, batch["labels"], batch["label_length"], present)
         count = counted.sum().astype(jnp.float32)
         letters = (batch["label_length"] * counted).sum().astype(jnp.float32)
         metrics = {
@@ -81,8 +79,8 @@ def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: st
     fits = (manifest.samples >= low) & (manifest.samples <= high)
     if not fits.any():
         raise UserError(
-            f"{path}: no utterance has between {config.min_seconds:g} and {config.max_seconds:g} s; "
-            "change --config.data.min_seconds and max_seconds"
+            f"{path}: no utterance has between {config.min_seconds:g} and "
+            f"{config.max_seconds:g} s; change --config.data.min_seconds and max_seconds"
         )
     written, labels = transcribed(manifest.select(fits), alphabet)
     print(
@@ -94,14 +92,15 @@ def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: st
 
 
 def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
-    """{"params", "stats"} of the encoder of an exported model, which must have `encoder`'s shape."""
+    """{"params", "stats"} of an exported model's encoder; it must have the shape of `encoder`."""
     variables, exported = load_exported(path)
     old = EncoderConfig.from_dict(exported["model"]).architecture()
     new = encoder.architecture()
     changed = [f"{key}: {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
     if changed:
         raise UserError(
-            f"the encoder in {path} is another one ({'; '.join(changed)}); use a config of the same size"
+            f"the encoder in {path} is another one ({'; '.join(changed)}); "
+            "use a config of the same size"
         )
     return {kind: tree.get("encoder", {}) for kind, tree in variables.items()}
 

@@ -165,8 +165,9 @@ def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -
     used = sum(len(b.items) for b in buckets)
     kept = sum(len(b.items) * b.samples for b in buckets)
     print(
-        f"{name}: {corpus.manifest.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter than "
-        f"{min(config.crop_seconds):g} s left out; a pass hears {kept / 3600 / SAMPLE_RATE:.2f} h; "
+        f"{name}: {corpus.manifest.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
+        f"than {min(config.crop_seconds):g} s left out; a pass hears "
+        f"{kept / 3600 / SAMPLE_RATE:.2f} h; "
         + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
         flush=True,
     )

@@ -152,7 +152,9 @@ class Loader:
             start = 0
             if self.crop:
                 spare = count - spec.samples
-                start = int(np.random.default_rng([self.seed, 3, spec.step, row]).integers(spare + 1))
+                start = int(
+                    np.random.default_rng([self.seed, 3, spec.step, row]).integers(spare + 1)
+                )
                 count = spec.samples
             try:
                 return item, self.corpus.audio(item, start, count)

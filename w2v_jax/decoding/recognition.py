@@ -73,4 +73,3 @@ class Recognizer:
                 break
         ids = np.concatenate(ids)
         return self.alphabet.decode(best_path(ids, len(ids)))
-

@@ -30,7 +30,8 @@ class _FromDict:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(
-                f"{cls.__name__} has no key {', '.join(unknown)}; its keys: {', '.join(sorted(known))}"
+                f"{cls.__name__} has no key {', '.join(unknown)}; "
+                f"its keys: {', '.join(sorted(known))}"
             )
         return cls(**dict(values))
 
@@ -95,9 +96,14 @@ class EncoderConfig(_FromDict):
         _choices(self, "dtype", ("float32", "bfloat16"))
         _choices(self, "remat", ("none", "full", "dots"))
         _choices(self, "pos_conv_method", ("auto", "conv", "fft"))
-        for key, divisor in (("num_heads", self.num_heads), ("pos_conv_groups", self.pos_conv_groups)):
+        for key, divisor in (
+            ("num_heads", self.num_heads),
+            ("pos_conv_groups", self.pos_conv_groups),
+        ):
             if self.width % divisor:
-                raise ConfigError(f"model.width {self.width} is not divisible by model.{key} {divisor}")
+                raise ConfigError(
+                    f"model.width {self.width} is not divisible by model.{key} {divisor}"
+                )
         if self.conformer_kernel % 2 == 0:
             raise ConfigError(f"model.conformer_kernel is {self.conformer_kernel}; it must be odd")
         if self.positions == "rotary" and (self.width // self.num_heads) % 2:
@@ -135,7 +141,7 @@ class EncoderConfig(_FromDict):
         return field
 
     def frames(self, samples):
-        """Frames for `samples` (an int or an array): floor((n - k) / s) + 1 per convolution, >= 0."""
+        """Frames of `samples`, an int or array: floor((n - k) / s) + 1 per convolution, >= 0."""
         for _, kernel, stride in self.conv_layers:
             samples = (samples - kernel) // stride + 1
         if isinstance(samples, int):
@@ -144,11 +150,12 @@ class EncoderConfig(_FromDict):
 
     def architecture(self) -> dict[str, Any]:
         """The keys that decide shapes and meaning of the parameters."""
-        free = {
-            "feature_grad_mult", "dropout", "attention_dropout", "activation_dropout", "dropout_input",
-            "dropout_features", "layerdrop", "padding_leaks", "dtype", "remat", "scan", "pos_conv_method",
-        }  # fmt: skip
-        return {key: value for key, value in self.to_dict().items() if key not in free}
+        free = ("feature_grad_mult", "layerdrop", "padding_leaks", "dtype", "remat", "scan")
+        return {
+            key: value
+            for key, value in self.to_dict().items()
+            if key not in free and "dropout" not in key and key != "pos_conv_method"
+        }
 
 
 @dataclasses.dataclass(frozen=True)

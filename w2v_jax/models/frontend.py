@@ -56,7 +56,8 @@ class FeatureEncoder(nn.Module):
         x = x[:, :, None].astype(dtype)
         for i, (channels, kernel, stride) in enumerate(cfg.conv_layers):
             x = nn.Conv(
-                channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.conv_bias, dtype=dtype,
+                channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.conv_bias,
+                dtype=dtype,
                 # torch's kaiming_normal_, which does not truncate
                 kernel_init=boxed(
                     nn.initializers.variance_scaling(2.0, "fan_in", "normal"),

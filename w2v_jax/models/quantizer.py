@@ -47,5 +47,7 @@ class Quantizer(nn.Module):
         if noise is not None:
             soft = jax.nn.softmax(noisy / temperature, axis=-1)
             choice = choice + soft - jax.lax.stop_gradient(soft)
-        vectors = jnp.einsum("bmgv,gvd->bmgd", choice.astype(self.dtype), codebook.astype(self.dtype))
+        vectors = jnp.einsum(
+            "bmgv,gvd->bmgd", choice.astype(self.dtype), codebook.astype(self.dtype)
+        )
         return Quantized(vectors.reshape(*x.shape[:-1], cfg.width), codes, logits)

@@ -38,9 +38,9 @@ class Wav2Vec2(nn.Module):
         noise: jax.Array | None = None,
         temperature: jax.Array | float = 1.0,
     ) -> PretrainingOutput:
-        """audio [B, S], length int32 [B] or None, time_mask bool [B, T], masked_frames int32 [B, M]:
-        the indices of the masked frames (see objectives.masking.masked_frames); noise and
-        temperature as in `Quantizer`.
+        """audio [B, S], length int32 [B] or None, time_mask bool [B, T]; masked_frames int32
+        [B, M]: the indices of the masked frames (see objectives.masking.masked_frames); noise
+        and temperature as in `Quantizer`.
         """
         cfg, dtype = self.config, self.config.compute_dtype
         out = Encoder(cfg, self.train, name="encoder")(audio, length, time_mask=time_mask)

@@ -32,7 +32,7 @@ class Checkpoints:
         return self._manager.should_save(step)
 
     def save(self, step: int, state: Any, meta: dict, *, force: bool = False) -> None:
-        """Saves state (a tree of arrays) and meta (JSON) of `step`; the data position is the step."""
+        """Saves state (a tree of arrays) and meta (JSON); the data position is the step."""
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -59,8 +59,8 @@ class Checkpoints:
             return restored.state, restored.meta
         if steps:
             raise UserError(
-                f"none of the checkpoints {steps} in {self._manager.directory} can be read with this "
-                "config; restore its model and optim settings, or use another --workdir"
+                f"none of the checkpoints {steps} in {self._manager.directory} can be read with "
+                "this config; restore its model and optim settings, or use another --workdir"
             )
         return None
 
@@ -135,7 +135,9 @@ def load_exported(folder: str | Path, kind: str | None = None) -> tuple[Any, dic
             "python -m w2v_jax.export --workdir=RUN --output=FOLDER"
         ) from None
     if kind is not None and config.get("kind") != kind:
-        raise UserError(f"{folder} holds a {config.get('kind')} model; a {kind} model is needed here")
+        raise UserError(
+            f"{folder} holds a {config.get('kind')} model; a {kind} model is needed here"
+        )
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds

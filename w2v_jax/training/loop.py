@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import datetime
 import json
 import logging
 import signal
@@ -212,11 +213,12 @@ class _Progress:
         return rates
 
     def show(self, step: int, scalars: Mapping[str, float]) -> None:
-        left = self._per_step * (self._num_steps - step)
+        rate = scalars["time/audio_hours_per_hour"]
+        left = round(self._per_step * (self._num_steps - step))
         shown = {k.removeprefix("train/"): v for k, v in scalars.items() if k.startswith("train/")}
         shown = "  ".join(f"{k} {v:.4g}" for k, v in shown.items() if k != "skipped" or v)
         print(
-            f"step {step}/{self._num_steps}  {shown}  audio {scalars['time/audio_hours_per_hour']:.3g}"
-            f" h/h  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}",
+            f"step {step}/{self._num_steps}  {shown}  audio {rate:.3g} h/h  "
+            f"left {datetime.timedelta(seconds=left)}",
             flush=True,
         )

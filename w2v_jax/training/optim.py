@@ -50,7 +50,9 @@ def make_schedule(config, total_steps: int) -> Schedule:
     raise UserError(f"optim.schedule is {config.schedule!r}; it must be linear or tri_stage")
 
 
-def make_optimizer(config, *, freeze: str = "", freeze_steps: int = 0) -> optax.GradientTransformation:
+def make_optimizer(
+    config, *, freeze: str = "", freeze_steps: int = 0
+) -> optax.GradientTransformation:
     """Adam with decoupled weight decay on all parameters; the step multiplies by -learning rate.
 
     config.optim: b1, b2, eps, weight_decay, clip_norm (0: none). The sub-tree `freeze` does not

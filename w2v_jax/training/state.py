@@ -89,7 +89,12 @@ def make_train_step(
                 state.params, stats, part, state.step, (key, jax.random.fold_in(key, index))
             )
             add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
-            return (add(grads, new), weight + out.weight, add(metrics, out.metrics), out.stats), None
+            return (
+                add(grads, new),
+                weight + out.weight,
+                add(metrics, out.metrics),
+                out.stats,
+            ), None
 
         size = jax.tree.leaves(batch)[0].shape[0]
         first = jax.tree.map(lambda x: x[0], batch)

@@ -28,7 +28,7 @@ class Writer:
         self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def has(self, step: int, prefix: str) -> bool:
-        """Whether the file that was found has metrics called `prefix`... at the step of the start."""
+        """Whether the file, as it was found, has metrics called `prefix`... at `step`."""
         return any(line["step"] == step and any(k.startswith(prefix) for k in line)
                    for line in self._last)  # fmt: skip
 

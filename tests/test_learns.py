@@ -1,0 +1,90 @@
+"""Both tasks are learnt on real speech, from a few seconds of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests import small
+from w2v_jax import finetune, pretrain
+from w2v_jax.data.batches import Corpus, Loader, concatenated, iterate, transcribed
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets
+from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.ctc import CTCModel
+from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.metrics import Window
+from w2v_jax.training.optim import make_optimizer
+from w2v_jax.training.sharding import batch_sharding, make_mesh
+from w2v_jax.training.state import build, make_train_step
+
+AUDIO = jnp.zeros((1, 16000), jnp.int16)
+WIDER = dict(width=64, feed_forward=128, norm_order="pre", **small.NO_DROPOUT)
+
+
+def train(init, optimizer, loss, rate, plan, loader, steps):
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    state, step = build(
+        init, optimizer, make_train_step(loss, optimizer, lambda s: rate, seed=0), mesh
+    )
+    history = []
+    for _, (batch, _) in zip(
+        range(steps), iterate(plan, loader, sharding=batch_sharding(mesh)), strict=False
+    ):
+        state, metrics = step(state, batch)
+        window = Window()
+        window.add(jax.device_get(metrics))
+        history.append(window.means())
+    return state, history
+
+
+def test_contrastive_task(manifests):
+    config = small.pretraining(**{**WIDER, "feature_grad_mult": 1.0})
+    config.quantizer.codes = 16
+    config.masking.update(prob=0.4, span=5)
+    config.loss.update(penalty_weight=0.0, negatives=100)
+    corpus = concatenated(Manifest.read(manifests["train"]), 32_000, seed=0)
+    plan = BatchPlan(crop_buckets(corpus.lengths, [32_000], 128_000, 1), seed=0, num_steps=160)
+    model = Wav2Vec2(
+        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
+    )
+    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
+    _, history = train(
+        lambda: model.init(jax.random.key(0), AUDIO, None, mask, index),
+        make_optimizer(config.optim), pretrain.make_loss(config), 2e-3, plan,
+        Loader(corpus, 0), 160,
+    )  # fmt: skip
+    mean = lambda name, part: np.mean([line[name] for line in history[part]])  # noqa: E731
+    last = slice(-20, None)
+    assert mean("train/contrastive_bits", last) < 6.5, "chance is 6.66 bits"
+    assert mean("train/accuracy", last) > 5 / 101
+    assert mean("train/accuracy", last) > 1.5 * mean("train/accuracy", slice(0, 20))
+    assert mean("train/code_perplexity", last) > 10
+
+
+def test_ctc_learns_a_few_utterances_by_heart(manifests):
+    alphabet = Alphabet.english()
+    manifest, labels = transcribed(Manifest.read(manifests["train"]), alphabet)
+    short = np.argsort(manifest.samples)[40:44]
+    manifest, labels = manifest.select(short), [labels[i] for i in short]
+    config = small.finetuning(**WIDER)
+    config.model.feature_grad_mult = 1.0
+    config.time_masking.update(prob=0.0, minimum=0)
+    config.channel_masking.prob = 0.0
+    corpus = Corpus(manifest, cache_bytes=10**7)
+    size = int(-(-corpus.lengths.max() // 1600) * 1600)
+    plan = BatchPlan(pad_buckets(corpus.lengths, [size], 4 * size, 1), seed=0, num_steps=150)
+    encoder = EncoderConfig.from_dict(config.model)
+    model = CTCModel(encoder, len(alphabet))
+    state, history = train(
+        lambda: model.init(jax.random.key(0), AUDIO),
+        make_optimizer(config.optim), finetune.make_loss(config, len(alphabet)), 3e-3, plan,
+        Loader(corpus, 0, crop=False, labels=labels), 150,
+    )  # fmt: skip
+    assert history[-1]["train/ctc_loss"] < 0.1 * history[0]["train/ctc_loss"]
+    recognizer = Recognizer(encoder, alphabet)
+    variables = {"params": state.params, "stats": state.stats}
+    for row, label in enumerate(labels):
+        text = recognizer.text(variables, corpus.audio(row, 0, int(corpus.lengths[row])))
+        assert text == alphabet.decode(label)

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from w2v_jax.data.plan import (
+    BatchPlan,
+    concatenation,
+    crop_buckets,
+    pad_buckets,
+    quantile_edges,
+    sequential,
+)
+from w2v_jax.errors import UserError
+
+LENGTHS = np.random.default_rng(0).integers(8_000, 100_000, 500)
+
+
+def plan(seed=1, num_steps=5000):
+    buckets = crop_buckets(LENGTHS, [16_000, 32_000, 64_000], 256_000, 2)
+    return BatchPlan(buckets, seed=seed, num_steps=num_steps)
+
+
+def test_crop_buckets_never_pad():
+    for bucket in crop_buckets(LENGTHS, [16_000, 32_000, 64_000], 256_000, 2):
+        assert (LENGTHS[bucket.items] >= bucket.samples).all()
+        assert bucket.rows * bucket.samples == 256_000
+    used = np.concatenate([b.items for b in crop_buckets(LENGTHS, [16_000, 64_000], 256_000, 1)])
+    assert sorted(used) == list(np.flatnonzero(LENGTHS >= 16_000))
+
+
+def test_pad_buckets_never_crop():
+    edges = quantile_edges(LENGTHS, 8)
+    buckets = pad_buckets(LENGTHS, edges, 256_000, 1)
+    assert sum(len(b.items) for b in buckets) == len(LENGTHS)
+    for bucket in buckets:
+        assert (LENGTHS[bucket.items] <= bucket.samples).all()
+    padded = sum(len(b.items) * b.samples for b in buckets)
+    assert LENGTHS.sum() / padded > 0.85
+    assert pad_buckets(LENGTHS, [50_000], 256_000, 1)[0].items.size == (LENGTHS <= 50_000).sum()
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    a, b = plan(), plan()
+    order = np.random.default_rng(0).permutation(3000)[:200]
+    for step in order:
+        np.testing.assert_array_equal(a[step].items, b[int(step)].items)
+    again = [plan(seed=2)[s].items for s in range(20)]
+    assert not all(np.array_equal(a[s].items, again[s]) for s in range(20))
+
+
+def test_every_item_once_per_epoch():
+    for bucket_index, bucket in enumerate(plan().buckets):
+        p = plan()
+        seen = np.concatenate(
+            [s.items for s in map(p.__getitem__, range(1500)) if s.samples == bucket.samples]
+        )
+        n = len(bucket.items)
+        for epoch in range(2):
+            assert sorted(seen[epoch * n : (epoch + 1) * n]) == sorted(bucket.items), bucket_index
+        assert not np.array_equal(seen[:n], seen[n : 2 * n]), "every epoch has its own order"
+
+
+def test_buckets_are_mixed_in_proportion():
+    p = plan()
+    counts = np.zeros(len(p.buckets))
+    for step in range(2000):
+        counts[[b.samples for b in p.buckets].index(p[step].samples)] += 1
+    ideal = np.array([len(b.items) / b.rows for b in p.buckets])
+    np.testing.assert_allclose(counts / 2000, ideal / ideal.sum(), atol=0.002)
+
+
+def test_sequential_covers_all_once():
+    items = np.concatenate(
+        [s.items for s in sequential(pad_buckets(LENGTHS, [100_000], 300_000, 3))]
+    )
+    assert sorted(items[items >= 0]) == list(range(len(LENGTHS)))
+    assert len(items) % 3 == 0
+
+
+def test_concatenation():
+    speakers = np.array(["a", "b"])[np.arange(len(LENGTHS)) % 2]
+    groups = concatenation(LENGTHS, speakers, 200_000, seed=0)
+    assert sorted(np.concatenate(groups)) == list(range(len(LENGTHS)))
+    sums = np.array([LENGTHS[g].sum() for g in groups])
+    assert (sums < 200_000).sum() <= 2, "at most one short rest per speaker"
+    assert all(len(set(speakers[g])) == 1 for g in groups)
+
+
+def test_nothing_fits():
+    with pytest.raises(UserError, match="lengths"):
+        BatchPlan(crop_buckets(LENGTHS, [10**6], 10**6, 1), seed=0, num_steps=1)

@@ -1,0 +1,141 @@
+"""A run killed anywhere continues to the same bits as one that was never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from w2v_jax.training.checkpoint import Checkpoints
+from w2v_jax.training.loop import PREEMPTED
+from w2v_jax.training.writer import read_lines
+
+ROOT = Path(__file__).parent.parent
+STEPS, SAVE, KILL_AFTER = 14, 5, 8
+
+SCRIPT = """
+import os, sys
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+from tests import small
+from w2v_jax import {entry}
+config = small.{kind}()
+config.data.train, config.data.valid = {train!r}, {valid!r}
+config.num_steps, config.log_steps, config.save_steps, config.eval_steps = {steps}, 3, {save}, 7
+config.data.accumulation = {accumulation}
+config.data.row_multiple = {accumulation}
+config.mesh.data = 1
+{entry}.main(config, {workdir!r})
+"""
+
+
+def start(workdir, manifests, kind, accumulation=1):
+    entry = {"pretraining": "pretrain", "finetuning": "finetune"}[kind]
+    code = SCRIPT.format(
+        entry=entry, kind=kind, train=manifests["train"], valid=manifests["dev"], steps=STEPS,
+        save=SAVE, workdir=str(workdir), accumulation=accumulation,
+    )  # fmt: skip
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=280)
+    return process.returncode, output
+
+
+def wait_for_step(workdir, step, process):
+    """Blocks until the metrics of `step` are on disk."""
+    deadline = time.time() + 240
+    while time.time() < deadline and process.poll() is None:
+        if any(line["step"] >= step for line in read_lines(workdir / "metrics.jsonl")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(finish(process)[1])
+
+
+def final(workdir):
+    """Every array of the last checkpoint, and the metrics but for the times."""
+    import orbax.checkpoint as ocp
+
+    folder = workdir / "checkpoints"
+    step = max(int(path.name) for path in folder.iterdir())
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        state = checkpointer.restore(folder / str(step) / "state")
+    leaves = {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
+    lines = [
+        {k: v for k, v in line.items() if not k.startswith("time/") or k == "time/hours_heard"}
+        for line in read_lines(workdir / "metrics.jsonl")
+    ]
+    return step, leaves, lines
+
+
+def assert_same(a, b):
+    assert a[0] == b[0] == STEPS
+    assert a[1].keys() == b[1].keys()
+    assert any(".opt" in key or "['opt']" in key for key in a[1])
+    for key, value in a[1].items():
+        assert value.tobytes() == b[1][key].tobytes(), key
+    assert json.dumps(a[2]) == json.dumps(b[2])
+
+
+@pytest.mark.parametrize(("kind", "accumulation"), [("pretraining", 2), ("finetuning", 1)])
+def test_killed_run_ends_in_the_same_bits(tmp_path, manifests, kind, accumulation):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    code, output = finish(start(whole, manifests, kind, accumulation))
+    assert code == 0, output
+
+    process = start(cut, manifests, kind, accumulation)
+    wait_for_step(cut, KILL_AFTER, process)  # past the checkpoint of step 5, before that of 10
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+
+    code, output = finish(start(cut, manifests, kind, accumulation))
+    assert code == 0, output
+    assert "continues from step" in output
+    assert_same(final(whole), final(cut))
+
+    # a third start has nothing to do and changes nothing
+    code, output = finish(start(cut, manifests, kind, accumulation))
+    assert code == 0, output
+    assert_same(final(whole), final(cut))
+
+
+def test_sigterm_saves_and_asks_to_be_run_again(tmp_path, manifests):
+    process = start(tmp_path, manifests, "pretraining")
+    wait_for_step(tmp_path, 3, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == PREEMPTED, output
+    assert "the same command continues" in output
+    code, output = finish(start(tmp_path, manifests, "pretraining"))
+    assert code == 0, output
+
+
+def test_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
+    state = {"a": jax.numpy.arange(1000.0), "b": jax.numpy.int32(3)}
+    checkpoints = Checkpoints(tmp_path, save_steps=1)
+    for step in (1, 2):
+        checkpoints.save(step, {**state, "b": jax.numpy.int32(step)}, {"n": step})
+    checkpoints.close()
+    for path in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    checkpoints = Checkpoints(tmp_path, save_steps=1)
+    restored, meta = checkpoints.restore(abstract)
+    checkpoints.close()
+    assert int(restored["b"]) == meta["n"] == 1
+    assert "step 2 cannot be read" in caplog.text

@@ -1,0 +1,200 @@
+"""The update: schedules, freezing, accumulation, meshes, skipped steps, one trace per shape."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import small
+from w2v_jax import finetune, pretrain
+from w2v_jax.errors import UserError
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.ctc import CTCModel
+from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.training.loop import check_unchanged
+from w2v_jax.training.metrics import Window
+from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
+from w2v_jax.training.sharding import make_mesh
+from w2v_jax.training.state import build, make_train_step
+from w2v_jax.training.writer import Writer, read_lines
+
+AUDIO = jnp.zeros((1, 16000), jnp.int16)
+
+
+def pretraining(mesh, *, dropout=False, config=None):
+    config = config or small.pretraining(**({} if dropout else small.NO_DROPOUT))
+    model = Wav2Vec2(
+        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
+    )
+    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
+    optimizer = make_optimizer(config.optim)
+    schedule = linear_schedule(1e-2, 2, 100)
+    step = make_train_step(pretrain.make_loss(config), optimizer, schedule, seed=0)
+    return build(
+        lambda: model.init(jax.random.key(0), AUDIO, None, mask, index), optimizer, step, mesh
+    )
+
+
+def finetuning(mesh, freeze_steps=0):
+    config = small.finetuning()
+    model = CTCModel(EncoderConfig.from_dict(config.model), 32)
+    freeze = dict(freeze="encoder", freeze_steps=freeze_steps)
+    optimizer = make_optimizer(config.optim, **freeze)
+    step = make_train_step(
+        finetune.make_loss(config, 32), optimizer, linear_schedule(1e-2, 0, 100), seed=0, **freeze
+    )
+    return build(lambda: model.init(jax.random.key(0), AUDIO), optimizer, step, mesh)
+
+
+def one_device():
+    return make_mesh({"data": 1}, jax.devices()[:1])
+
+
+def test_linear_schedule():
+    schedule = linear_schedule(1.0, 10, 110)
+    assert [float(schedule(s)) for s in (0, 5, 10, 60, 110, 200)] == [0, 0.5, 1, 0.5, 0, 0]
+
+
+def test_tri_stage_schedule():
+    schedule = tri_stage_schedule(1.0, 100)
+    found = [float(schedule(s)) for s in (0, 5, 10, 49, 75, 100)]
+    np.testing.assert_allclose(found, [0.01, 0.505, 1, 1, 0.05**0.5, 0.05], rtol=1e-5)
+
+
+def test_adam_is_the_published_one():
+    """Decoupled weight decay on every parameter: p <- p - lr (adam + decay p)."""
+    config = small.pretraining().optim
+    config.update(weight_decay=0.1)
+    optimizer = make_optimizer(config)
+    params, grads = {"w": jnp.array([2.0, -1.0])}, {"w": jnp.array([0.5, 4.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    expected = optax.adamw(1.0, config.b1, config.b2, config.eps, weight_decay=0.1)
+    twin, _ = expected.update(grads, expected.init(params), params)
+    np.testing.assert_allclose(updates["w"], -twin["w"], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Three updates on one device with all rows in one micro-batch."""
+    state, step = pretraining(one_device())
+    first = jax.device_get(state.params)
+    for i in range(3):
+        state, metrics = step(state, small.noise_batch(8, 16000, seed=i))
+    return first, jax.device_get(state.params), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_meshes_give_the_same(reference, shape):
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), shape, strict=True)))
+    state, step = pretraining(mesh)
+    for i in range(3):
+        state, metrics = step(state, small.noise_batch(8, 16000, seed=i))
+    _, params, expected = reference
+    loss = [float(m["train/contrastive_bits"][0]) for m in (metrics, expected)]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-5)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        # Adam turns the sign of a vanishing gradient into a full step
+        assert np.mean(np.abs(np.asarray(a) - b) > 1e-4) < 0.01
+    kernel = state.params["encoder"]["context"]["layers"]["block"]["feed_forward"]["inner"][
+        "kernel"
+    ]
+    moment = state.opt[0][0].mu["encoder"]["context"]["layers"]["block"]["feed_forward"]["inner"]
+    assert kernel.sharding == moment["kernel"].sharding
+    assert kernel.addressable_shards[0].data.size * shape[1] * shape[2] == kernel.size
+
+
+def test_accumulation_sums_and_divides_once():
+    """Micro-batches with unequal numbers of targets give the gradient of the whole batch."""
+    config = small.pretraining(**small.NO_DROPOUT)
+    config.loss.update(diversity_weight=0.0, penalty_weight=0.0)  # means over a micro-batch
+    mesh = one_device()
+    results = []
+    for accumulation in (1, 4):
+        state, step = pretraining(mesh, config=config)
+        batch = small.noise_batch(8, 16000)
+        batch = {k: v.reshape(accumulation, -1, *v.shape[2:]) for k, v in batch.items()}
+        state, metrics = step(state, batch)
+        results.append((jax.device_get(state.opt[0][0].mu), jax.device_get(metrics)))
+    (a, first), (b, second) = results
+    assert first["train/accuracy"][1] == second["train/accuracy"][1]
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5 * max(np.abs(x).max(), 1e-4))
+
+
+def test_one_trace_per_batch_shape():
+    state, step = pretraining(one_device(), dropout=True)
+    for i, samples in enumerate([16000, 8000, 16000, 16000, 8000, 16000]):
+        state, _ = step(state, small.noise_batch(2, samples, seed=i))
+    assert step.__wrapped__._cache_size() == 2
+
+
+def test_non_finite_gradients_are_skipped():
+    state, step = pretraining(one_device())
+    spoiled = jax.tree.map(lambda x: x, state.params)
+    spoiled["project_context"]["bias"] = spoiled["project_context"]["bias"].at[0].set(np.nan)
+    state = state.replace(params=spoiled)
+    before = jax.device_get(state)
+    state, metrics = step(state, small.noise_batch(2, 16000))
+    assert float(metrics["train/skipped"][0]) == 1
+    assert int(state.step) == 1
+    for a, b in zip(jax.tree.leaves(state.opt), jax.tree.leaves(before.opt), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_frozen_encoder_moves_later():
+    state, step = finetuning(one_device(), freeze_steps=2)
+    moved = []
+    for i in range(3):
+        before = jax.device_get(state.params)
+        state, _ = step(state, small.labelled_batch(2, 16000, seed=i))
+        changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, state.params)
+        moved.append({key: any(jax.tree.leaves(tree)) for key, tree in changed.items()})
+    assert [m["encoder"] for m in moved] == [False, False, True]
+    assert all(m["head"] for m in moved)
+    encoder = jax.device_get(state.params["encoder"])
+    first, _ = finetuning(one_device())
+    for a, b in zip(
+        jax.tree.leaves(encoder["feature_encoder"]),
+        jax.tree.leaves(first.params["encoder"]["feature_encoder"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b, "feature_grad_mult=0 freezes the feature encoder")
+
+
+def test_mesh_errors_speak():
+    with pytest.raises(UserError, match="8 devices"):
+        make_mesh({"data": 3})
+    with pytest.raises(UserError, match="only one"):
+        make_mesh({"data": -1, "fsdp": -1})
+
+
+def test_changed_settings_are_named(tmp_path):
+    check_unchanged(tmp_path, {"model": {"width": 8, "conv": (1, 2)}})
+    check_unchanged(tmp_path, {"model": {"width": 8, "conv": [1, 2]}})
+    with pytest.raises(UserError, match=r"model\.width: 8 -> 16"):
+        check_unchanged(tmp_path, {"model": {"width": 16, "conv": (1, 2)}})
+
+
+def test_writer_forgets_what_was_after_the_checkpoint(tmp_path):
+    writer = Writer(tmp_path, 0)
+    for step in (2, 4, 6):
+        writer.write(step, {"a": step / 3})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "a"')
+    writer = Writer(tmp_path, 4)
+    writer.write(5, {"valid/b": 1.0})
+    writer.close()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [2, 4, 5]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_window_survives_json():
+    window = Window()
+    window.add({"a": (np.float32(1.1), np.float32(3)), "b": (np.float32(0), np.float32(0))})
+    again = Window(json.loads(json.dumps(window.content)))
+    assert again.content == window.content
+    assert again.means() == {"a": float(np.float32(1.1)) / 3}
