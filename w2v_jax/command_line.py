@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,12 +70,10 @@ def run_settings(kind: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def setup_logging() -> None:
-    """Our own messages at INFO, those of the libraries from WARNING on."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    """Our own messages from INFO on, those of the libraries from WARNING on, in plain words."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("w2v_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.filterwarnings("ignore", module="orbax")
 
 
 def enable_compilation_cache() -> None:

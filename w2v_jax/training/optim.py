@@ -13,10 +13,13 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 
 def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """0 -> peak over the warm-up, then linearly to 0 (fairseq polynomial_decay, power 1)."""
+    """0 -> peak over the warm-up, then linearly to 0 (fairseq polynomial_decay, power 1).
+
+    The first update has peak / warmup_steps, so none is lost at rate 0.
+    """
 
     def schedule(step):
-        up = step / max(warmup_steps, 1)
+        up = (step + 1) / max(warmup_steps, 1)
         down = (total_steps - step) / max(total_steps - warmup_steps, 1)
         return peak * jnp.clip(jnp.minimum(up, down), 0.0, 1.0)
 
