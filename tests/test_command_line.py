@@ -166,7 +166,7 @@ def test_another_config_or_data_is_refused(work, manifests):
         "pretrain", config, where, "--config.num_steps=4",
         f"--config.data.train={manifests['dev']}", f"--config.data.valid={manifests['dev']}",
     )  # fmt: skip
-    assert "data has changed" in output
+    assert "training manifest has changed" in output
     output = error(
         "finetune", f"--config={work}/config.py:finetuning", f"--workdir={work}/other", train,
         f"--config.init_from={work}/pre-export", "--config.model.num_layers=1",

@@ -1,12 +1,14 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from w2v_jax.data.plan import (
     BatchPlan,
+    bucket_edges,
     concatenation,
     crop_buckets,
     pad_buckets,
-    quantile_edges,
     sequential,
 )
 from w2v_jax.errors import UserError
@@ -28,7 +30,7 @@ def test_crop_buckets_never_pad():
 
 
 def test_pad_buckets_never_crop():
-    edges = quantile_edges(LENGTHS, 8)
+    edges = bucket_edges(LENGTHS, 8)
     buckets = pad_buckets(LENGTHS, edges, 256_000, 1)
     assert sum(len(b.items) for b in buckets) == len(LENGTHS)
     for bucket in buckets:
@@ -88,3 +90,24 @@ def test_concatenation():
 def test_nothing_fits():
     with pytest.raises(UserError, match="lengths"):
         BatchPlan(crop_buckets(LENGTHS, [10**6], 10**6, 1), seed=0, num_steps=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_bucket_edges_are_the_best(count):
+    """Against every choice of edges, on small cases."""
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        lengths = rng.integers(1, 12, 15) * 100 - rng.integers(0, 100, 15)
+        rounded = -(-lengths // 100) * 100
+        all_edges = np.unique(rounded)
+
+        def cost(edges, lengths=lengths):
+            return sum(min(e for e in edges if e >= n) for n in lengths)
+
+        best = min(
+            cost([*chosen, all_edges[-1]])
+            for chosen in itertools.combinations(all_edges[:-1], min(count, len(all_edges)) - 1)
+        )
+        edges = bucket_edges(lengths, count, 100)
+        assert len(edges) == min(count, len(all_edges))
+        assert cost(edges) == best

@@ -12,7 +12,7 @@ from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import Corpus, Loader, iterate, transcribed
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.data.plan import pad_buckets, quantile_edges, sequential
+from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import Score, score
 from w2v_jax.models.config import EncoderConfig
@@ -33,7 +33,7 @@ def evaluate(checkpoint: str, data: str, output: str, *, batch_seconds: float = 
     encoder = EncoderConfig.from_dict(config["model"])
     manifest, labels = transcribed(Manifest.read(data), alphabet)
     corpus = Corpus(manifest)
-    edges = quantile_edges(corpus.lengths, BUCKETS)
+    edges = bucket_edges(corpus.lengths, BUCKETS)
     specs = sequential(pad_buckets(corpus.lengths, edges, round(batch_seconds * SAMPLE_RATE), 1))
     texts = Recognizer(encoder, alphabet).batches(
         variables, iterate(specs, Loader(corpus, 0, crop=False))

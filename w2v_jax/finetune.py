@@ -14,7 +14,7 @@ from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import Corpus, Loader, check_rows, iterate, transcribed
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.data.plan import BatchPlan, pad_buckets, quantile_edges, sequential
+from w2v_jax.data.plan import BatchPlan, bucket_edges, pad_buckets, sequential
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import score
 from w2v_jax.errors import UserError
@@ -131,7 +131,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     processes = dict(process=jax.process_index(), processes=jax.process_count())
 
     corpus, labels = open_transcribed(data, data.train, alphabet, "training")
-    edges = quantile_edges(corpus.lengths, data.num_buckets)
+    edges = bucket_edges(corpus.lengths, data.num_buckets)
     batch = round(data.batch_seconds * SAMPLE_RATE)
     buckets = pad_buckets(corpus.lengths, edges, batch, data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
@@ -144,7 +144,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     evaluate = None
     if data.valid:
         held_out, held_out_labels = open_transcribed(data, data.valid, alphabet, "validation")
-        edges = quantile_edges(held_out.lengths, data.num_buckets)
+        edges = bucket_edges(held_out.lengths, data.num_buckets)
         specs = sequential(pad_buckets(held_out.lengths, edges, batch, shards_of_batch(mesh)))
         recognizer = Recognizer(encoder, alphabet, sharding=replicated(mesh))
         recognize = on_mesh(recognizer.batches, mesh)
@@ -183,7 +183,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         save_steps=config.save_steps,
         eval_steps=config.eval_steps,
         evaluate=evaluate,
-        meta={"data": corpus.manifest.digest, "init_from": config.init_from},
+        meta={"training manifest": corpus.manifest.digest, "init_from": config.init_from},
     )
 
 

@@ -231,7 +231,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         save_steps=config.save_steps,
         eval_steps=config.eval_steps,
         evaluate=evaluate,
-        meta={"data": corpus.manifest.digest},
+        meta={"training manifest": corpus.manifest.digest},
     )
 
 

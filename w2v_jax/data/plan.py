@@ -68,12 +68,22 @@ def _buckets(choice, sizes, batch_samples, multiple) -> list[Bucket]:
     return [bucket for bucket in buckets if len(bucket.items)]
 
 
-def quantile_edges(lengths: np.ndarray, count: int, step: int = 1600) -> list[int]:
-    """Up to `count` bucket edges, each holding equally much audio, rounded up to `step` samples."""
-    order = np.sort(lengths)
-    share = np.cumsum(order) / order.sum()
-    index = np.searchsorted(share, np.arange(1, count + 1) / count - 1e-9).clip(max=len(order) - 1)
-    return sorted({int(-(-order[i] // step) * step) for i in index})
+def bucket_edges(lengths: np.ndarray, count: int, step: int = 1600) -> list[int]:
+    """The `count` bucket edges (multiples of `step` samples) that need the least padding."""
+    edges = np.unique(-(-lengths // step)) * step
+    within = np.searchsorted(np.sort(lengths), edges, side="right")  # items up to each edge
+    later = np.arange(len(edges))[:, None] < np.arange(len(edges))
+    # padded[j]: samples in the best k buckets for the items up to edge j; previous: their edges
+    padded, previous = (edges * within).astype(float), []
+    for _ in range(min(count, len(edges)) - 1):
+        cost = padded[:, None] + edges * (within - within[:, None])
+        cost = np.where(later, cost, np.inf)
+        previous.append(cost.argmin(0))
+        padded = cost.min(0)
+    found = [len(edges) - 1]
+    for choice in reversed(previous):
+        found.append(int(choice[found[-1]]))
+    return [int(edges[i]) for i in reversed(found)]
 
 
 class BatchPlan:
