@@ -2,6 +2,9 @@
 
 from ml_collections import ConfigDict
 
+from w2v_jax.errors import UserError
+from w2v_jax.models.config import EncoderConfig
+
 # Sources: wav2vec 2.0 (arXiv 2006.11477) section 4.2 and fairseq examples/wav2vec/config
 SIZES = {
     "tiny": dict(
@@ -40,11 +43,19 @@ QUANTIZERS = {
 }
 
 
+def model(size: str) -> ConfigDict:
+    """Every key of the encoder, so that each can be set from the command line."""
+    if size not in SIZES:
+        raise UserError(f"the config has no size {size!r}; choose {', '.join(SIZES)}")
+    return ConfigDict(EncoderConfig(**SIZES[size]).to_dict())
+
+
 def pretraining(size: str) -> ConfigDict:
     """A pre-training config with the values all wav2vec 2.0 recipes have in common."""
     config = ConfigDict()
+    config.kind = "pretrained"
     config.seed = 0
-    config.model = ConfigDict(SIZES[size])
+    config.model = model(size)
     config.quantizer = ConfigDict(QUANTIZERS[size])
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.loss = ConfigDict(
@@ -67,9 +78,10 @@ def pretraining(size: str) -> ConfigDict:
 def finetuning(size: str) -> ConfigDict:
     """A CTC fine-tuning config with the values all wav2vec 2.0 recipes have in common."""
     config = ConfigDict()
+    config.kind = "ctc"
     config.seed = 0
     config.init_from = ""  # an exported pre-trained model; empty: random weights
-    config.model = ConfigDict(SIZES[size])
+    config.model = model(size)
     config.model.update(
         feature_grad_mult=0.0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.1,
         dropout_input=0.0, layerdrop=0.1,

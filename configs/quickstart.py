@@ -3,7 +3,7 @@
     python -m w2v_jax.pretrain --config=configs/quickstart.py:pretrain --workdir=runs/pretrain
     python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/finetuned \
         --config.init_from=runs/pretrain/export
-    python -m w2v_jax.finetune --config=configs/quickstart.py:scratch --workdir=runs/scratch
+    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/scratch
 
 Differences from the paper, all to learn something within minutes from 24 s of audio per update
 instead of 1.6 h: a smaller feature encoder, pre-norm blocks, 2 x 32 codes, spans of 5 frames,
@@ -36,14 +36,14 @@ def get_config(stage: str = "pretrain"):
         config.optim.update(peak_lr=5e-4, warmup_steps=50)
         config.update(num_steps=1000, log_steps=10, save_steps=100, eval_steps=100)
         return config
-    config.model.update(dropout=0.05, activation_dropout=0.0, layerdrop=0.0)
+    config.model.update(
+        dropout=0.05, attention_dropout=0.0, dropout_input=0.0, activation_dropout=0.0,
+        layerdrop=0.0, feature_grad_mult=1.0,
+    )  # fmt: skip
     config.time_masking.update(prob=0.2, span=5)
     config.channel_masking.update(prob=0.1, span=16)
-    config.data.update(num_buckets=4, max_seconds=12.0)
-    config.optim.peak_lr = 1e-3
+    config.data.update(num_buckets=4, max_seconds=6.0)
+    config.optim.peak_lr = 5e-4
     config.freeze_steps = 0
     config.update(num_steps=300, log_steps=10, save_steps=100, eval_steps=50)
-    if stage == "scratch":
-        # random filters must be trained too; pre-trained ones stay as they are
-        config.model.feature_grad_mult = 1.0
     return config

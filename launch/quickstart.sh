@@ -21,7 +21,7 @@ run finetune --config=configs/quickstart.py:finetune --workdir="$runs/finetuned"
   --config.init_from="$runs/pretrain/export"
 
 echo "4/5 finetune: the same from random weights"
-run finetune --config=configs/quickstart.py:scratch --workdir="$runs/scratch" "${data[@]}"
+run finetune --config=configs/quickstart.py:finetune --workdir="$runs/scratch" "${data[@]}"
 
 echo "5/5 evaluate on held-out speech"
 for name in finetuned scratch; do

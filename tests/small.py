@@ -18,7 +18,7 @@ NO_DROPOUT = dict(
 def pretraining(**model) -> ConfigDict:
     """A pre-training config of a model that compiles in seconds."""
     config = common.pretraining("tiny")
-    config.model = ConfigDict({**MODEL, **model})
+    config.model.update({**MODEL, **model})
     config.quantizer = ConfigDict(dict(groups=2, codes=8, width=16, projection=16))
     config.loss.negatives = 10
     config.data.update(batch_seconds=8.0, row_multiple=1, threads=1, crop_seconds=(1.0, 2.0))
@@ -30,7 +30,7 @@ def pretraining(**model) -> ConfigDict:
 def finetuning(**model) -> ConfigDict:
     """A fine-tuning config of a model that compiles in seconds."""
     config = common.finetuning("tiny")
-    config.model = ConfigDict({**MODEL, "feature_grad_mult": 0.0, **model})
+    config.model.update({**MODEL, **model})
     config.data.update(batch_seconds=8.0, row_multiple=1, threads=1, num_buckets=2, max_seconds=3.0)
     config.freeze_steps = 0
     config.update(num_steps=8, log_steps=2, save_steps=3, eval_steps=4)

@@ -141,7 +141,9 @@ def test_errors_name_value_key_and_remedy(work, manifests, tmp_path):
     config = f"--config={work}/config.py:pretraining"
     train = f"--config.data.train={manifests['train']}"
     output = error("pretrain", config, f"--workdir={tmp_path}", "--config.modle.width=3", train)
-    assert "modle" in output
+    assert "no key 'modle'. Did you mean" in output
+    output = error("pretrain", f"--config={work}/config.py:finetuning", f"--workdir={tmp_path}")
+    assert "a pretrained one is needed" in output
     output = error("pretrain", config, f"--workdir={tmp_path}", "--config.model.block=lstm", train)
     assert "model.block is 'lstm'" in output
     missing = tmp_path / "missing.tsv"

@@ -27,17 +27,12 @@ def run(main: Callable[[list[str]], None]) -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(argv)
-        except (
-            flags.Error,
-            UserError,
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OSError,
-        ) as e:
-            print(f"error: {e}", file=sys.stderr)
-            sys.exit(2)
+        except KeyError as error:
+            message = f"the config has no key {error.args[0]}".replace("\n", ". ")
+        except (flags.Error, UserError, AttributeError, TypeError, ValueError, OSError) as error:
+            message = str(error).replace("\n", ". ")
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
 
@@ -62,11 +57,16 @@ FREE_KEYS = ("mesh", "log_steps", "save_steps", "eval_steps", "init_from")
 FREE_DATA_KEYS = ("train", "valid", "threads", "cache_gigabytes", "max_bad_share")
 
 
-def run_settings(kind: str, config: ConfigDict) -> dict[str, Any]:
-    """The part of a config that decides the numbers of a run, as plain JSON."""
+def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:
+    """The part of a config that decides the numbers of a run, as plain JSON.
+
+    Raises UserError where the config is not of `kind`: "pretrained" or "ctc".
+    """
+    if config.kind != kind:
+        raise UserError(f"this config trains a {config.kind} model; a {kind} one is needed here")
     settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in FREE_KEYS}
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in FREE_DATA_KEYS}
-    return {"kind": kind, **settings}
+    return settings
 
 
 def setup_logging() -> None:

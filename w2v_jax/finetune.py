@@ -121,13 +121,11 @@ def with_encoder(state: TrainState, encoder: dict[str, Any]) -> TrainState:
 def main(config: ConfigDict, workdir: str) -> TrainState:
     """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
     command_line.enable_compilation_cache()
+    alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
+    settings = command_line.run_settings(config, "ctc") | {"alphabet": alphabet.to_dict()}
     mesh = make_mesh(config.mesh)
     data = config.data
-    alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
     encoder = EncoderConfig.from_dict(config.model)
-    check_unchanged(
-        workdir, {**command_line.run_settings("ctc", config), "alphabet": alphabet.to_dict()}
-    )
     processes = dict(process=jax.process_index(), processes=jax.process_count())
 
     corpus, labels = open_transcribed(data, data.train, alphabet, "training")
@@ -157,6 +155,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
             result = score(references, [texts[i] for i in range(len(references))])
             return {"valid/wer": result.wer, "valid/cer": result.cer}
 
+    check_unchanged(workdir, settings)
     optimizer = make_optimizer(config.optim, freeze="encoder", freeze_steps=config.freeze_steps)
     schedule = make_schedule(config.optim, config.num_steps)
     step = make_train_step(

@@ -177,10 +177,11 @@ def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -
 def main(config: ConfigDict, workdir: str) -> TrainState:
     """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
     command_line.enable_compilation_cache()
+    settings = command_line.run_settings(config, "pretrained")
+    encoder = EncoderConfig.from_dict(config.model)
+    model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config.quantizer))
     mesh = make_mesh(config.mesh)
     data = config.data
-    settings = command_line.run_settings("pretrained", config)
-    check_unchanged(workdir, settings)
     corpus = open_corpus(data, data.train)
     buckets = make_buckets(data, corpus, "training", data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
@@ -199,14 +200,12 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
             Loader(held_out, 0, process=jax.process_index(), processes=jax.process_count()),
         )  # fmt: skip
 
+    check_unchanged(workdir, settings)
     optimizer = make_optimizer(config.optim)
     schedule = make_schedule(config.optim, config.num_steps)
-    model = Wav2Vec2(
-        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
-    )
 
     def init() -> Any:
-        frames = model.config.frames(SAMPLE_RATE)
+        frames = encoder.frames(SAMPLE_RATE)
         return model.init(
             jax.random.key(config.seed),
             jnp.zeros((1, SAMPLE_RATE), jnp.int16),
