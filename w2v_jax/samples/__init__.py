@@ -1,0 +1,1 @@
+"""Twenty-two minutes of real, transcribed speech; see ATTRIBUTION.md."""
