@@ -4,10 +4,12 @@
         --workdir=runs/base-10h --config.init_from=runs/base/export \
         --config.data.train=train-10h.tsv --config.data.valid=dev-other.tsv
 
-split: 10m, 1h, 10h, 100h, 960h; size: base, large_lv60k. Not measured with this code yet.
+split: 10m, 1h, 10h, 100h, 960h; size: tiny, base, large, large_lv60k (large: LV-60k's values).
+Not measured with this code yet.
 """
 
 from configs import common
+from w2v_jax.errors import UserError
 
 # peak learning rate, updates, time mask, channel mask, layerdrop, frozen updates
 RECIPES = {
@@ -26,18 +28,29 @@ RECIPES = {
         "960h": (3e-5, 320_000, 0.5, 0.25, 0.1, 10_000),
     },
 }
-BATCH_SECONDS = {"base": 1600.0, "large_lv60k": 1600.0}
+# the small size is for trying things; its values are the choice of this repository
+RECIPES["tiny"] = dict.fromkeys(RECIPES["base"], (0.0005, 2000, 0.5, 0.1, 0.05, 0))
+RECIPES["large"] = RECIPES["large_lv60k"]
 
 
 def get_config(argument: str = "split=10h,size=base"):
-    choice = dict(part.split("=") for part in argument.split(","))
-    size = choice.get("size", "base")
-    recipe = RECIPES[size][choice["split"]]
+    choice = {"size": "base", **dict(part.partition("=")[::2] for part in argument.split(","))}
+    size, split = choice.get("size"), choice.get("split")
+    if size not in RECIPES or split not in RECIPES[size]:
+        raise UserError(
+            f"configs/finetune.py:{argument} is unknown; write split=S,size=Z with S one of "
+            f"{', '.join(RECIPES['base'])} and Z one of {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[size][split]
     config = common.finetuning(size)
     config.optim.peak_lr, config.num_steps = recipe[:2]
     config.time_masking.prob, config.channel_masking.prob = recipe[2:4]
     config.model.layerdrop, config.freeze_steps = recipe[4:]
+    if size == "tiny":
+        config.data.update(batch_seconds=32.0, row_multiple=1)
+        config.save_steps = config.eval_steps = 200
+        return config
     config.model.dtype = "bfloat16"
-    config.data.batch_seconds = BATCH_SECONDS[size]
+    config.data.batch_seconds = 1920.0 if (size, split) == ("large_lv60k", "960h") else 1600.0
     config.save_steps = config.eval_steps = 1_000
     return config

@@ -11,11 +11,14 @@ learning rates and a Gumbel temperature that move faster, little dropout.
 """
 
 from configs import common
+from w2v_jax.errors import UserError
 
 DATA = "runs/data"
 
 
 def get_config(stage: str = "pretrain"):
+    if stage not in ("pretrain", "finetune"):
+        raise UserError(f"configs/quickstart.py:{stage} is unknown; write pretrain or finetune")
     config = (
         common.pretraining("quickstart") if stage == "pretrain" else common.finetuning("quickstart")
     )

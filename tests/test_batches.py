@@ -130,6 +130,15 @@ def test_unreadable_files_are_replaced_and_named(manifest, tmp_path, caplog):
         same(again(plan[step]), first[step])
 
 
+def test_unreadable_files_are_left_out_of_an_evaluation(manifest, tmp_path):
+    corpus = Corpus(broken(manifest, tmp_path, 2))
+    specs = sequential(pad_buckets(corpus.lengths, [int(corpus.lengths.max())], 10**6, 1))
+    loader = Loader(corpus, 0, crop=False, replace_bad=False, max_bad_share=0.1)
+    ids = np.concatenate([batch["id"].ravel() for batch, _ in iterate(specs, loader)])
+    assert sorted(ids[ids >= 0]) == list(range(2, len(corpus)))
+    assert set(loader.bad) == {0, 1}
+
+
 def test_too_many_unreadable_files_stop_the_run(manifest, tmp_path):
     plan, loader = crops(Corpus(broken(manifest, tmp_path, 20)), max_bad_share=0.1)
     with pytest.raises(UserError, match="max_bad_share"):

@@ -154,6 +154,10 @@ def test_errors_name_value_key_and_remedy(work, manifests, tmp_path):
     assert "workdir" in output
     output = error("pretrain", "--config=nothing.py", f"--workdir={tmp_path}")
     assert "nothing.py" in output
+    output = error("pretrain", config, f"--workdir={tmp_path}")
+    assert "--config.data.train" in output
+    output = error("finetune", "--config=configs/finetune.py:split=5h", f"--workdir={tmp_path}")
+    assert "10m, 1h" in output
 
 
 def test_another_config_or_data_is_refused(work, manifests):

@@ -18,6 +18,7 @@ ROOMS = {
     "training": set(),
     "decoding": {"audio", "text", "models"},
     "interop": {"models"},
+    "samples": set(),
 }
 DOORS = {
     "grain": {"data/batches.py"},

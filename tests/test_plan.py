@@ -5,6 +5,7 @@ import pytest
 
 from w2v_jax.data.plan import (
     BatchPlan,
+    Bucket,
     bucket_edges,
     concatenation,
     crop_buckets,
@@ -68,6 +69,20 @@ def test_buckets_are_mixed_in_proportion():
         counts[[b.samples for b in p.buckets].index(p[step].samples)] += 1
     ideal = np.array([len(b.items) / b.rows for b in p.buckets])
     np.testing.assert_allclose(counts / 2000, ideal / ideal.sum(), atol=0.002)
+
+
+def test_rare_buckets_have_their_turn():
+    buckets = [Bucket(10, 8, np.arange(20)), Bucket(20, 8, np.arange(100_000))]
+    plan = BatchPlan(buckets, seed=0, num_steps=10**6)
+    seen = [plan[step].samples for step in range(6000)]
+    assert seen.count(10) == pytest.approx(6000 * 20 / 100_020, abs=1)
+    steps = [plan[step].items for step in range(20_000) if plan[step].samples == 10]
+    assert sorted(np.concatenate(steps)[:20]) == list(range(20))
+
+
+def test_a_bucket_is_no_larger_than_its_items():
+    specs = sequential([Bucket(10, 64, np.arange(5))], 4)
+    assert [len(spec.items) for spec in specs] == [8]
 
 
 def test_sequential_covers_all_once():

@@ -112,19 +112,22 @@ def test_killed_run_ends_in_the_same_bits(tmp_path, manifests, kind, accumulatio
 
 
 def test_sigterm_saves_and_asks_to_be_run_again(tmp_path, manifests):
-    process = start(tmp_path, manifests, "pretraining")
-    wait_for_step(tmp_path, 3, process)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert finish(start(whole, manifests, "pretraining"))[0] == 0
+    process = start(cut, manifests, "pretraining")
+    wait_for_step(cut, 3, process)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == PREEMPTED, output
     assert "the same command continues" in output
-    code, output = finish(start(tmp_path, manifests, "pretraining"))
+    code, output = finish(start(cut, manifests, "pretraining"))
     assert code == 0, output
+    assert_same(final(whole), final(cut))
 
 
 def test_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     state = {"a": jax.numpy.arange(1000.0), "b": jax.numpy.int32(3)}
-    checkpoints = Checkpoints(tmp_path, save_steps=1)
+    checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(step, {**state, "b": jax.numpy.int32(step)}, {"n": step})
     checkpoints.close()
@@ -134,7 +137,7 @@ def test_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    checkpoints = Checkpoints(tmp_path, save_steps=1)
+    checkpoints = Checkpoints(tmp_path)
     restored, meta = checkpoints.restore(abstract)
     checkpoints.close()
     assert int(restored["b"]) == meta["n"] == 1

@@ -14,6 +14,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.loop import check_unchanged
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
@@ -140,6 +141,9 @@ def test_non_finite_gradients_are_skipped():
     state, metrics = step(state, small.noise_batch(2, 16000))
     assert float(metrics["train/skipped"][0]) == 1
     assert int(state.step) == 1
+    window = Window()
+    window.add(jax.device_get(metrics))
+    assert all(np.isfinite(value) for value in window.means().values())
     for a, b in zip(jax.tree.leaves(state.opt), jax.tree.leaves(before.opt), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -173,7 +177,12 @@ def test_mesh_errors_speak():
 
 def test_changed_settings_are_named(tmp_path):
     check_unchanged(tmp_path, {"model": {"width": 8, "conv": (1, 2)}})
+    check_unchanged(tmp_path, {"model": {"width": 4}})  # nothing was trained yet
     check_unchanged(tmp_path, {"model": {"width": 8, "conv": [1, 2]}})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": jnp.ones(2)}, {})
+    checkpoints.close()
+    check_unchanged(tmp_path, {"model": {"width": 8, "conv": (1, 2)}})
     with pytest.raises(UserError, match=r"model\.width: 8 -> 16"):
         check_unchanged(tmp_path, {"model": {"width": 16, "conv": (1, 2)}})
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -23,6 +24,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(130)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -46,15 +50,33 @@ def run_training(main: Callable[..., object]) -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
     def start(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise UserError(f"unknown arguments {argv[1:]}; flags begin with --")
-        main(config.value, workdir.value)
+        no_arguments(argv)
+        try:
+            values = config.value
+        except OSError as error:
+            raise UserError(f"the config file cannot be read: {error}") from None
+        for key in ("log_steps", "save_steps", "eval_steps", "num_steps"):
+            if values[key] < 1:
+                raise UserError(f"--config.{key}={values[key]} must be at least 1")
+        if not values.data.train:
+            raise UserError("set --config.data.train to a manifest (python -m w2v_jax.prepare)")
+        if jax.process_count() > 1:
+            raise UserError("training on several processes is not supported yet; start one")
+        main(values, workdir.value)
 
     run(start)
 
 
+def no_arguments(argv: list[str]) -> None:
+    """Raises UserError for words that are no flags."""
+    if len(argv) > 1:
+        raise UserError(f"unknown arguments {argv[1:]}; flags begin with --")
+
+
 FREE_KEYS = ("mesh", "log_steps", "save_steps", "eval_steps", "init_from")
-FREE_DATA_KEYS = ("train", "valid", "threads", "cache_gigabytes", "max_bad_share")
+# what changes no number beyond rounding, so that a run may move to another machine
+FREE_MODEL_KEYS = ("remat", "scan", "pos_conv_method")
+FREE_DATA_KEYS = ("train", "valid", "threads", "cache_gigabytes", "max_bad_share", "accumulation")
 
 
 def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:
@@ -66,6 +88,7 @@ def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:
         raise UserError(f"this config trains a {config.kind} model; a {kind} one is needed here")
     settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in FREE_KEYS}
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in FREE_DATA_KEYS}
+    settings["model"] = {k: v for k, v in settings["model"].items() if k not in FREE_MODEL_KEYS}
     return settings
 
 
@@ -78,8 +101,6 @@ def setup_logging() -> None:
 
 def enable_compilation_cache() -> None:
     """Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (default ~/.cache/w2v_jax)."""
-    import jax
-
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/w2v_jax"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -22,11 +22,18 @@ from w2v_jax.training.checkpoint import load_exported
 BUCKETS = 8
 
 
-def evaluate(checkpoint: str, data: str, output: str, *, batch_seconds: float = 60.0) -> Score:
+def evaluate(
+    checkpoint: str,
+    data: str,
+    output: str,
+    *,
+    batch_seconds: float = 60.0,
+    max_bad_share: float = 0.05,
+) -> Score:
     """Greedy WER and CER of the model in `checkpoint` on the manifest `data`.
 
     Every reference and hypothesis is written to `output` (tsv). Utterances whose transcript the
-    model's alphabet cannot write, or which are too short to give a frame, are left out and named.
+    model's alphabet cannot write, and files that cannot be read, are left out and named.
     """
     variables, config = load_exported(checkpoint, "ctc")
     alphabet = Alphabet.from_dict(config["alphabet"])
@@ -35,28 +42,32 @@ def evaluate(checkpoint: str, data: str, output: str, *, batch_seconds: float = 
     corpus = Corpus(manifest)
     edges = bucket_edges(corpus.lengths, BUCKETS)
     specs = sequential(pad_buckets(corpus.lengths, edges, round(batch_seconds * SAMPLE_RATE), 1))
-    texts = Recognizer(encoder, alphabet).batches(
-        variables, iterate(specs, Loader(corpus, 0, crop=False))
-    )
-    references = [alphabet.decode(label) for label in labels]
-    hypotheses = [texts[i] for i in range(len(references))]
+    loader = Loader(corpus, 0, crop=False, replace_bad=False, max_bad_share=max_bad_share)
+    texts = Recognizer(encoder, alphabet).batches(variables, iterate(specs, loader))
+    read = sorted(texts)
+    references = [alphabet.decode(labels[i]) for i in read]
+    hypotheses = [texts[i] for i in read]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with open(output, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t")
         table.writerow(["path", "reference", "hypothesis"])
-        table.writerows(zip(manifest.paths, references, hypotheses, strict=True))
+        table.writerows(zip(manifest.paths[read], references, hypotheses, strict=True))
     result = score(references, hypotheses)
-    print(f"{data}: {len(references)} utterances, {manifest.hours * 60:.1f} min")
+    minutes = corpus.lengths[read].sum() / SAMPLE_RATE / 60
+    print(f"{data}: {len(references)} utterances, {minutes:.1f} min")
     print(result)
     print(f"references and hypotheses: {output}")
     return result
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    command_line.no_arguments(argv)
     values = flags.FLAGS
     output = values.output or str(Path(values.checkpoint) / f"{Path(values.data).stem}.decoded.tsv")
-    evaluate(values.checkpoint, values.data, output, batch_seconds=values.batch_seconds)
+    evaluate(
+        values.checkpoint, values.data, output,
+        batch_seconds=values.batch_seconds, max_bad_share=values.max_bad_share,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -66,4 +77,5 @@ if __name__ == "__main__":
         "output", "", "table of references and hypotheses (default: CHECKPOINT/...)"
     )
     flags.DEFINE_float("batch_seconds", 60.0, "audio per batch")
+    flags.DEFINE_float("max_bad_share", 0.05, "share of unreadable files that is an error")
     command_line.run(main)

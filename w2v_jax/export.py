@@ -28,7 +28,7 @@ def export(workdir: str, output: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    command_line.no_arguments(argv)
     export(flags.FLAGS.workdir, flags.FLAGS.output)
 
 

@@ -4,6 +4,7 @@ python -m w2v_jax.finetune --config=configs/finetune.py:split=10h,size=base \
     --workdir=runs/base-10h --config.init_from=runs/base/export
 """
 
+import logging
 from typing import Any
 
 import jax
@@ -23,11 +24,13 @@ from w2v_jax.models.ctc import CTCModel
 from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.checkpoint import has_checkpoint, load_exported
 from w2v_jax.training.loop import check_unchanged, train
 from w2v_jax.training.optim import make_optimizer, make_schedule
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
 from w2v_jax.training.state import LossOutput, TrainState, build, make_train_step, on_mesh
+
+log = logging.getLogger(__name__)
 
 
 def make_loss(config: ConfigDict, vocabulary: int):
@@ -126,7 +129,6 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     mesh = make_mesh(config.mesh)
     data = config.data
     encoder = EncoderConfig.from_dict(config.model)
-    processes = dict(process=jax.process_index(), processes=jax.process_count())
 
     corpus, labels = open_transcribed(data, data.train, alphabet, "training")
     edges = bucket_edges(corpus.lengths, data.num_buckets)
@@ -134,28 +136,34 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     buckets = pad_buckets(corpus.lengths, edges, batch, data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
     plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
-    loader = Loader(
-        corpus, config.seed, data.accumulation, crop=False, labels=labels,
-        max_bad_share=data.max_bad_share, **processes,
-    )  # fmt: skip
+    bad = {"max_bad_share": data.max_bad_share}
+    loader = Loader(corpus, config.seed, data.accumulation, crop=False, labels=labels, **bad)
 
     evaluate = None
     if data.valid:
         held_out, held_out_labels = open_transcribed(data, data.valid, alphabet, "validation")
         edges = bucket_edges(held_out.lengths, data.num_buckets)
-        specs = sequential(pad_buckets(held_out.lengths, edges, batch, shards_of_batch(mesh)))
+        shards = shards_of_batch(mesh)
+        at_once = batch // data.accumulation  # what fits into memory
+        specs = sequential(pad_buckets(held_out.lengths, edges, at_once, shards), shards)
         recognizer = Recognizer(encoder, alphabet, sharding=replicated(mesh))
         recognize = on_mesh(recognizer.batches, mesh)
-        held_out_loader = Loader(held_out, 0, crop=False, **processes)
-        references = [alphabet.decode(label) for label in held_out_labels]
+        held_out_loader = Loader(held_out, 0, crop=False, replace_bad=False, **bad)
 
         def evaluate(state: TrainState) -> dict[str, float]:
             batches = iterate(specs, held_out_loader, sharding=batch_sharding(mesh))
             texts = recognize({"params": state.params, "stats": state.stats}, batches)
-            result = score(references, [texts[i] for i in range(len(references))])
+            references = [alphabet.decode(held_out_labels[i]) for i in texts]
+            result = score(references, list(texts.values()))
             return {"valid/wer": result.wer, "valid/cer": result.cer}
 
     check_unchanged(workdir, settings)
+    if not config.init_from and (config.freeze_steps or encoder.feature_grad_mult == 0):
+        log.warning(
+            "a random encoder is frozen (freeze_steps %d, model.feature_grad_mult %g): to train "
+            "from scratch set --config.freeze_steps=0 --config.model.feature_grad_mult=1.0",
+            config.freeze_steps, encoder.feature_grad_mult,
+        )  # fmt: skip
     optimizer = make_optimizer(config.optim, freeze="encoder", freeze_steps=config.freeze_steps)
     schedule = make_schedule(config.optim, config.num_steps)
     step = make_train_step(
@@ -168,7 +176,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         return model.init(jax.random.key(config.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
 
     state, train_step = build(init, optimizer, step, mesh)
-    if config.init_from:
+    if config.init_from and not has_checkpoint(workdir):
         state = with_encoder(state, initial_variables(config.init_from, encoder))
     return train(
         state,
@@ -182,7 +190,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         save_steps=config.save_steps,
         eval_steps=config.eval_steps,
         evaluate=evaluate,
-        meta={"training manifest": corpus.manifest.digest, "init_from": config.init_from},
+        meta={"training manifest": corpus.manifest.digest},
     )
 
 

@@ -15,6 +15,7 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import Corpus, Loader, check_rows, concatenated, iterate
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, Bucket, crop_buckets, sequential
+from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.wav2vec2 import Wav2Vec2
 from w2v_jax.objectives.contrastive import (
@@ -161,8 +162,15 @@ def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -
     """Crop buckets of a corpus; what is too short is reported."""
     crops = [round(seconds * SAMPLE_RATE) for seconds in config.crop_seconds]
     batch = round(config.batch_seconds * SAMPLE_RATE)
+    if name == "validation":
+        batch //= config.accumulation  # what fits into memory at once
     buckets = crop_buckets(corpus.lengths, crops, batch, multiple)
     used = sum(len(b.items) for b in buckets)
+    if not used:
+        raise UserError(
+            f"{name}: no item of {len(corpus)} is as long as {min(config.crop_seconds):g} s; lower "
+            "--config.data.crop_seconds, or join short ones with --config.data.concatenate_seconds"
+        )
     kept = sum(len(b.items) * b.samples for b in buckets)
     print(
         f"{name}: {corpus.manifest.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
@@ -186,19 +194,14 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     buckets = make_buckets(data, corpus, "training", data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
     plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
-    loader = Loader(
-        corpus, config.seed, data.accumulation, max_bad_share=data.max_bad_share,
-        process=jax.process_index(), processes=jax.process_count(),
-    )  # fmt: skip
+    loader = Loader(corpus, config.seed, data.accumulation, max_bad_share=data.max_bad_share)
     evaluate = None
     if data.valid:
         held_out = open_corpus(data, data.valid)
         shards = shards_of_batch(mesh)
-        specs = sequential(make_buckets(data, held_out, "validation", shards))
-        evaluate = make_evaluation(
-            config, mesh, specs,
-            Loader(held_out, 0, process=jax.process_index(), processes=jax.process_count()),
-        )  # fmt: skip
+        specs = sequential(make_buckets(data, held_out, "validation", shards), shards)
+        evaluation_loader = Loader(held_out, 0, replace_bad=False, max_bad_share=data.max_bad_share)
+        evaluate = make_evaluation(config, mesh, specs, evaluation_loader)
 
     check_unchanged(workdir, settings)
     optimizer = make_optimizer(config.optim)

@@ -39,7 +39,7 @@ def curve(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
 def table(runs: Path) -> str:
     """One row per stage: error rates on the test set, contrastive task, minutes of training."""
     lines = {name: read_lines(runs / name / "metrics.jsonl") for name in ("pretrain", *MODELS)}
-    if not all(lines.values()):
+    if not all(curve(line, "time/seconds")[1] for line in lines.values()):
         raise UserError(f"{runs} holds no finished quickstart; run launch/quickstart.sh")
     last = {name: curve(lines["pretrain"], f"valid/{name}")[1][-1] for name in TASK}
     rows = [["", "WER %", "CER %", "contrastive accuracy", "code perplexity", "minutes"]]
@@ -80,7 +80,7 @@ def picture(runs: Path, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    command_line.no_arguments(argv)
     runs = Path(flags.FLAGS.runs)
     print("\n" + table(runs))
     picture(runs, runs / "quickstart.png")

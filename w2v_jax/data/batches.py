@@ -17,6 +17,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet, TextError
 
 log = logging.getLogger(__name__)
+MAX_NAMED = 20  # transcripts left out that are named one by one
 
 
 class Corpus:
@@ -45,13 +46,14 @@ class Corpus:
     def _read(self, row: int, start: int, count: int) -> np.ndarray:
         cached = self._cache.get(row)
         if cached is None:
-            size = 2 * int(self.manifest.samples[row])
-            with self._lock:
-                fits = size <= self._room
-                self._room -= size if fits else 0
-            if not fits:
+            size = int(self.manifest.samples[row])
+            if 2 * size > self._room:
                 return read(self.manifest.path(row), start, count)
-            cached = self._cache[row] = read(self.manifest.path(row), 0, size // 2)
+            cached = read(self.manifest.path(row), 0, size)
+            with self._lock:
+                if row not in self._cache and cached.nbytes <= self._room:
+                    self._cache[row] = cached
+                    self._room -= cached.nbytes
         return cached[start : start + count]
 
     def audio(self, item: int, start: int, count: int) -> np.ndarray:
@@ -77,7 +79,8 @@ def concatenated(manifest: Manifest, target: int, *, seed: int, cache_bytes: int
 def transcribed(manifest: Manifest, alphabet: Alphabet) -> tuple[Manifest, list[np.ndarray]]:
     """The rows whose transcript the alphabet can write, and their labels.
 
-    The others are named in the log with the reason. Raises UserError where none is left.
+    The others are counted and named in the log, the first with the reason. Raises UserError where
+    none is left.
     """
     keep, labels, bad = [], [], []
     for row, text in enumerate(manifest.texts):
@@ -87,9 +90,14 @@ def transcribed(manifest: Manifest, alphabet: Alphabet) -> tuple[Manifest, list[
         except TextError as error:
             bad.append(f"{manifest.path(row)}: {error}")
     if bad:
-        log.warning("%d of %d transcripts are left out, first: %s", len(bad), len(manifest), bad[0])
+        log.warning("%d of %d transcripts are left out:", len(bad), len(manifest))
+        for line in bad[:MAX_NAMED]:
+            log.warning("  %s", line)
+        if len(bad) > MAX_NAMED:
+            log.warning("  and %d more", len(bad) - MAX_NAMED)
     if not keep:
-        raise UserError(f"none of the {len(manifest)} utterances has a transcript; first: {bad[0]}")
+        reason = f"; first: {bad[0]}" if bad else ""
+        raise UserError(f"none of {len(manifest)} utterances has a usable transcript{reason}")
     return manifest.select(np.array(keep)), labels
 
 
@@ -107,7 +115,8 @@ class Loader:
     accumulation: int = 1
     crop: bool = True  # take a random part of `samples`; otherwise the whole item, padded
     labels: Sequence[np.ndarray] | None = None
-    max_bad_share: float = 0.01
+    replace_bad: bool = True  # by another item of the bucket; False leaves the row out (id -1)
+    max_bad_share: float = 0.05  # of unreadable items before a UserError
     process: int = 0
     processes: int = 1
 
@@ -132,6 +141,8 @@ class Loader:
             if spec.items[row] < 0:
                 continue
             item, audio = self._item(spec, int(row))
+            if audio is None:
+                continue
             batch["audio"][place][: len(audio)] = audio
             batch["length"][place] = len(audio)
             batch["id"][place] = item
@@ -141,12 +152,13 @@ class Loader:
                 batch["label_length"][place] = len(label)
         return batch
 
-    def _item(self, spec: BatchSpec, row: int) -> tuple[int, np.ndarray]:
-        """The item and its audio; one that cannot be read is replaced by the next of its bucket."""
+    def _item(self, spec: BatchSpec, row: int) -> tuple[int, np.ndarray | None]:
+        """The item and its audio. One that cannot be read is replaced by the next of its bucket,
+        or, without `replace_bad`, has no audio."""
         items = spec.bucket.items
         first = int(spec.items[row])
         place = int(np.searchsorted(items, first))
-        for offset in range(len(items)):
+        for offset in range(len(items) if self.replace_bad else 1):
             item = int(items[(place + offset) % len(items)])
             count = int(self.corpus.lengths[item])
             start = 0
@@ -160,18 +172,18 @@ class Loader:
                 return item, self.corpus.audio(item, start, count)
             except AudioError as error:
                 self._report(item, error)
-        raise UserError("no audio file can be read; run prepare again")
+        return first, None
 
     def _report(self, item: int, error: AudioError) -> None:
         if item in self.bad:
             return
         self.bad[item] = str(error)
-        log.warning("skipped and replaced: %s", error)
+        log.warning("%s: %s", "replaced" if self.replace_bad else "left out", error)
         share = len(self.bad) / len(self.corpus)
         if share > self.max_bad_share:
             raise UserError(
                 f"{len(self.bad)} of {len(self.corpus)} audio files cannot be read, last: {error}. "
-                "Run prepare again, or raise --config.data.max_bad_share"
+                "Run prepare again, or raise max_bad_share"
             )
 
 

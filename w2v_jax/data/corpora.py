@@ -25,7 +25,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Found:
     """What `find` found, sorted by path.
 
     lines_without_audio    `transcript file: id` of every transcript line that has no audio file
@@ -37,7 +37,7 @@ class Corpus:
     audio_without_line: tuple[str, ...]
 
 
-def find(folder: str | os.PathLike) -> Corpus:
+def find(folder: str | os.PathLike) -> Found:
     """Returns every audio file below `folder` with its text and speaker, where they are known.
 
     Beside a `*.trans.txt` (LibriSpeech: `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`, lines of
@@ -72,7 +72,7 @@ def find(folder: str | os.PathLike) -> Corpus:
             utterances.append(Utterance(path, text, speaker))
         no_audio += [f"{file}: {key}" for key, (_, file) in lines.items() if key not in heard]
     utterances.sort(key=lambda utterance: utterance.path)
-    return Corpus(tuple(utterances), tuple(sorted(no_audio)), tuple(sorted(no_line)))
+    return Found(tuple(utterances), tuple(sorted(no_audio)), tuple(sorted(no_line)))
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from w2v_jax.errors import UserError
 
-CYCLE = 1000  # steps over which the buckets are mixed in exact proportion
+CYCLE = 1000  # steps over which the buckets are mixed in proportion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +101,24 @@ class BatchPlan:
         self.buckets = list(buckets)
         self._seed, self._num_steps = seed, num_steps
         batches = np.array([len(b.items) / b.rows for b in buckets])
-        ideal = batches / batches.sum() * CYCLE
-        counts = np.floor(ideal).astype(int)
-        counts[np.argsort(counts - ideal, kind="stable")[: CYCLE - counts.sum()]] += 1
-        self._counts = counts
+        self._share = batches / batches.sum()
 
     def __len__(self) -> int:
         return self._num_steps
 
+    def _used(self, cycle: int) -> np.ndarray:
+        """Batches of every bucket in the cycles before `cycle`; a rare bucket has its turn too."""
+        used = np.floor(cycle * CYCLE * self._share + 0.5).astype(int)
+        largest = int(self._share.argmax())
+        used[largest] += cycle * CYCLE - used.sum()
+        return used
+
     @functools.lru_cache(maxsize=2)  # noqa: B019 a plan lives as long as its run
-    def _cycle(self, cycle: int) -> np.ndarray:
-        order = np.repeat(np.arange(len(self.buckets)), self._counts)
-        return np.random.default_rng([self._seed, 0, cycle]).permutation(order)
+    def _cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
+        """(the bucket of every step of a cycle, the batches of every bucket before the cycle)."""
+        before = self._used(cycle)
+        order = np.repeat(np.arange(len(self.buckets)), self._used(cycle + 1) - before)
+        return np.random.default_rng([self._seed, 0, cycle]).permutation(order), before
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def _epoch(self, index: int, epoch: int) -> np.ndarray:
@@ -121,9 +127,9 @@ class BatchPlan:
 
     def __getitem__(self, step: int) -> BatchSpec:
         cycle, place = divmod(int(step), CYCLE)
-        order = self._cycle(cycle)
+        order, before = self._cycle(cycle)
         index = int(order[place])
-        earlier = cycle * self._counts[index] + np.count_nonzero(order[:place] == index)
+        earlier = int(before[index]) + np.count_nonzero(order[:place] == index)
         bucket = self.buckets[index]
         position = earlier * bucket.rows + np.arange(bucket.rows)
         epochs, offsets = np.divmod(position, len(bucket.items))
@@ -131,10 +137,15 @@ class BatchPlan:
         return BatchSpec(bucket.samples, np.array(items), int(step), bucket)
 
 
-def sequential(buckets: Sequence[Bucket]) -> list[BatchSpec]:
-    """Every item once, bucket by bucket; the last batch of a bucket is filled up with -1."""
+def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
+    """Every item once, bucket by bucket; the last batch of a bucket is filled up with -1.
+
+    A bucket with fewer items than rows gets as many rows (a multiple of `multiple`) as it needs.
+    """
     specs = []
     for bucket in buckets:
+        needed = -(-len(bucket.items) // multiple) * multiple
+        bucket = dataclasses.replace(bucket, rows=min(bucket.rows, needed))
         count = -(-len(bucket.items) // bucket.rows) * bucket.rows
         items = np.full(count, -1)
         items[: len(bucket.items)] = bucket.items

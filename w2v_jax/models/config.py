@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from w2v_jax.errors import UserError
 
+NORM_GROUPS = 16  # of conformer_norm=group
 WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
@@ -104,6 +105,11 @@ class EncoderConfig(_FromDict):
                 raise ConfigError(
                     f"model.width {self.width} is not divisible by model.{key} {divisor}"
                 )
+        if self.conformer_norm == "group" and self.width % NORM_GROUPS:
+            raise ConfigError(
+                f"model.width {self.width} is not divisible by {NORM_GROUPS}, as "
+                "model.conformer_norm=group needs"
+            )
         if self.conformer_kernel % 2 == 0:
             raise ConfigError(f"model.conformer_kernel is {self.conformer_kernel}; it must be odd")
         if self.positions == "rotary" and (self.width // self.num_heads) % 2:

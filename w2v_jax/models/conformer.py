@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.attention import SelfAttention
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
 from w2v_jax.models.layers import (
     ACTIVATIONS,
     BatchNorm,
@@ -16,8 +16,6 @@ from w2v_jax.models.layers import (
     zero_padding,
 )
 from w2v_jax.models.transformer import FeedForward
-
-NORM_GROUPS = 16  # of conformer_norm=group
 
 
 class ConvolutionModule(nn.Module):

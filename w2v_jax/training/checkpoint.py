@@ -17,26 +17,22 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one run, in WORKDIR/checkpoints. Saving is asynchronous and atomic."""
 
-    def __init__(self, workdir: str | Path, *, save_steps: int, keep: int = 2):
+    def __init__(self, workdir: str | Path, *, keep: int = 2):
+        self._folder = _folder(workdir)
         self._manager = ocp.CheckpointManager(
-            Path(workdir).absolute() / "checkpoints",
+            self._folder,
             options=ocp.CheckpointManagerOptions(
-                save_interval_steps=save_steps,
                 max_to_keep=keep,
                 cleanup_tmp_directories=True,
-                step_prefix=None,
             ),
         )
 
-    def due(self, step: int) -> bool:
-        return self._manager.should_save(step)
-
-    def save(self, step: int, state: Any, meta: dict, *, force: bool = False) -> None:
+    def save(self, step: int, state: Any, meta: dict) -> None:
         """Saves state (a tree of arrays) and meta (JSON); the data position is the step."""
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=items, force=force)
+        self._manager.save(step, args=items, force=True)
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict] | None:
         """The newest checkpoint that can be read, on the shardings of `abstract_state`.
@@ -54,19 +50,17 @@ class Checkpoints:
             except Exception as error:  # Orbax raises many kinds
                 log.warning("checkpoint of step %d cannot be read (%s)", step, _first_line(error))
                 continue
-            if step != steps[0]:
-                self._remove_after(step)
+            for damaged in (s for s in steps if s > step):
+                # kept for a look, out of the way of the steps to come
+                (self._folder / str(damaged)).rename(self._folder / f"damaged-{damaged}")
+            self._manager.reload()
             return restored.state, restored.meta
         if steps:
             raise UserError(
-                f"none of the checkpoints {steps} in {self._manager.directory} can be read with "
-                "this config; restore its model and optim settings, or use another --workdir"
+                f"none of the checkpoints {steps} in {self._folder} can be read with this config; "
+                "restore its model and optim settings, or use another --workdir"
             )
         return None
-
-    def _remove_after(self, step: int) -> None:
-        for damaged in [s for s in self._manager.all_steps() if s > step]:
-            self._manager.delete(damaged)
 
     def close(self) -> None:
         self._manager.wait_until_finished()
@@ -77,17 +71,35 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def _folder(workdir: str | Path) -> Path:
+    return Path(workdir).absolute() / "checkpoints"
+
+
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Whether a run has a finished checkpoint."""
+    return bool(_steps(_folder(workdir)))
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
 def latest_variables(workdir: str | Path) -> tuple[Any, int]:
     """({"params", "stats"} as numpy arrays, step) of the newest checkpoint of a run.
 
     The optimizer is not read. Raises UserError where there is no finished checkpoint.
     """
-    folder = Path(workdir).absolute() / "checkpoints"
-    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    folder = _folder(workdir)
+    steps = _steps(folder)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint; is it the --workdir of a training run?")
-    step = max(steps)
-    return _read_arrays(folder / str(step) / "state", ("params", "stats")), step
+    try:
+        return _read_arrays(folder / str(steps[-1]) / "state", ("params", "stats")), steps[-1]
+    except Exception as error:  # Orbax raises many kinds
+        raise UserError(
+            f"the checkpoint {folder}/{steps[-1]} cannot be read: {_first_line(error)}; "
+            "remove it to take the one before"
+        ) from None
 
 
 def _read_arrays(folder: Path, keys: tuple[str, ...]) -> Any:
@@ -114,9 +126,10 @@ def export_model(folder: str | Path, variables: Any, config: dict) -> None:
     """Writes FOLDER/params (Orbax: params and stats) and FOLDER/config.json."""
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    # removed first and written last: a folder with a config is a complete one
+    (folder / "config.json").unlink(missing_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", variables, force=True)
-    # written last: a folder with a config is a complete one
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 
 from w2v_jax.errors import UserError
-from w2v_jax.training.checkpoint import Checkpoints
+from w2v_jax.training.checkpoint import Checkpoints, has_checkpoint
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.writer import Writer
@@ -49,22 +50,30 @@ class _Stop:
 def check_unchanged(workdir: str | Path, settings: Mapping[str, Any]) -> None:
     """Refuses to continue a run under other settings (those that decide its numbers).
 
-    The first start writes them to WORKDIR/config.json. Raises UserError naming the changed keys.
+    They are written to WORKDIR/config.json, over old ones as long as there is no checkpoint.
+    Raises UserError naming the changed keys, and for a folder that cannot be written.
     """
     path = Path(workdir) / "config.json"
-    new = _flatten(json.loads(json.dumps(settings)))
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+    if path.exists() and has_checkpoint(workdir):
+        old, new = (
+            _flatten(json.loads(path.read_text())),
+            _flatten(json.loads(json.dumps(settings))),
+        )
+        changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+        if changed:
+            lines = [f"  {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:10]]
+            raise UserError(
+                f"{workdir} was started with another config:\n" + "\n".join(lines)
+                + "\nuse another --workdir, or the old values"
+            )  # fmt: skip
         return
-    old = _flatten(json.loads(path.read_text()))
-    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    if changed:
-        lines = [f"  {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:10]]
-        raise UserError(
-            f"{workdir} was started with another config:\n" + "\n".join(lines)
-            + "\nuse another --workdir, or the old values"
-        )  # fmt: skip
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -93,20 +102,22 @@ def train(
     of the data, say).
 
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
-    the device never waits for the host), log line, checkpoint, stop request, evaluation. A
-    checkpoint is taken before the evaluation of the same step; a run killed in between evaluates
-    first when it continues. SIGTERM and Ctrl-C save and exit with status 75.
+    the device never waits for the host), log line, checkpoint, stop request, evaluation. A run
+    killed between a checkpoint and the evaluation of the same step evaluates first when it
+    continues. SIGTERM and Ctrl-C save and exit with status 75; the state that is passed in is not
+    usable afterwards.
     """
     started = time.monotonic()
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    checkpoints = Checkpoints(workdir, save_steps=save_steps)
+    checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(abstract)
     meta = dict(meta or {})
     clock = {"hours_heard": 0.0, "seconds_trained": 0.0}
     window = Window()
     if restored is not None:
+        jax.tree.map(lambda x: x.delete(), state)  # or it would stay beside the restored one
         state, old = restored
         for key, value in meta.items():
             if old["run"].get(key) != value:
@@ -139,11 +150,14 @@ def train(
             waited += time.monotonic() - before
             state, metrics = train_step(state, batch)
             last = step == num_steps
-            logs, saves = step % log_steps == 0 or last, checkpoints.due(step) or last
+            logs = step % log_steps == 0 or last
+            # asked once: a signal from here on belongs to the next step
+            stopping = stop.signal and not last
+            saves = step % save_steps == 0 or last or stopping
 
             due = [pending] if pending is not None else []
             pending = metrics
-            if logs or saves or stop.signal:
+            if logs or saves:
                 due, pending = [*due, metrics], None
             for ready in due:
                 ready = jax.device_get(ready)
@@ -151,8 +165,8 @@ def train(
                 skipped = skipped + 1 if ready["train/skipped"][0] else 0
                 if skipped >= SKIPPED_MAX:
                     raise UserError(
-                        f"the gradients of steps {step - skipped} to {step} are not finite; lower "
-                        "--config.optim.peak_lr or look at the data of these steps"
+                        f"no finite gradient in {skipped} updates in a row, the last around step "
+                        f"{step}; lower --config.optim.peak_lr or look at the data there"
                     )
             clock["hours_heard"] += seconds / 3600
             if logs:
@@ -161,11 +175,11 @@ def train(
                 waited = 0.0
                 writer.write(step, scalars)
                 progress.show(step, scalars)
-            if saves or stop.signal:
+            if saves:
                 now = {**clock, "seconds_trained": progress.seconds()}
                 content = {"run": meta, "clock": now, "window": window.content}
-                checkpoints.save(step, state, content, force=bool(last or stop.signal))
-            if stop.signal and not last:
+                checkpoints.save(step, state, content)
+            if stopping:
                 checkpoints.close()
                 writer.close()
                 print(f"\nstopped by {signal.Signals(stop.signal).name}; step {step} is saved, the "

@@ -116,6 +116,8 @@ def make_train_step(
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
         one = jnp.float32(1)
+        # a skipped update has no part in the means of the log
+        metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), metrics)
         metrics |= {
             "train/learning_rate": (rate, one),
             "train/gradient_norm": (jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
