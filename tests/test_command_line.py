@@ -142,7 +142,9 @@ def test_errors_name_value_key_and_remedy(work, manifests, tmp_path):
     train = f"--config.data.train={manifests['train']}"
     output = error("pretrain", config, f"--workdir={tmp_path}", "--config.modle.width=3", train)
     assert "no key 'modle'. Did you mean" in output
-    output = error("pretrain", f"--config={work}/config.py:finetuning", f"--workdir={tmp_path}")
+    output = error(
+        "pretrain", f"--config={work}/config.py:finetuning", f"--workdir={tmp_path}", train
+    )
     assert "a pretrained one is needed" in output
     output = error("pretrain", config, f"--workdir={tmp_path}", "--config.model.block=lstm", train)
     assert "model.block is 'lstm'" in output
