@@ -48,5 +48,6 @@ def get_config(stage: str = "pretrain"):
     config.data.update(num_buckets=4, max_seconds=6.0)
     config.optim.peak_lr = 5e-4
     config.freeze_steps = 0
+    config.reinit_layers = 2
     config.update(num_steps=300, log_steps=10, save_steps=100, eval_steps=50)
     return config

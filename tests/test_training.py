@@ -208,3 +208,20 @@ def test_window_survives_json():
     again = Window(json.loads(json.dumps(window.content)))
     assert again.content == window.content
     assert again.means() == {"a": float(np.float32(1.1)) / 3}
+
+
+def test_top_blocks_can_start_anew():
+    first, _ = finetuning(one_device())
+    encoder = jax.device_get(first.params["encoder"])
+    other = jax.tree.map(lambda x: x + 1, encoder)
+    state = finetune.with_encoder(first, {"params": other, "stats": {}}, keep_layers=1)
+    block = state.params["encoder"]["context"]["layers"]
+    for name, value in jax.tree_util.tree_leaves_with_path(block):
+        old = encoder["context"]["layers"]
+        for key in name:
+            old = old[key.key]
+        np.testing.assert_array_equal(value[0], old[0] + 1)
+        np.testing.assert_array_equal(value[1:], old[1:])
+    np.testing.assert_array_equal(
+        state.params["encoder"]["mask_embedding"], encoder["mask_embedding"] + 1
+    )

@@ -53,6 +53,7 @@ def run_training(main: Callable[..., object]) -> None:
         no_arguments(argv)
         try:
             values = config.value
+            values.keys()  # ml_collections reports a file that it could not load only now
         except OSError as error:
             raise UserError(f"the config file cannot be read: {error}") from None
         for key in ("log_steps", "save_steps", "eval_steps", "num_steps"):

@@ -108,16 +108,24 @@ def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
     return {kind: tree.get("encoder", {}) for kind, tree in variables.items()}
 
 
-def with_encoder(state: TrainState, encoder: dict[str, Any]) -> TrainState:
-    """The state with the encoder's arrays replaced, on the devices they were on."""
+def with_encoder(state: TrainState, encoder: dict[str, Any], keep_layers: int) -> TrainState:
+    """The state with the encoder's arrays replaced, on the devices they were on.
 
-    def put(old, new):
-        return jax.tree.map(lambda a, b: jax.device_put(b, a.sharding), old, new)
+    Only the first `keep_layers` blocks are taken over; those above keep their random weights.
+    """
 
-    params = state.params | {"encoder": put(state.params["encoder"], encoder["params"])}
+    def put(path, old, new):
+        names = [key.key for key in path]
+        if "layers" in names:
+            kept = jnp.arange(len(old)).reshape(-1, *[1] * (old.ndim - 1)) < keep_layers
+            new = jnp.where(kept, new, old)
+        return jax.device_put(new, old.sharding)
+
+    put_tree = lambda old, new: jax.tree_util.tree_map_with_path(put, old, new)  # noqa: E731
+    params = state.params | {"encoder": put_tree(state.params["encoder"], encoder["params"])}
     stats = state.stats
     if stats:
-        stats = stats | {"encoder": put(stats["encoder"], encoder["stats"])}
+        stats = stats | {"encoder": put_tree(stats["encoder"], encoder["stats"])}
     return state.replace(params=params, stats=stats)
 
 
@@ -177,7 +185,8 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
 
     state, train_step = build(init, optimizer, step, mesh)
     if config.init_from and not has_checkpoint(workdir):
-        state = with_encoder(state, initial_variables(config.init_from, encoder))
+        kept = encoder.num_layers - config.reinit_layers
+        state = with_encoder(state, initial_variables(config.init_from, encoder), kept)
     return train(
         state,
         train_step,
