@@ -86,9 +86,7 @@ def finetuning(size: str) -> ConfigDict:
         feature_grad_mult=0.0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.1,
         dropout_input=0.0, layerdrop=0.1,
     )  # fmt: skip
-    # top blocks that start from random weights: after little pre-training the top serves the
-    # contrastive task alone, and the lower blocks know more about letters
-    config.reinit_layers = 0
+    config.reinit_layers = 0  # top blocks that start from random weights (arXiv 2107.04734)
     config.letters = ""  # the alphabet; empty: English, as in the published models
     config.final_dropout = 0.0
     config.freeze_steps = 10_000  # updates during which the encoder does not move

@@ -37,7 +37,7 @@ def get_config(stage: str = "pretrain"):
         config.gumbel.decay = 0.999
         config.data.update(crop_seconds=(4.0,), concatenate_seconds=4.0)
         config.optim.update(peak_lr=5e-4, warmup_steps=50)
-        config.update(num_steps=1000, log_steps=10, save_steps=100, eval_steps=100)
+        config.update(num_steps=600, log_steps=10, save_steps=100, eval_steps=100)
         return config
     config.model.update(
         dropout=0.05, attention_dropout=0.0, dropout_input=0.0, activation_dropout=0.0,
@@ -48,6 +48,5 @@ def get_config(stage: str = "pretrain"):
     config.data.update(num_buckets=4, max_seconds=6.0)
     config.optim.peak_lr = 5e-4
     config.freeze_steps = 0
-    config.reinit_layers = 2
-    config.update(num_steps=300, log_steps=10, save_steps=100, eval_steps=50)
+    config.update(num_steps=200, log_steps=10, save_steps=100, eval_steps=50)
     return config
