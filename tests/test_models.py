@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import wav2vec2
+from configs import common, wav2vec2
 from tests import small
+from w2v_jax.audio.waveform import read
+from w2v_jax.data.manifest import Manifest
 from w2v_jax.models.config import ConfigError, EncoderConfig, QuantizerConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.frontend import FeatureEncoder
 from w2v_jax.models.wav2vec2 import Wav2Vec2
 
 
@@ -37,6 +40,18 @@ def test_parameter_counts(size, whole, ctc):
     if ctc:
         shapes = jax.eval_shape(lambda: CTCModel(encoder, 32).init(jax.random.key(0), audio))
         assert count(shapes["params"]) == ctc
+
+
+@pytest.mark.parametrize(("smoothing", "low", "high"), [(0.0, 0.0, 0.25), (0.8, 0.4, 1.0)])
+def test_smoothed_kernels_give_frames_like_their_neighbours(manifests, smoothing, low, high):
+    manifest = Manifest.read(manifests["dev"])
+    audio = jnp.asarray(read(manifest.path(int(manifest.samples.argmax())))[None, :48000])
+    config = EncoderConfig(**common.SIZES["quickstart"], conv_smoothing=smoothing)
+    encoder = FeatureEncoder(config)
+    frames = encoder.apply(encoder.init(jax.random.key(0), audio, None), audio, None)[0]
+    frames = (frames - frames.mean(-1, keepdims=True)) / frames.std(-1, keepdims=True)
+    frames -= frames.mean(0)
+    assert low < (frames[1:] * frames[:-1]).sum() / jnp.square(frames[1:]).sum() < high
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class EncoderConfig(_FromDict):
     conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
     conv_bias: bool = False
     conv_norm: str = "group"  # group: the first layer, every channel over time | layer: every layer
+    conv_smoothing: float = 0.0  # 0 to 1: how much the kernels start as averages over time
     conv_activation: str = "gelu"  # | gelu_tanh | relu | swish: also of the positional conv
     normalize_waveform: bool = False  # zero mean, unit variance per utterance
     feature_grad_mult: float = 0.1  # scales the gradient into the feature encoder; 0 freezes it
@@ -105,6 +106,8 @@ class EncoderConfig(_FromDict):
                 raise ConfigError(
                     f"model.width {self.width} is not divisible by model.{key} {divisor}"
                 )
+        if not 0 <= self.conv_smoothing <= 1:
+            raise ConfigError(f"model.conv_smoothing is {self.conv_smoothing}; it must be in 0..1")
         if self.conformer_norm == "group" and self.width % NORM_GROUPS:
             raise ConfigError(
                 f"model.width {self.width} is not divisible by {NORM_GROUPS}, as "
@@ -156,11 +159,12 @@ class EncoderConfig(_FromDict):
 
     def architecture(self) -> dict[str, Any]:
         """The keys that decide shapes and meaning of the parameters."""
-        free = ("feature_grad_mult", "layerdrop", "padding_leaks", "dtype", "remat", "scan")
+        free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks")
+        free += ("dtype", "remat", "scan", "pos_conv_method")
         return {
             key: value
             for key, value in self.to_dict().items()
-            if key not in free and "dropout" not in key and key != "pos_conv_method"
+            if key not in free and "dropout" not in key
         }
 
 
