@@ -34,8 +34,7 @@ SIZES = {
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
-    # 640 codes are too many to be predictable from random filters: the loss stays at chance for
-    # thousands of small updates; with 64 it leaves it after about 150
+    # with 640 codes the loss stays at chance for hundreds of small updates
     "quickstart": dict(groups=2, codes=32, width=256, projection=128),
     "base": dict(groups=2, codes=320, width=256, projection=256),
     "large": dict(groups=2, codes=320, width=768, projection=768),

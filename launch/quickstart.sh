@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # The whole job on the speech in the repository: prepare, pre-train, fine-tune from the pre-trained
 # and from random weights, score on held-out speech. Run it again and it goes on where it stopped.
+#   launch/quickstart.sh [FOLDER]                   results go to FOLDER (default: runs)
+#   SEEDS="0 1 2" launch/quickstart.sh [FOLDER]     fine-tunes both models once per seed
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 runs="${1:-runs}"
+seeds="${SEEDS:-0}"
 run() { python -m "w2v_jax.$@"; }
 
 echo "1/5 prepare: manifests of w2v_jax/samples"
@@ -16,17 +19,22 @@ echo "2/5 pretrain: wav2vec 2.0 on unlabelled speech"
 run pretrain --config=configs/quickstart.py:pretrain --workdir="$runs/pretrain" "${data[@]}"
 run export --workdir="$runs/pretrain" --output="$runs/pretrain/export"
 
-echo "3/5 finetune: CTC from the pre-trained weights"
-run finetune --config=configs/quickstart.py:finetune --workdir="$runs/finetuned" "${data[@]}" \
-  --config.init_from="$runs/pretrain/export"
+for seed in $seeds; do
+  echo "3/5 finetune: CTC from the pre-trained weights (seed $seed)"
+  run finetune --config=configs/quickstart.py:finetune --workdir="$runs/finetuned-$seed" \
+    "${data[@]}" --config.seed="$seed" --config.init_from="$runs/pretrain/export"
 
-echo "4/5 finetune: the same from random weights"
-run finetune --config=configs/quickstart.py:finetune --workdir="$runs/scratch" "${data[@]}"
+  echo "4/5 finetune: the same from random weights (seed $seed)"
+  run finetune --config=configs/quickstart.py:finetune --workdir="$runs/scratch-$seed" \
+    "${data[@]}" --config.seed="$seed"
+done
 
 echo "5/5 evaluate on held-out speech"
 for name in finetuned scratch; do
-  run export --workdir="$runs/$name" --output="$runs/$name/export"
-  run evaluate --checkpoint="$runs/$name/export" --data="$runs/data/test.tsv" \
-    --output="$runs/$name/test.decoded.tsv"
+  for seed in $seeds; do
+    run export --workdir="$runs/$name-$seed" --output="$runs/$name-$seed/export"
+    run evaluate --checkpoint="$runs/$name-$seed/export" --data="$runs/data/test.tsv" \
+      --output="$runs/$name-$seed/test.decoded.tsv"
+  done
 done
 run report --runs="$runs"

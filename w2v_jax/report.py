@@ -36,21 +36,39 @@ def curve(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
+def seeds(runs: Path, name: str) -> list[Path]:
+    """The finished runs of one model, one folder per seed."""
+    folders = sorted(runs.glob(f"{name}-*"))
+    return [folder for folder in folders if (folder / "test.decoded.tsv").exists()]
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and beside it the lowest and highest of several."""
+    mean = f"{sum(values) / len(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f}-{max(values):.1f})"
+
+
+def minutes(folders: list[Path]) -> float:
+    """The time that training took, on average."""
+    times = [curve(read_lines(f / "metrics.jsonl"), "time/seconds")[1][-1] for f in folders]
+    return sum(times) / len(times) / 60
+
+
 def table(runs: Path) -> str:
-    """One row per stage: error rates on the test set, contrastive task, minutes of training."""
-    lines = {name: read_lines(runs / name / "metrics.jsonl") for name in ("pretrain", *MODELS)}
-    if not all(curve(line, "time/seconds")[1] for line in lines.values()):
+    """One row per stage: error rates on the test set over all seeds, the contrastive task, the
+    minutes of one training."""
+    pretrain = read_lines(runs / "pretrain" / "metrics.jsonl")
+    models = {label: seeds(runs, name) for name, label in MODELS.items()}
+    if not pretrain or not all(models.values()):
         raise UserError(f"{runs} holds no finished quickstart; run launch/quickstart.sh")
-    last = {name: curve(lines["pretrain"], f"valid/{name}")[1][-1] for name in TASK}
-    rows = [["", "WER %", "CER %", "contrastive accuracy", "code perplexity", "minutes"]]
-    rows.append(
-        ["pre-training", "", "", f"{last['accuracy']:.3f}", f"{last['code_perplexity']:.1f}"]
-    )
-    for name, label in MODELS.items():
-        result = decoded(runs / name / "test.decoded.tsv")
-        rows.append([label, f"{result.wer:.1f}", f"{result.cer:.1f}", "", ""])
-    for row, name in zip(rows[1:], lines, strict=True):
-        row.append(f"{curve(lines[name], 'time/seconds')[1][-1] / 60:.1f}")
+    accuracy, perplexity = (curve(pretrain, f"valid/{name}")[1][-1] for name in TASK)
+    rows = [["", "seeds", "WER %", "CER %", "contrastive accuracy", "code perplexity", "minutes"]]
+    task = [f"{accuracy:.3f}", f"{perplexity:.1f}"]
+    rows.append(["pre-training", "", "", "", *task, f"{minutes([runs / 'pretrain']):.1f}"])
+    for label, folders in models.items():
+        scores = [decoded(folder / "test.decoded.tsv") for folder in folders]
+        rates = [spread([s.wer for s in scores]), spread([s.cer for s in scores])]
+        rows.append([label, str(len(folders)), *rates, "", "", f"{minutes(folders):.1f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -69,8 +87,10 @@ def picture(runs: Path, path: Path) -> None:
     axes[0].set(title="Pre-training", xlabel="updates", ylabel="contrastive loss (bits)")
     axes[1].axhline(1 / 101, color="grey", linestyle=":", label="chance")
     axes[1].set(title="Pre-training", xlabel="updates", ylabel="contrastive accuracy")
-    for name, label in MODELS.items():
-        axes[2].plot(*curve(read_lines(runs / name / "metrics.jsonl"), "valid/cer"), label=label)
+    for color, (name, label) in zip(("C0", "C1"), MODELS.items(), strict=True):
+        for i, folder in enumerate(seeds(runs, name)):
+            lines = read_lines(folder / "metrics.jsonl")
+            axes[2].plot(*curve(lines, "valid/cer"), color, label="" if i else label)
     axes[2].set(title="CTC fine-tuning", xlabel="updates", ylabel="held-out CER (%)", ylim=(0, 105))
     for axis in axes:
         axis.legend(frameon=False)
