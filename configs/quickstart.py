@@ -1,9 +1,10 @@
-"""The small experiment behind launch/quickstart.sh: 16 minutes of one speaker, two CPU cores.
+"""The experiment behind launch/quickstart.sh: 16 minutes of one speaker, 5 of them with
+transcripts, for two CPU cores.
 
     python -m w2v_jax.pretrain --config=configs/quickstart.py:pretrain --workdir=runs/pretrain
-    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/finetuned \
+    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/finetuned-0 \
         --config.init_from=runs/pretrain/export
-    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/scratch
+    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/scratch-0
 
 Differences from the paper, all to learn something within minutes from 24 s of audio per update
 instead of 1.6 h: a smaller feature encoder whose kernels start as averages over time, pre-norm
@@ -24,7 +25,8 @@ def get_config(stage: str = "pretrain"):
         common.pretraining("quickstart") if stage == "pretrain" else common.finetuning("quickstart")
     )
     config.data.update(
-        train=f"{DATA}/train.tsv", valid=f"{DATA}/dev.tsv", batch_seconds=24.0, row_multiple=1,
+        train=f"{DATA}/{'train' if stage == 'pretrain' else 'labelled'}.tsv",
+        valid=f"{DATA}/dev.tsv", batch_seconds=24.0, row_multiple=1,
         threads=1, cache_gigabytes=1.0,
     )  # fmt: skip
     config.optim.clip_norm = 1.0

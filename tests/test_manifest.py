@@ -14,7 +14,7 @@ import w2v_jax
 from w2v_jax.data import corpora
 from w2v_jax.data.manifest import Manifest, ManifestError
 from w2v_jax.errors import UserError
-from w2v_jax.prepare import prepare
+from w2v_jax.prepare import prepare, subset
 
 SAMPLES = Path(w2v_jax.__file__).parent / "samples"
 
@@ -249,6 +249,21 @@ def test_prepare_decodes_unless_told_not_to(tmp_path):
     tone(tmp_path / "b.flac", 3)
     assert len(prepare([tmp_path], tmp_path / "m.tsv", max_bad_share=0.5)) == 1
     assert len(prepare([tmp_path], tmp_path / "m.tsv", decode=False)) == 2
+
+
+def test_prepare_draws_a_subset(tmp_path):
+    folder = SAMPLES / "dev-clean"
+    whole = prepare([folder], tmp_path / "whole.tsv", decode=False)
+    part = prepare([folder], tmp_path / "part.tsv", decode=False, minutes=0.5)
+    assert 0.5 <= 60 * part.hours < 0.5 + whole.samples.max() / 16000 / 60
+    assert part.paths.tolist() == sorted(part.paths)
+    assert set(part.paths) < set(whole.paths)
+    assert Manifest.read(tmp_path / "part.tsv").digest == part.digest
+    larger, other = subset(whole, 1.0, seed=0), subset(whole, 0.5, seed=1)
+    assert set(part.paths) < set(larger.paths)
+    assert set(part.paths) != set(other.paths)
+    with pytest.raises(UserError, match=r"--minutes=600 is more than the 2\.\d minutes"):
+        subset(whole, 600, seed=0)
 
 
 def test_prepare_refuses(mixed, tmp_path):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 
+import numpy as np
 from absl import flags
 from tqdm import tqdm
 
@@ -32,15 +33,19 @@ def prepare(
     threads: int | None = None,
     min_seconds: float = 0.1,
     max_bad_share: float = 0.1,
+    minutes: float = 0.0,
+    seed: int = 0,
 ) -> Manifest:
     """Writes the manifest of all audio below the folders `inputs` to `output` and returns it.
 
     `language` is noted for every utterance. Files that cannot be read or are shorter than
     `min_seconds` are left out; they and transcript lines without audio are listed in
-    `output`.skipped.tsv (path, reason), which exists only when there are any. Prints a summary.
+    `output`.skipped.tsv (path, reason), which exists only when there are any. `minutes` above 0
+    keeps a `subset` of what is usable. Prints a summary.
 
     Raises UserError if an input is no folder, if no file is usable, if the share of unreadable
-    files is above `max_bad_share`, and if `output` cannot be written.
+    files is above `max_bad_share`, if there is less audio than `minutes`, and if `output` cannot
+    be written.
     """
     found = [corpora.find(folder) for folder in inputs]
     utterances = sorted({u.path: u for f in found for u in f.utterances}.items())
@@ -104,10 +109,12 @@ def prepare(
         speakers=[utterance.speaker for utterance, _ in usable],
         languages=[language or utterance.language for utterance, _ in usable],
     )
+    if minutes:
+        manifest = subset(manifest, minutes, seed)
     manifest.write(output)
 
     untold = {path for f in found for path in f.audio_without_line}
-    untold &= {utterance.path for utterance, _ in usable}
+    untold &= {manifest.path(i) for i in range(len(manifest))}
     counts = {
         "unreadable": len(bad),
         f"shorter than {min_seconds:g} s": len(short),
@@ -122,6 +129,22 @@ def prepare(
         + (f"; skipped {skipped}, listed in {listing}" if skipped else "; nothing skipped")
     )
     return manifest
+
+
+def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
+    """Utterances drawn from `seed`, in the order of the manifest, until they hold `minutes`.
+
+    A larger subset of the same seed contains the smaller. Raises UserError if the manifest has
+    less audio.
+    """
+    order = np.random.default_rng(seed).permutation(len(manifest))
+    total = manifest.samples[order].cumsum()
+    wanted = round(minutes * 60 * SAMPLE_RATE)
+    if wanted > total[-1]:
+        raise UserError(
+            f"--minutes={minutes:g} is more than the {60 * manifest.hours:.1f} minutes there are"
+        )
+    return manifest.select(np.sort(order[: np.searchsorted(total, wanted) + 1]))
 
 
 def _check_writable(output: str) -> None:
@@ -157,6 +180,8 @@ def define_flags() -> None:
     flags.DEFINE_boolean("decode", True, "Decode every file; false believes the headers.")
     flags.DEFINE_integer("threads", None, "Files read at a time; all cores if not given.", 1)
     flags.DEFINE_float("min_seconds", 0.1, "Shorter files are left out.", 0.0)
+    flags.DEFINE_float("minutes", 0.0, "Random subset with this much audio; 0 takes all.", 0.0)
+    flags.DEFINE_integer("seed", 0, "Decides the subset.", 0)
     flags.DEFINE_float("max_bad_share", 0.1, "Share of unreadable files tolerated.", 0.0, 1.0)
     flags.mark_flags_as_required(["input", "output"])
 
@@ -173,6 +198,8 @@ def main(argv: Sequence[str]) -> None:
         threads=values.threads,
         min_seconds=values.min_seconds,
         max_bad_share=values.max_bad_share,
+        minutes=values.minutes,
+        seed=values.seed,
     )
 
 
