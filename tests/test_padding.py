@@ -14,6 +14,8 @@ LENGTHS = (16000, 9000, 12345)
 VARIANTS = {
     "base": {},
     "large": dict(conv_norm="layer", conv_bias=True, norm_order="pre", normalize_waveform=True),
+    "adapters": dict(norm_order="pre", adapter_dim=8),
+    "batch norm before positions": dict(pos_conv_norm="batch", feature_norm=False),
     "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),
     "conformer layer norm": dict(block="conformer", positions="rotary", conformer_norm="layer"),
     "conformer group norm": dict(block="conformer", positions="none", conformer_norm="group"),

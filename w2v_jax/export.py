@@ -1,38 +1,66 @@
-"""Writes the newest checkpoint of a run as a model: parameters and config, no optimizer.
+"""Writes a model: of a run its newest checkpoint without optimizer, or a converted one.
 
 python -m w2v_jax.export --workdir=runs/base --output=runs/base/export
+python -m w2v_jax.export --workdir=runs/base --output=hub/base --format=huggingface
+python -m w2v_jax.export --from=huggingface --workdir=wav2vec2-base --output=models/base
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from w2v_jax import __version__, command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
-from w2v_jax.training.checkpoint import export_model, latest_variables
+from w2v_jax.interop import huggingface
+from w2v_jax.training.checkpoint import export_model, latest_variables, load_exported
+
+FORMATS = ("orbax", "huggingface")
 
 
-def export(workdir: str, output: str) -> None:
-    """Exports WORKDIR's newest checkpoint to the folder `output`."""
+def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
+    """(variables, config) of the newest checkpoint of a run."""
     try:
         run = json.loads((Path(workdir) / "config.json").read_text())
     except OSError:
         raise UserError(f"{workdir} is not the --workdir of a training run") from None
     variables, step = latest_variables(workdir)
     config = {key: run[key] for key in ("kind", "model", "quantizer", "alphabet") if key in run}
-    config |= {"step": step, "sample_rate": SAMPLE_RATE, "w2v_jax": __version__}
-    export_model(output, variables, config)
-    print(f"{config['kind']} model of step {step} written to {output}")
+    return variables, config | {"step": step}
+
+
+SOURCES = {"run": newest, "orbax": load_exported, "huggingface": huggingface.read}
+
+
+def export(workdir: str, output: str, source: str = "run", form: str = "orbax") -> None:
+    """Writes the model in `workdir` to the folder `output`.
+
+    source: what `workdir` is: a run, a model that this function wrote (orbax), or a model directory
+    of transformers (huggingface); form: orbax or huggingface.
+    """
+    if Path(workdir).absolute() == Path(output).absolute():
+        raise UserError(f"--output={output} is the --workdir; choose another folder")
+    variables, config = SOURCES[source](workdir)
+    if form == "huggingface":
+        huggingface.write(output, variables, config)
+    else:
+        config |= {"sample_rate": SAMPLE_RATE, "w2v_jax": __version__}
+        export_model(output, variables, config)
+    step = f" of step {config['step']}" if "step" in config else ""
+    print(f"{config['kind']} model{step} written to {output}")
 
 
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
-    export(flags.FLAGS.workdir, flags.FLAGS.output)
+    values = flags.FLAGS
+    export(values.workdir, values.output, values["from"].value, values.format)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the training run", required=True)
+    flags.DEFINE_string("workdir", None, "folder of the run or the model", required=True)
     flags.DEFINE_string("output", None, "folder to write the model to", required=True)
+    flags.DEFINE_enum("from", "run", list(SOURCES), "what --workdir holds")
+    flags.DEFINE_enum("format", "orbax", FORMATS, "how to write it")
     command_line.run(main)

@@ -1,32 +1,39 @@
-"""Checkpoints of HuggingFace transformers: Wav2Vec2 and Wav2Vec2Conformer with pre-training head.
+"""Checkpoints of HuggingFace transformers: Wav2Vec2, Wav2Vec2Conformer and Hubert, as base models,
+with the pre-training head (not Hubert) and with the CTC head.
 
 `_rows` is the one table of names. A row is (our module, their module, parameters); a parameter is
 (our name, their name, axes). `axes` spells their axes and ours, 1 for an axis of size one that we
 leave out: "oik->kio" is a convolution, "oi1->io" one of width one that is a dense layer here.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
+from w2v_jax.interop import safetensors
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.text.alphabet import Alphabet
 
-PREFIXES = {"wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer."}
+PREFIXES = {
+    "wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
+}  # fmt: skip
+# what an architecture of config.json ends with -> our kind of model
+KINDS = {"ForPreTraining": "pretrained", "ForCTC": "ctc", "Model": "encoder"}
 
 ACTIVATIONS = {
     "gelu": "gelu", "gelu_python": "gelu",
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu", "silu": "swish", "swish": "swish",
+    "relu": "relu", "swish": "swish", "silu": "swish",
 }  # fmt: skip
 
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
     "add_adapter": False,
-    "adapter_attn_dim": None,
-    "feat_proj_layer_norm": True,
-    "conv_pos_batch_norm": False,
     "rotary_embedding_base": 10000,
 }
 
@@ -44,12 +51,13 @@ NORM = (("scale", "weight", "c->c"), BIAS)
 BATCH_NORM = (*NORM, ("mean", "running_mean", "c->c"), ("var", "running_var", "c->c"))
 STATS = ("mean", "var")  # these live in the collection `stats`, all others in `params`
 
-HEAD = (
+PRETRAINING_HEAD = (
     ("quantizer", "quantizer", (("codebook", "codevectors", "1vd->vd"),)),
     ("quantizer/logits", "quantizer.weight_proj", DENSE),
     ("project_targets", "project_q", DENSE),
     ("project_context", "project_hid", DENSE),
 )
+HEADS = {"pretrained": PRETRAINING_HEAD, "ctc": (("head", "lm_head", DENSE),), "encoder": ()}
 ENCODER = (
     ("encoder/feature_norm", "feature_projection.layer_norm", NORM),
     ("encoder/feature_projection", "feature_projection.projection", DENSE),
@@ -61,6 +69,11 @@ POSITIONS = (
     ("magnitude", "parametrizations.weight.original0", "11k->k"),
     ("direction", "parametrizations.weight.original1", "oik->kio"),
     BIAS,
+)
+ADAPTER = (
+    ("adapter/norm", "adapter_layer.norm", NORM),
+    ("adapter/inner", "adapter_layer.linear_1", DENSE),
+    ("adapter/outer", "adapter_layer.linear_2", DENSE),
 )
 TRANSFORMER = (
     ("attention/query", "attention.q_proj", DENSE),
@@ -125,6 +138,15 @@ def _choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> 
     return choices[value]
 
 
+def model_kind(config: Mapping[str, Any]) -> str:
+    """ "pretrained", "ctc" or, without a head, "encoder"."""
+    architecture = "".join(_get(config, "architectures") or ())
+    kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
+    if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "pretrained"):
+        raise _refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
+    return kinds[0]
+
+
 def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     """The encoder of a transformers config.json.
 
@@ -152,6 +174,7 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         conv_norm=_choose(config, "feat_extract_norm", {"group": "group", "layer": "layer"}),
         conv_activation=_choose(config, "feat_extract_activation", ACTIVATIONS),
         feature_grad_mult=1.0,
+        feature_norm=config.get("feat_proj_layer_norm", True),
         block="conformer" if conformer else "transformer",
         width=_get(config, "hidden_size"),
         num_layers=_get(config, "num_hidden_layers"),
@@ -163,12 +186,14 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         positions=positions,
         pos_conv_kernel=_get(config, "num_conv_pos_embeddings"),
         pos_conv_groups=_get(config, "num_conv_pos_embedding_groups"),
+        pos_conv_norm="batch" if config.get("conv_pos_batch_norm") else "weight",
+        adapter_dim=config.get("adapter_attn_dim") or 0,
         conformer_kernel=config.get("conv_depthwise_kernel_size", 31),
         dropout=_get(config, "hidden_dropout"),
         attention_dropout=_get(config, "attention_dropout"),
         activation_dropout=_get(config, "activation_dropout"),
         dropout_input=_get(config, "feat_proj_dropout"),
-        dropout_features=_get(config, "feat_quantizer_dropout"),
+        dropout_features=config.get("feat_quantizer_dropout", 0.0),
         layerdrop=_get(config, "layerdrop"),
         padding_leaks=True,
     )
@@ -184,10 +209,15 @@ def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
     )
 
 
-def _rows(config: EncoderConfig):
+def _rows(config: EncoderConfig, kind: str):
     """(our module, their module, layer, parameters) of every module of a model."""
-    for ours, theirs, parts in (*HEAD, *ENCODER):
-        if ours != "encoder/feature_projection" or config.channels != config.width:
+    absent = set()
+    if config.channels == config.width:
+        absent.add("encoder/feature_projection")
+    if not config.feature_norm:
+        absent.add("encoder/feature_norm")
+    for ours, theirs, parts in (*HEADS[kind], *ENCODER):
+        if ours not in absent:
             yield ours, theirs, None, parts
     for i in range(len(config.conv_layers)):
         theirs = f"feature_extractor.conv_layers.{i}"
@@ -196,19 +226,25 @@ def _rows(config: EncoderConfig):
         if i == 0 or config.conv_norm == "layer":
             yield f"encoder/feature_encoder/norm_{i}", f"{theirs}.layer_norm", None, NORM
     if config.positions == "conv":
-        yield "encoder/context/positions", "encoder.pos_conv_embed.conv", None, POSITIONS
+        ours, theirs = "encoder/context/positions", "encoder.pos_conv_embed"
+        if config.pos_conv_norm == "batch":
+            yield f"{ours}/norm", f"{theirs}.batch_norm", None, BATCH_NORM
+        parts = (*CONV, BIAS) if config.pos_conv_norm == "batch" else POSITIONS
+        yield ours, f"{theirs}.conv", None, parts
     block = CONFORMER if config.block == "conformer" else TRANSFORMER
     if config.positions == "relative":
         block += RELATIVE
+    if config.adapter_dim:
+        block += ADAPTER
     for i in range(config.num_layers):
         for ours, theirs, parts in block:
             yield f"encoder/context/layers/block/{ours}", f"encoder.layers.{i}.{theirs}", i, parts
 
 
-def places(config: EncoderConfig) -> dict[str, Place]:
+def places(config: EncoderConfig, kind: str) -> dict[str, Place]:
     """The place of every tensor, by its name without the model's prefix."""
     found = {}
-    for ours, theirs, layer, parts in _rows(config):
+    for ours, theirs, layer, parts in _rows(config, kind):
         for leaf, name, axes in parts:
             collection = "stats" if leaf in STATS else "params"
             path = (collection, *ours.split("/"), leaf)
@@ -240,13 +276,16 @@ def _unused(name: str, config: EncoderConfig) -> bool:
     return config.block == "conformer" and name.startswith("encoder.pos_conv_embed.")
 
 
-def parameters(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> dict[str, Any]:
-    """The variables of `models.wav2vec2.Wav2Vec2`, {"params": ..., "stats": ...}, float32.
+def parameters(
+    tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str
+) -> dict[str, Any]:
+    """{"params": ..., "stats": ...}, float32: the variables of `models.wav2vec2.Wav2Vec2` or
+    `models.ctc.CTCModel`; of kind "encoder" only what these have below `encoder`.
 
     Raises UserError listing tensors that are missing or have no place.
     """
     tensors = {bare_name(name): x for name, x in tensors.items()}
-    table = places(config)
+    table = places(config, kind)
     missing = sorted(set(table) - set(tensors))
     surplus = sorted(name for name in set(tensors) - set(table) if not _unused(name, config))
     if missing or surplus:
@@ -264,9 +303,198 @@ def parameters(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> dict
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = np.stack(parts) if "layers" in path else parts[0]
+    if kind != "pretrained":
+        return variables
     # theirs stacks the groups along the codes; project_q takes all groups at once
     quantizer = variables["params"]["quantizer"]
     width = quantizer["codebook"].shape[-1]
     groups = len(variables["params"]["project_targets"]["kernel"]) // width
     quantizer["codebook"] = quantizer["codebook"].reshape(groups, -1, width)
     return variables
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables, config) of a model directory, as `training.checkpoint.export_model` takes them.
+
+    config: kind, model, and the quantizer or the alphabet. The waveform is normalised as
+    preprocessor_config.json says. `padding_leaks` is on, as the published models were trained.
+    Raises UserError for whatever is missing or cannot be expressed.
+    """
+    folder = Path(folder)
+    theirs = _read_json(folder / "config.json")
+    encoder, kind = encoder_config(theirs), model_kind(theirs)
+    normalize = _get(_read_json(folder / "preprocessor_config.json"), "do_normalize")
+    variables = parameters(safetensors.read(folder), encoder, kind)
+    config = {"kind": kind, "model": encoder.to_dict() | {"normalize_waveform": normalize}}
+    if kind == "pretrained":
+        config["quantizer"] = quantizer_config(theirs).to_dict()
+    if kind == "ctc":
+        config["alphabet"] = _read_alphabet(folder, theirs).to_dict()
+    return variables, config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); is its folder a model?") from None
+
+
+def _read_alphabet(folder: Path, config: Mapping[str, Any]) -> Alphabet:
+    ids = _read_json(folder / "vocab.json")
+    if not all(isinstance(i, int) for i in ids.values()):
+        raise UserError(f"{folder}/vocab.json holds one vocabulary per language; keep one of them")
+    outputs = _get(config, "vocab_size")
+    if sorted(ids.values()) != list(range(outputs)):
+        raise UserError(f"{folder}/vocab.json does not number the {outputs} outputs of the model")
+    if _get(config, "pad_token_id") != 0:
+        raise _refuse(config, "pad_token_id", "the blank must be output 0")
+    return Alphabet(tuple(sorted(ids, key=ids.get)))
+
+
+def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Writes an exported model as a directory that transformers loads; the inverse of `read`.
+
+    config as of `read`. One switch has no counterpart there: transformers always computes as with
+    `padding_leaks`, so padded batches differ from ours. Raises UserError for what transformers
+    cannot express.
+    """
+    folder, kind = Path(folder), config["kind"]
+    encoder = EncoderConfig.from_dict(config["model"])
+    theirs = _their_config(encoder, kind)
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE, "padding_side": "right", "padding_value": 0.0,
+        "do_normalize": encoder.normalize_waveform,
+        "return_attention_mask": encoder.conv_norm == "layer",
+    }  # fmt: skip
+    files = {"config.json": theirs, "preprocessor_config.json": preprocessor}
+    if kind == "pretrained":
+        quantizer = QuantizerConfig.from_dict(config["quantizer"])
+        theirs |= {
+            "num_codevector_groups": quantizer.groups,
+            "num_codevectors_per_group": quantizer.codes,
+            "codevector_dim": quantizer.width,
+            "proj_codevector_dim": quantizer.projection,
+        }
+    if kind == "ctc":
+        symbols = Alphabet.from_dict(config["alphabet"]).symbols
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        special = {key: token if token in symbols else None for key, token in special.items()}
+        theirs |= {"vocab_size": len(symbols), "pad_token_id": 0, "ctc_zero_infinity": True}
+        files["vocab.json"] = {symbol: i for i, symbol in enumerate(symbols)}
+        files["tokenizer_config.json"] = special | {
+            "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": symbols[0],
+            "word_delimiter_token": "|", "do_lower_case": False,
+        }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.write(folder, tensors(variables, encoder, kind))
+    for name, content in files.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _model_type(config: EncoderConfig) -> str:
+    if config.pos_conv_norm == "batch" or not config.feature_norm:
+        return "hubert"
+    return "wav2vec2-conformer" if config.block == "conformer" else "wav2vec2"
+
+
+def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
+    """config.json of an encoder, without the keys of its head."""
+    conformer = config.block == "conformer"
+    only = {"conformer_norm": "batch", "norm_order": "pre"} if conformer else {"positions": "conv"}
+    if conformer and config.positions == "conv":
+        raise UserError("transformers has no convolutional positions in a conformer")
+    for key, value in only.items():
+        if getattr(config, key) != value:
+            raise UserError(
+                f"model.{key} is {getattr(config, key)!r}; transformers has only {value!r} here"
+            )
+    model_type = _model_type(config)
+    hubert = model_type == "hubert"
+    if hubert and (conformer or kind == "pretrained" or config.adapter_dim):
+        raise UserError(
+            "model.pos_conv_norm=batch and model.feature_norm=False are Hubert's in transformers, "
+            "which has neither a quantizer nor conformer blocks nor adapters"
+        )
+    prefix = {"wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert"}
+    ends = {kind: end for end, kind in KINDS.items()}
+    activation = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    dim, kernel, stride = (list(x) for x in zip(*config.conv_layers, strict=True))
+    theirs = {
+        "model_type": model_type,
+        "architectures": [prefix.get(model_type, "Wav2Vec2") + ends[kind]],
+        "conv_dim": dim, "conv_kernel": kernel, "conv_stride": stride,
+        "num_feat_extract_layers": len(dim),
+        "conv_bias": config.conv_bias,
+        "feat_extract_norm": config.conv_norm,
+        "feat_extract_activation": activation[config.conv_activation],
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.feed_forward,
+        "do_stable_layer_norm": config.norm_order == "pre",
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": activation[config.activation],
+        "num_conv_pos_embeddings": config.pos_conv_kernel,
+        "num_conv_pos_embedding_groups": config.pos_conv_groups,
+        "hidden_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.activation_dropout,
+        "feat_proj_dropout": config.dropout_input,
+        "feat_quantizer_dropout": config.dropout_features,
+        "layerdrop": config.layerdrop,
+    }  # fmt: skip
+    if config.adapter_dim:
+        theirs["adapter_attn_dim"] = config.adapter_dim
+    if hubert:
+        theirs["feat_proj_layer_norm"] = config.feature_norm
+        theirs["conv_pos_batch_norm"] = config.pos_conv_norm == "batch"
+    if conformer:
+        del theirs["do_stable_layer_norm"]
+        positions = None if config.positions == "none" else config.positions
+        theirs["position_embeddings_type"] = positions
+        theirs["conv_depthwise_kernel_size"] = config.conformer_kernel
+        theirs["conformer_conv_dropout"] = config.dropout
+    return theirs
+
+
+def tensors(
+    variables: Mapping[str, Any], config: EncoderConfig, kind: str
+) -> dict[str, np.ndarray]:
+    """The tensors of transformers, by their whole names; the inverse of `parameters`."""
+    heads = tuple(theirs for _, theirs, _ in HEADS[kind])
+    found = {}
+    for name, place in places(config, kind).items():
+        x = variables
+        for key in place.path:
+            x = x[key]
+        x = np.asarray(x, np.float32)
+        if place.path[-1] == "codebook":
+            x = x.reshape(-1, x.shape[-1])
+        found[name] = restore(x if place.layer is None else x[place.layer], place.axes)
+    for name in list(found):
+        if name.endswith(".running_mean"):
+            count = name.replace("running_mean", "num_batches_tracked")
+            found[count] = np.zeros((), np.int64)
+    if config.block == "conformer":  # never called, but transformers expects them
+        taps, groups = config.pos_conv_kernel, config.pos_conv_groups
+        positions = "encoder.pos_conv_embed.conv."
+        found[f"{positions}parametrizations.weight.original0"] = np.ones((1, 1, taps), np.float32)
+        direction = np.ones((config.width, config.width // groups, taps), np.float32)
+        found[f"{positions}parametrizations.weight.original1"] = direction
+        found[f"{positions}bias"] = np.zeros(config.width, np.float32)
+    if config.positions == "rotary":
+        half = config.width // config.num_heads // 2
+        frequencies = 10000.0 ** (-np.arange(half) / half)
+        found["encoder.embed_positions.inv_freq"] = frequencies.astype(np.float32)
+    prefix = "" if kind == "encoder" else PREFIXES[_model_type(config)]
+    return {name if name.startswith(heads) else prefix + name: x for name, x in found.items()}
+
+
+def restore(x: np.ndarray, axes: str) -> np.ndarray:
+    """Our array in their layout: the inverse of `rearrange`."""
+    theirs, ours = axes.split("->")
+    x = x.transpose([ours.index(axis) for axis in theirs if axis != "1"])
+    return np.expand_dims(x, tuple(i for i, axis in enumerate(theirs) if axis == "1"))

@@ -55,6 +55,7 @@ class EncoderConfig(_FromDict):
     conv_activation: str = "gelu"  # | gelu_tanh | relu | swish: also of the positional conv
     normalize_waveform: bool = False  # zero mean, unit variance per utterance
     feature_grad_mult: float = 0.1  # scales the gradient into the feature encoder; 0 freezes it
+    feature_norm: bool = True  # layer norm of the features before their projection
     # context network
     block: str = "transformer"  # | conformer
     width: int = 768
@@ -67,6 +68,8 @@ class EncoderConfig(_FromDict):
     positions: str = "conv"  # | relative | rotary (the last two: conformer only) | none
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
+    pos_conv_norm: str = "weight"  # of the kernel | batch: batch norm of the input
+    adapter_dim: int = 0  # bottleneck of an adapter in every block (MMS); 0: none
     conformer_kernel: int = 31
     conformer_norm: str = "batch"  # | layer | group: the norm inside the convolution module
     # regularisation
@@ -94,6 +97,7 @@ class EncoderConfig(_FromDict):
         for key in ("conv_activation", "activation"):
             _choices(self, key, ("gelu", "gelu_tanh", "relu", "swish"))
         _choices(self, "positions", ("conv", "relative", "rotary", "none"))
+        _choices(self, "pos_conv_norm", ("weight", "batch"))
         _choices(self, "conformer_norm", ("batch", "layer", "group"))
         _choices(self, "dtype", ("float32", "bfloat16"))
         _choices(self, "remat", ("none", "full", "dots"))
@@ -117,6 +121,8 @@ class EncoderConfig(_FromDict):
             raise ConfigError(f"model.conformer_kernel is {self.conformer_kernel}; it must be odd")
         if self.positions == "rotary" and (self.width // self.num_heads) % 2:
             raise ConfigError("model.positions=rotary needs an even width per head")
+        if self.adapter_dim and (self.block, self.norm_order) != ("transformer", "pre"):
+            raise ConfigError("model.adapter_dim needs transformer blocks with norm_order=pre")
         if self.block == "transformer" and self.positions in ("relative", "rotary"):
             raise ConfigError(
                 f"model.positions={self.positions} needs model.block=conformer; "

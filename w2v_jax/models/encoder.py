@@ -32,7 +32,7 @@ class EncoderOutput:
     """What `Encoder` returns; `hidden_states` is None unless asked for."""
 
     context: jax.Array  # [B, T, D] output of the context network
-    features: jax.Array  # [B, T, C] layer-normed, unmasked features: the quantizer's input
+    features: jax.Array  # [B, T, C] layer-normed, unmasked features, the quantizer's input
     length: jax.Array | None  # int32 [B] frames, None when every row is full
     penalty: jax.Array  # float32 scalar: mean square of the features before their layer norm
     hidden_states: jax.Array | None = None  # [L+1, B, T, D]: the first block's input, each output
@@ -74,8 +74,8 @@ class ContextNetwork(nn.Module):
         if cfg.positions == "conv":
             x = x + PositionalConv(
                 cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method, dtype,
-                cfg.conv_activation, name="positions",
-            )(x)  # fmt: skip
+                cfg.conv_activation, cfg.pos_conv_norm, name="positions",
+            )(x, None if cfg.padding_leaks else mask, self.train)  # fmt: skip
         norm = layer_norm(dtype, name="norm", eps=cfg.norm_eps)
         if cfg.norm_order == "post":
             x = norm(x)
@@ -127,7 +127,8 @@ class Encoder(nn.Module):
         squares = jnp.square(zero_padding(features, mask).astype(jnp.float32)).sum()
         count = features.shape[0] * features.shape[1] if mask is None else mask.sum().clip(1)
         penalty = squares / (count * cfg.channels)
-        features = layer_norm(dtype, name="feature_norm", eps=cfg.norm_eps)(features)
+        if cfg.feature_norm:
+            features = layer_norm(dtype, name="feature_norm", eps=cfg.norm_eps)(features)
         x = features
         if cfg.channels != cfg.width:
             x = torch_dense(

@@ -169,10 +169,11 @@ def fft_grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) 
 
 
 class PositionalConv(nn.Module):
-    """activation(grouped convolution over time), weight-normalised per kernel tap.
+    """activation(grouped convolution over time).
 
+    norm: `weight` normalises the kernel per tap; `batch` is a batch norm of the input instead.
     An even kernel sees one frame more of the past: output t depends on [t - K/2, t + K/2 - 1].
-    Source: fairseq wav2vec2.py make_conv_pos, same_pad.py.
+    Source: fairseq wav2vec2.py make_conv_pos, same_pad.py; transformers modeling_hubert.py.
     """
 
     width: int
@@ -181,21 +182,29 @@ class PositionalConv(nn.Module):
     method: str  # conv | fft | auto: fft on CPUs
     dtype: jnp.dtype = jnp.float32
     activation: str = "gelu"
+    norm: str = "weight"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, D] -> [B, T, D]; the caller zeroes padded frames before."""
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """x [B, T, D] -> [B, T, D]; the caller zeroes padded frames before. mask bool [B, T] and
+        train matter to the batch norm alone."""
+        if self.norm == "batch":
+            x = zero_padding(BatchNorm(self.dtype, name="norm")(x, mask, train), mask)
         shape = (self.kernel, self.width // self.groups, self.width)
         std = math.sqrt(4 / (self.kernel * self.width))
-        direction = self.param(
-            "direction", boxed(nn.initializers.normal(std), "conv", "conv_in", "embed"), shape
-        )
-        norm = jnp.sqrt(jnp.square(direction).sum((1, 2)))
-        # weight norm starts as the identity: the magnitude is the norm of the drawn direction
-        magnitude = self.param("magnitude", boxed(lambda _, shape: norm.reshape(shape), "conv"),
-                               (self.kernel,))  # fmt: skip
+        drawn = boxed(nn.initializers.normal(std), "conv", "conv_in", "embed")
+        if self.norm == "batch":
+            weight = self.param("kernel", drawn, shape)
+        else:
+            direction = self.param("direction", drawn, shape)
+            norm = jnp.sqrt(jnp.square(direction).sum((1, 2)))
+            # weight norm starts as the identity: the magnitude is the norm of the drawn direction
+            magnitude = self.param("magnitude", boxed(lambda _, shape: norm.reshape(shape), "conv"),
+                                   (self.kernel,))  # fmt: skip
+            weight = direction * (magnitude / norm)[:, None, None]
         bias = self.param("bias", boxed(nn.initializers.zeros, "embed"), (self.width,))
-        weight = direction * (magnitude / norm)[:, None, None]
         padding = (self.kernel // 2, (self.kernel - 1) // 2)
         method = self.method
         if method == "auto":

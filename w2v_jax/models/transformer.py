@@ -24,8 +24,22 @@ class FeedForward(nn.Module):
         return nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
 
 
+class Adapter(nn.Module):
+    """LN -> dense to config.adapter_dim -> relu -> dense over x [B, T, D]: what MMS trains per
+    language (arXiv 2305.13516 section 5; transformers Wav2Vec2AttnAdapterLayer)."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg, dtype = self.config, self.config.compute_dtype
+        x = layer_norm(dtype, name="norm")(x)
+        x = bert_dense(cfg.adapter_dim, ("embed", "mlp"), dtype, name="inner")(x)
+        return bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(jax.nn.relu(x))
+
+
 class TransformerBlock(nn.Module):
-    """post: x = LN(x + sublayer(x)); pre: x = x + sublayer(LN(x)).
+    """post: x = LN(x + sublayer(x)); pre: x = x + sublayer(LN(x)), an adapter last if there is one.
 
     Source: fairseq wav2vec2.py TransformerSentenceEncoderLayer.
     """
@@ -44,6 +58,7 @@ class TransformerBlock(nn.Module):
         feed_forward = FeedForward(cfg, self.train, name="feed_forward")
         if cfg.norm_order == "pre":
             x = x + drop(attention(attention_norm(x), mask))
-            return x + feed_forward(final_norm(x))
+            x = x + feed_forward(final_norm(x))
+            return x + Adapter(cfg, name="adapter")(x) if cfg.adapter_dim else x
         x = attention_norm(x + drop(attention(x, mask)))
         return final_norm(x + feed_forward(x))

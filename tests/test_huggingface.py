@@ -1,0 +1,184 @@
+"""Model directories of transformers, in and out. The numbers are in test_parity.py."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.test_parity import GOLDEN
+from w2v_jax.errors import UserError
+from w2v_jax.export import export
+from w2v_jax.interop import huggingface
+from w2v_jax.interop.safetensors import INDEX, WHOLE
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.checkpoint import load_exported
+
+MODELS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
+# what a base model cannot say: whether a plain encoder was called Hubert or Wav2Vec2
+NAMES = ("model_type", "architectures")
+UNUSED = "encoder.pos_conv_embed."  # by conformers
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """`make(name)`: a golden model with the small files that a published one has."""
+
+    def make(name):
+        folder = tmp_path / name
+        shutil.copytree(GOLDEN / name, folder, ignore=shutil.ignore_patterns("*.npz"))
+        (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+        size = json.loads((folder / "config.json").read_text())["vocab_size"]
+        symbols = Alphabet.english().symbols[:size]
+        vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        return folder
+
+    return make
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip(directory, tmp_path, name):
+    folder = directory(name)
+    variables, config = huggingface.read(folder)
+    huggingface.write(tmp_path / "out", variables, config)
+    again, config_again = huggingface.read(tmp_path / "out")
+    equal(variables, again)
+    assert config == config_again
+
+    theirs, ours = load_file(folder / WHOLE), load_file(tmp_path / "out" / WHOLE)
+    assert {k: (x.shape, x.dtype) for k, x in ours.items()} == {
+        k: (x.shape, x.dtype) for k, x in theirs.items()
+    }
+    conformer = config["model"]["block"] == "conformer"
+    for key, x in theirs.items():
+        if not (conformer and UNUSED in key):
+            np.testing.assert_array_equal(ours[key], x)
+    theirs, ours = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "out"))
+    skip = NAMES if config["kind"] == "encoder" else ()
+    free = ("ctc_zero_infinity", "feat_quantizer_dropout", *skip)
+    assert {k: v for k, v in ours.items() if k not in free} == {
+        k: theirs[k] for k in ours if k not in free
+    }
+
+
+def test_export_converts(directory, tmp_path, capsys):
+    folder = directory("ctc_w2v2_base")
+    export(folder, tmp_path / "ours", "huggingface")
+    variables, config = load_exported(tmp_path / "ours", "ctc")
+    equal(variables, huggingface.read(folder)[0])
+    assert EncoderConfig.from_dict(config["model"]).normalize_waveform
+    assert config["alphabet"]["symbols"][4] == "|"
+    export(tmp_path / "ours", tmp_path / "theirs", "orbax", "huggingface")
+    equal(variables, huggingface.read(tmp_path / "theirs")[0])
+    assert "ctc model written to" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is the --workdir"):
+        export(folder, folder, "huggingface")
+
+
+def test_shards(directory):
+    folder = directory("w2v2_base_g2")
+    whole = huggingface.read(folder)[0]
+    tensors = load_file(folder / WHOLE)
+    (folder / WHOLE).unlink()
+    from safetensors.numpy import save_file
+
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for part, inside in parts.items():
+        save_file({name: tensors[name] for name in inside}, folder / part)
+    index = {name: part for part, inside in parts.items() for name in inside}
+    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+    equal(whole, huggingface.read(folder)[0])
+
+
+def test_half_precision_becomes_float32(directory):
+    import jax.numpy as jnp
+    from safetensors.flax import save_file
+
+    folder = directory("ctc_mms_adapter")
+    whole = huggingface.read(folder)[0]
+    tensors = {k: jnp.asarray(x, jnp.bfloat16) for k, x in load_file(folder / WHOLE).items()}
+    save_file(tensors, folder / WHOLE)
+    for x, y in zip(
+        *(jax.tree.leaves(v) for v in (huggingface.read(folder)[0], whole)), strict=True
+    ):
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, y, rtol=2**-8)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("preprocessor_config.json", None, "preprocessor_config.json cannot be read"),
+        ("vocab.json", {"eng": {"<pad>": 0}}, "one vocabulary per language"),
+        ("vocab.json", {"<pad>": 0, "|": 1}, "does not number the 29 outputs"),
+        ("model.safetensors", None, "holds neither model.safetensors"),
+        ("model.safetensors", "not tensors", "cannot be read"),
+        ("config.json", {"pad_token_id": 3}, "pad_token_id is 3; the blank must be output 0"),
+        ("config.json", {"add_adapter": True}, "add_adapter is True"),
+        ("config.json", {"architectures": ["Wav2Vec2ForXVector"]}, "one must end with"),
+    ],
+)
+def test_what_is_wrong_is_named(directory, file, change, words):
+    path = directory("ctc_w2v2_base") / file
+    if change is None:
+        path.unlink()
+    elif isinstance(change, str):
+        path.write_text(change)
+    else:
+        old = json.loads(path.read_text()) if file == "config.json" else {}
+        path.write_text(json.dumps(old | change))
+    with pytest.raises(UserError, match=words):
+        huggingface.read(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"conformer_norm": "layer"}, "model.conformer_norm is 'layer'"),
+        ({"norm_order": "post"}, "model.norm_order is 'post'"),
+        ({"positions": "conv"}, "no convolutional positions"),
+    ],
+)
+def test_what_transformers_cannot_express_is_named(directory, tmp_path, change, words):
+    variables, config = huggingface.read(directory("conformer_rotary"))
+    with pytest.raises(UserError, match=words):
+        huggingface.write(tmp_path / "x", variables, config | {"model": config["model"] | change})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_loads_it(directory, tmp_path, name):
+    """Where torch and transformers are installed: no tensor missing or left over, same outputs."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    variables, config = huggingface.read(directory(name))
+    huggingface.write(tmp_path / "out", variables, config)
+    (architecture,) = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
+    model, info = getattr(transformers, architecture).from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    path = next((GOLDEN / name).glob("[np]*.npz"))  # nomask where there is one, else padded
+    case, audio = dict(np.load(path)), np.load(GOLDEN / "audio.npz")
+    kwargs = {}
+    if "in/mask_time_indices" in case:
+        kwargs["mask_time_indices"] = torch.tensor(case["in/mask_time_indices"])
+    if str(case["in/audio"]) == "ragged":
+        kwargs["attention_mask"] = torch.tensor(audio["ragged_mask"])
+    waveform = torch.tensor(audio[str(case["in/audio"])])
+    with torch.no_grad():
+        found = model.eval()(waveform, output_hidden_states=True, **kwargs).hidden_states
+    for i, x in enumerate(found):
+        theirs = case[f"out/hidden_states.{i}"]
+        assert np.abs(x.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()

@@ -1,0 +1,62 @@
+"""The tensors of a model directory: safetensors, whole or in shards, or torch's own file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.flax import load_file
+from safetensors.numpy import save_file
+
+from w2v_jax.errors import UserError
+
+WHOLE, INDEX, TORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of model.safetensors, of its shards or of pytorch_model.bin, floats as float32.
+
+    Raises UserError where there is none of them, one is damaged, or torch is needed and missing.
+    """
+    if (folder / WHOLE).exists():
+        return _read_file(folder / WHOLE)
+    if (folder / INDEX).exists():
+        shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        return {name: x for shard in shards for name, x in _read_file(folder / shard).items()}
+    if (folder / TORCH).exists():
+        return _read_torch(folder / TORCH)
+    raise UserError(f"{folder} holds neither {WHOLE} nor {INDEX} nor {TORCH}")
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # the jax reader knows bfloat16, which the numpy one does not
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return {name: _float32(np.asarray(x)) for name, x in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path} needs torch (pip install torch); a {WHOLE} beside it would not"
+        ) from None
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return {
+        name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()
+    }
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    return x if np.issubdtype(x.dtype, np.integer) else x.astype(np.float32)
+
+
+def write(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes FOLDER/model.safetensors."""
+    contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    save_file(contiguous, folder / WHOLE, metadata={"format": "pt"})
