@@ -31,6 +31,10 @@ SIZES = {
         dropout_features=0.0, layerdrop=0.0,
     ),
 }  # fmt: skip
+# XLS-R (arXiv 2111.09296): the network of large_lv60k, wider and deeper
+SIZES["xlsr_300m"] = SIZES["large_lv60k"]
+SIZES["xlsr_1b"] = SIZES["large_lv60k"] | dict(width=1280, num_layers=48, feed_forward=5120)
+SIZES["xlsr_2b"] = SIZES["large_lv60k"] | dict(width=1920, num_layers=48, feed_forward=7680)
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
@@ -39,6 +43,9 @@ QUANTIZERS = {
     "base": dict(groups=2, codes=320, width=256, projection=256),
     "large": dict(groups=2, codes=320, width=768, projection=768),
     "large_lv60k": dict(groups=2, codes=320, width=768, projection=768),
+    "xlsr_300m": dict(groups=2, codes=320, width=768, projection=768),
+    "xlsr_1b": dict(groups=2, codes=320, width=1024, projection=1024),
+    "xlsr_2b": dict(groups=2, codes=320, width=1024, projection=1024),
 }
 
 

@@ -17,7 +17,7 @@ ROOMS = {
     "objectives": set(),
     "training": set(),
     "decoding": {"audio", "text", "models"},
-    "interop": {"models"},
+    "interop": {"audio", "text", "models"},
     "samples": set(),
 }
 DOORS = {
@@ -25,6 +25,7 @@ DOORS = {
     "orbax": {"training/checkpoint.py"},
     "soundfile": {"audio/waveform.py"},
     "soxr": {"audio/waveform.py"},
+    "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {"command_line.py", *(f"{name}.py" for name in ENTRY_POINTS)},

@@ -27,6 +27,9 @@ def count(tree) -> int:
         ("base", 95_044_608, 94_396_320),
         ("large", 317_380_864, None),
         ("large_lv60k", 317_390_592, 315_471_520),
+        ("xlsr_300m", 317_390_592, None),
+        ("xlsr_1b", 965_514_752, None),
+        ("xlsr_2b", 2_162_932_352, None),
     ],
 )
 def test_parameter_counts(size, whole, ctc):
