@@ -3,17 +3,21 @@
 import json
 import shutil
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests import small
 from tests.test_parity import GOLDEN
 from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop import huggingface
-from w2v_jax.interop.safetensors import INDEX, WHOLE
+from w2v_jax.interop.safetensors import INDEX, WHOLE, write
 from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.ctc import CTCModel
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
@@ -82,7 +86,11 @@ def test_export_converts(directory, tmp_path, capsys):
     equal(variables, huggingface.read(tmp_path / "theirs")[0])
     assert "ctc model written to" in capsys.readouterr().out
     with pytest.raises(UserError, match="is the --workdir"):
-        export(folder, folder, "huggingface")
+        export(folder, folder / ".." / folder.name, "huggingface")
+    with pytest.raises(UserError, match="holds something else"):
+        export(folder, tmp_path / "ours", "huggingface", "huggingface")
+    with pytest.raises(UserError, match="choose another place"):
+        export(folder, folder / WHOLE / "x", "huggingface")
 
 
 def test_shards(directory):
@@ -101,8 +109,53 @@ def test_shards(directory):
     equal(whole, huggingface.read(folder)[0])
 
 
+def test_a_blank_that_is_not_first_moves_there(directory, tmp_path):
+    """Common fine-tunes have `|` at 0, `[PAD]` behind the letters and <s>, </s> added after it."""
+    folder = directory("ctc_w2v2_base")
+    before = huggingface.read(folder)[0]["params"]["head"]["kernel"]
+    letters = "|ABCDEFGHIJKLMNOPQRSTUVWXY"
+    vocabulary = {symbol: i for i, symbol in enumerate([*letters, "[PAD]"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "added_tokens.json").write_text(json.dumps({"<s>": 27, "</s>": 28}))
+    config = json.loads((folder / "config.json").read_text()) | {"pad_token_id": 26}
+    (folder / "config.json").write_text(json.dumps(config))
+    variables, found = huggingface.read(folder)
+    symbols = found["alphabet"]["symbols"]
+    assert symbols[:3] == ["[PAD]", "|", "A"]
+    assert symbols[-1] == "</s>"
+    kernel = variables["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, :3], before[:, [26, 0, 1]])
+
+
+def test_no_mask_embedding(directory, caplog):
+    folder = directory("ctc_w2v2_base")
+    tensors = load_file(folder / WHOLE)
+    del tensors["wav2vec2.masked_spec_embed"]
+    write(folder, tensors)
+    embedding = huggingface.read(folder)[0]["params"]["encoder"]["mask_embedding"]
+    assert 0 < embedding.min() < embedding.max() < 1
+    assert "no masked_spec_embed" in caplog.text
+
+
+def test_features_as_wide_as_the_model(tmp_path):
+    """transformers always projects the features; ours does not between equal widths."""
+    config = EncoderConfig(**small.MODEL | {"width": 24, "pos_conv_groups": 4})
+    model = CTCModel(config, 32)
+    audio = jnp.zeros((1, 4000), jnp.int16)
+    variables = nn.meta.unbox(jax.jit(lambda: model.init(jax.random.key(0), audio))())
+    described = {"kind": "ctc", "model": config.to_dict(), "alphabet": Alphabet.english().to_dict()}
+    huggingface.write(tmp_path, variables, described)
+    tensors = load_file(tmp_path / WHOLE)
+    name = "wav2vec2.feature_projection.projection.weight"
+    np.testing.assert_array_equal(tensors[name], np.eye(24))
+    equal(variables["params"], huggingface.read(tmp_path)[0]["params"])
+    tensors[name][0, 1] = 1
+    write(tmp_path, tensors)
+    with pytest.raises(UserError, match="only the identity"):
+        huggingface.read(tmp_path)
+
+
 def test_half_precision_becomes_float32(directory):
-    import jax.numpy as jnp
     from safetensors.flax import save_file
 
     folder = directory("ctc_mms_adapter")
@@ -124,7 +177,15 @@ def test_half_precision_becomes_float32(directory):
         ("vocab.json", {"<pad>": 0, "|": 1}, "does not number the 29 outputs"),
         ("model.safetensors", None, "holds neither model.safetensors"),
         ("model.safetensors", "not tensors", "cannot be read"),
-        ("config.json", {"pad_token_id": 3}, "pad_token_id is 3; the blank must be output 0"),
+        (
+            "vocab.json",
+            {f"x{i}" if i else "<pad>": i for i in range(29)},
+            "of several characters: x1",
+        ),
+        ("vocab.json", ["<pad>"], "no JSON object"),
+        ("config.json", {"pad_token_id": 99}, "pad_token_id is 99; it must be one of the 29"),
+        ("config.json", {"hidden_size": 64}, "the tensors disagree"),
+        ("config.json", {"num_attention_heads": 0}, "a value of the wrong kind"),
         ("config.json", {"add_adapter": True}, "add_adapter is True"),
         ("config.json", {"architectures": ["Wav2Vec2ForXVector"]}, "one must end with"),
     ],
@@ -136,8 +197,8 @@ def test_what_is_wrong_is_named(directory, file, change, words):
     elif isinstance(change, str):
         path.write_text(change)
     else:
-        old = json.loads(path.read_text()) if file == "config.json" else {}
-        path.write_text(json.dumps(old | change))
+        old = json.loads(path.read_text()) if file == "config.json" else None
+        path.write_text(json.dumps(old | change if old else change))
     with pytest.raises(UserError, match=words):
         huggingface.read(path.parent)
 

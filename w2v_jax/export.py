@@ -24,7 +24,7 @@ def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
     """(variables, config) of the newest checkpoint of a run."""
     try:
         run = json.loads((Path(workdir) / "config.json").read_text())
-    except OSError:
+    except (OSError, ValueError):
         raise UserError(f"{workdir} is not the --workdir of a training run") from None
     variables, step = latest_variables(workdir)
     config = {key: run[key] for key in ("kind", "model", "quantizer", "alphabet") if key in run}
@@ -40,8 +40,17 @@ def export(workdir: str, output: str, source: str = "run", form: str = "orbax") 
     source: what `workdir` is: a run, a model that this function wrote (orbax), or a model directory
     of transformers (huggingface); form: orbax or huggingface.
     """
-    if Path(workdir).absolute() == Path(output).absolute():
+    folder = Path(output)
+    if Path(workdir).resolve() == folder.resolve():
         raise UserError(f"--output={output} is the --workdir; choose another folder")
+    # each form has a config.json of its own; over another one's it would ruin that model
+    mark = "w2v_jax" if form == "orbax" else "model_type"
+    if (folder / "config.json").exists() and mark not in (folder / "config.json").read_text():
+        raise UserError(f"--output={output} holds something else; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output}: {error.strerror}; choose another place") from None
     variables, config = SOURCES[source](workdir)
     if form == "huggingface":
         huggingface.write(output, variables, config)

@@ -6,6 +6,7 @@ Every file is decoded once (--decode=false believes the headers instead). What c
 left out, counted, and listed in OUTPUT.skipped.tsv.
 """
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def prepare(
     files is above `max_bad_share`, if there is less audio than `minutes`, and if `output` cannot
     be written.
     """
+    if not math.isfinite(minutes):
+        raise UserError(f"--minutes={minutes} is no length")
     found = [corpora.find(folder) for folder in inputs]
     utterances = sorted({u.path: u for f in found for u in f.utterances}.items())
     utterances = [utterance for _, utterance in utterances]

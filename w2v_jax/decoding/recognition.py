@@ -1,5 +1,6 @@
 """From audio to text with a CTC model."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +24,9 @@ class Recognizer:
     def __init__(self, config: EncoderConfig, alphabet: Alphabet, *, sharding=None):
         """sharding: of the result where the parameters live on a mesh (replicated)."""
         self.config, self.alphabet = config, alphabet
-        model = CTCModel(config, len(alphabet))
+        # published models are scored one utterance at a time, without any padding; ours, which
+        # pads for the sake of the shapes, equals that only where padding does not leak
+        model = CTCModel(dataclasses.replace(config, padding_leaks=False), len(alphabet))
 
         def ids(variables, audio, length):
             logits, frames = model.apply(variables, audio, length)

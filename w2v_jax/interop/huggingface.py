@@ -7,17 +7,26 @@ leave out: "oik->kio" is a convolution, "oi1->io" one of width one that is a den
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.interop import safetensors
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.ctc import CTCModel
+from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.wav2vec2 import Wav2Vec2
 from w2v_jax.text.alphabet import Alphabet
+
+log = logging.getLogger(__name__)
 
 PREFIXES = {
     "wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
@@ -51,6 +60,7 @@ NORM = (("scale", "weight", "c->c"), BIAS)
 BATCH_NORM = (*NORM, ("mean", "running_mean", "c->c"), ("var", "running_var", "c->c"))
 STATS = ("mean", "var")  # these live in the collection `stats`, all others in `params`
 
+MASK, PROJECTION = "masked_spec_embed", "feature_projection.projection"
 PRETRAINING_HEAD = (
     ("quantizer", "quantizer", (("codebook", "codevectors", "1vd->vd"),)),
     ("quantizer/logits", "quantizer.weight_proj", DENSE),
@@ -60,8 +70,8 @@ PRETRAINING_HEAD = (
 HEADS = {"pretrained": PRETRAINING_HEAD, "ctc": (("head", "lm_head", DENSE),), "encoder": ()}
 ENCODER = (
     ("encoder/feature_norm", "feature_projection.layer_norm", NORM),
-    ("encoder/feature_projection", "feature_projection.projection", DENSE),
-    ("encoder", "", (("mask_embedding", "masked_spec_embed", "d->d"),)),
+    ("encoder/feature_projection", PROJECTION, DENSE),
+    ("encoder", "", (("mask_embedding", MASK, "d->d"),)),
     ("encoder/context/norm", "encoder.layer_norm", NORM),
 )
 # their norm runs over all axes but the last, one magnitude per tap of the kernel
@@ -276,6 +286,16 @@ def _unused(name: str, config: EncoderConfig) -> bool:
     return config.block == "conformer" and name.startswith("encoder.pos_conv_embed.")
 
 
+def _drop_identity(tensors: dict[str, np.ndarray]) -> None:
+    """Takes out a projection of the features that changes nothing; ours has none between equal
+    widths, as fairseq, theirs always has."""
+    weight, bias = (tensors.pop(f"{PROJECTION}.{part}", None) for part in ("weight", "bias"))
+    if weight is not None and (np.any(bias) or not np.array_equal(weight, np.eye(len(weight)))):
+        raise UserError(
+            f"{PROJECTION} projects between equal widths; only the identity is supported there"
+        )
+
+
 def parameters(
     tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str
 ) -> dict[str, Any]:
@@ -286,6 +306,13 @@ def parameters(
     """
     tensors = {bare_name(name): x for name, x in tensors.items()}
     table = places(config, kind)
+    if kind != "pretrained" and MASK not in tensors:
+        # models that were saved without time masking have none; it matters to training alone
+        drawn = np.random.default_rng(0).random(config.width, np.float32)
+        tensors[MASK] = drawn
+        log.warning("the model has no %s: masked frames start from a random vector", MASK)
+    if config.channels == config.width:
+        _drop_identity(tensors)
     missing = sorted(set(table) - set(tensors))
     surplus = sorted(name for name in set(tensors) - set(table) if not _unused(name, config))
     if missing or surplus:
@@ -322,34 +349,90 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     folder = Path(folder)
     theirs = _read_json(folder / "config.json")
-    encoder, kind = encoder_config(theirs), model_kind(theirs)
-    normalize = _get(_read_json(folder / "preprocessor_config.json"), "do_normalize")
+    try:
+        encoder, kind = encoder_config(theirs), model_kind(theirs)
+    except (TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(f"{folder}/config.json has a value of the wrong kind: {error}") from None
+    # transformers normalises unless told not to
+    normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
     variables = parameters(safetensors.read(folder), encoder, kind)
     config = {"kind": kind, "model": encoder.to_dict() | {"normalize_waveform": normalize}}
     if kind == "pretrained":
         config["quantizer"] = quantizer_config(theirs).to_dict()
     if kind == "ctc":
-        config["alphabet"] = _read_alphabet(folder, theirs).to_dict()
+        alphabet, order = _read_alphabet(folder, theirs)
+        head = variables["params"]["head"]
+        if head["bias"].shape != order.shape:
+            raise UserError(
+                f"{folder}: vocab.json has {len(order)} symbols, "
+                f"lm_head {len(head['bias'])} outputs"
+            )
+        head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
+        config["alphabet"] = alphabet.to_dict()
+    _check_shapes(variables, config)
     return variables, config
+
+
+def _check_shapes(variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises UserError for tensors whose shape is not what config.json asks for."""
+    encoder, kind = EncoderConfig.from_dict(config["model"]), config["kind"]
+    audio = jnp.zeros((1, 2 * encoder.receptive_field), jnp.int16)
+    rest = ()
+    if kind == "pretrained":
+        model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config["quantizer"]))
+        frames = encoder.frames(audio.shape[1])
+        rest = (None, jnp.zeros((1, frames), bool), jnp.zeros((1, 1), jnp.int32))
+    elif kind == "ctc":
+        model = CTCModel(encoder, len(config["alphabet"]["symbols"]))
+    else:
+        model = Encoder(encoder)
+    expected = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), audio, *rest)))
+    for collection, tree in expected.items():
+        ours = variables[collection]
+        ours = ours["encoder"] if kind == "encoder" else ours
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            found = ours
+            for key in path:
+                found = found[key.key]
+            if found.shape != leaf.shape:
+                name = "/".join(key.key for key in path)
+                raise UserError(
+                    f"config.json and the tensors disagree: {name} is {found.shape}, in our "
+                    f"layout, where {leaf.shape} is expected"
+                )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); is its folder a model?") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; is its folder a model?")
+    return content
 
 
-def _read_alphabet(folder: Path, config: Mapping[str, Any]) -> Alphabet:
+def _read_alphabet(folder: Path, config: Mapping[str, Any]) -> tuple[Alphabet, np.ndarray]:
+    """The alphabet, blank first, and which of their outputs every symbol is."""
     ids = _read_json(folder / "vocab.json")
     if not all(isinstance(i, int) for i in ids.values()):
         raise UserError(f"{folder}/vocab.json holds one vocabulary per language; keep one of them")
-    outputs = _get(config, "vocab_size")
+    if (folder / "added_tokens.json").exists():
+        ids |= _read_json(folder / "added_tokens.json")
+    outputs, blank = _get(config, "vocab_size"), _get(config, "pad_token_id")
     if sorted(ids.values()) != list(range(outputs)):
         raise UserError(f"{folder}/vocab.json does not number the {outputs} outputs of the model")
-    if _get(config, "pad_token_id") != 0:
-        raise _refuse(config, "pad_token_id", "the blank must be output 0")
-    return Alphabet(tuple(sorted(ids, key=ids.get)))
+    symbols = sorted(ids, key=ids.get)
+    long = [s for s in symbols if len(s) > 1 and s[0] + s[-1] not in ("<>", "[]")]
+    if long:
+        raise UserError(
+            f"{folder}/vocab.json has letters of several characters: {', '.join(long[:5])}; "
+            "an alphabet here has single characters"
+        )
+    if blank not in ids.values():
+        raise _refuse(config, "pad_token_id", f"it must be one of the {outputs} outputs")
+    order = np.array([blank, *(i for i in range(outputs) if i != blank)])
+    return Alphabet(tuple(symbols[i] for i in order)), order
 
 
 def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -474,6 +557,9 @@ def tensors(
         if place.path[-1] == "codebook":
             x = x.reshape(-1, x.shape[-1])
         found[name] = restore(x if place.layer is None else x[place.layer], place.axes)
+    if config.channels == config.width:
+        found[f"{PROJECTION}.weight"] = np.eye(config.width, dtype=np.float32)
+        found[f"{PROJECTION}.bias"] = np.zeros(config.width, np.float32)
     for name in list(found):
         if name.endswith(".running_mean"):
             count = name.replace("running_mean", "num_batches_tracked")

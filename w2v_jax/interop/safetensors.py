@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.flax import load_file
@@ -23,7 +22,10 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     if (folder / WHOLE).exists():
         return _read_file(folder / WHOLE)
     if (folder / INDEX).exists():
-        shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        try:
+            shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder / INDEX} cannot be read: {error}") from None
         return {name: x for shard in shards for name, x in _read_file(folder / shard).items()}
     if (folder / TORCH).exists():
         return _read_torch(folder / TORCH)
@@ -33,8 +35,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         # the jax reader knows bfloat16, which the numpy one does not
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return {name: _float32(np.asarray(x)) for name, x in load_file(path).items()}
+        return {name: _float32(np.asarray(x)) for name, x in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
@@ -46,7 +47,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} needs torch (pip install torch); a {WHOLE} beside it would not"
         ) from None
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle and zip raise many kinds
+        raise UserError(f"{path} cannot be read: {error}") from None
     return {
         name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()
     }
