@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from w2v_jax.errors import UserError
-from w2v_jax.interop import huggingface
+from w2v_jax.interop import huggingface, huggingface_tensors
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.encoder import Encoder
@@ -58,7 +58,7 @@ def readable(directory: Path) -> None:
     """Skips what `interop.huggingface` does not read."""
     config = json.loads((directory / "config.json").read_text())
     kind = config.get("model_type")
-    if kind not in huggingface.PREFIXES:
+    if kind not in huggingface_tensors.PREFIXES:
         pytest.skip(f"model_type {kind} is not readable yet")
     if config.get("add_adapter"):
         pytest.skip("convolutional adapters are not readable yet")
@@ -68,7 +68,9 @@ def readable(directory: Path) -> None:
 def load(directory: Path):
     config = json.loads((directory / "config.json").read_text())
     encoder, kind = huggingface.encoder_config(config), huggingface.model_kind(config)
-    variables = huggingface.parameters(load_file(directory / "model.safetensors"), encoder, kind)
+    variables = huggingface_tensors.parameters(
+        load_file(directory / "model.safetensors"), encoder, kind
+    )
     return config, encoder, kind, variables
 
 
@@ -194,7 +196,7 @@ def close(name: str, ours, theirs, tolerance: float) -> None:
     assert error <= tolerance, f"{name}: relative error {error:.1e} > {tolerance:.0e}"
 
 
-def ours_at(tree: dict, place: huggingface.Place) -> np.ndarray:
+def ours_at(tree: dict, place: huggingface_tensors.Place) -> np.ndarray:
     for key in place.path[1:]:
         tree = tree[key]
     return tree if place.layer is None else tree[place.layer]
@@ -277,7 +279,7 @@ def check_headless(path: Path) -> None:
     else:  # a sum of thousands of products that cancel: relative to their sizes
         size = np.abs(theirs["in/probe"] * theirs["out/last_hidden_state"]).sum()
         assert abs(ours["loss"] - theirs["out/loss"]) <= LOSS * size
-    check_gradients(path, ours["grads"], huggingface.places(encoder, kind))
+    check_gradients(path, ours["grads"], huggingface_tensors.places(encoder, kind))
 
 
 def check_hidden_states(ours: dict, theirs: dict, encoder: EncoderConfig) -> None:
@@ -302,10 +304,10 @@ def check(path: Path, encoder: EncoderConfig) -> None:
     for name in ("contrastive_loss", "diversity_loss", "loss", "codevector_perplexity"):
         close(name, ours[name], theirs[f"out/{name}"], LOSS)
 
-    table = huggingface.places(encoder, "pretrained")
+    table = huggingface_tensors.places(encoder, "pretrained")
     for key, value in theirs.items():
         if key.startswith("out/buffer/"):
-            name = huggingface.bare_name(key.rsplit("/", 1)[-1])
+            name = huggingface_tensors.bare_name(key.rsplit("/", 1)[-1])
             close(key, ours_at(ours["stats"], table[name]), value, FORWARD)
     check_gradients(path, ours["grads"], table)
 
@@ -313,12 +315,12 @@ def check(path: Path, encoder: EncoderConfig) -> None:
 def check_gradients(path: Path, grads: dict, table: dict) -> None:
     seen = 0
     for key, value in case_arrays(path).items():
-        name = huggingface.bare_name(key.rsplit("/", 1)[-1])
+        name = huggingface_tensors.bare_name(key.rsplit("/", 1)[-1])
         if key.startswith("grad/"):
             seen += 1
             if name.endswith(ZERO):
                 continue
-            expected = huggingface.rearrange(value, table[name].axes)
+            expected = huggingface_tensors.rearrange(value, table[name].axes)
             grad = np.asarray(ours_at(grads, table[name]))
             close(key, grad.reshape(expected.shape), expected, GRADIENT)
     assert seen > 20
@@ -328,8 +330,8 @@ def check_gradients(path: Path, grads: dict, table: dict) -> None:
 def check_norms(path: Path, grads: dict, table: dict) -> None:
     """Gradient norms are given for all parameters, the arrays of some of them for size alone."""
     case = json.loads((path.parent / "meta.json").read_text())["cases"][path.stem]
-    norms = {huggingface.bare_name(name): norm for name, norm in case["grad_norms"].items()}
-    for name in map(huggingface.bare_name, case["no_grad"]):
+    norms = {huggingface_tensors.bare_name(name): norm for name, norm in case["grad_norms"].items()}
+    for name in map(huggingface_tensors.bare_name, case["no_grad"]):
         if name in table:
             assert not np.any(ours_at(grads, table[name])), name
     for name, norm in norms.items():
@@ -365,7 +367,7 @@ def test_tensors_without_a_place_are_named():
     tensors = load_file(GOLDEN / "w2v2_base_g2" / "model.safetensors")
     tensors["surplus.weight"] = tensors.pop("project_q.bias")
     with pytest.raises(UserError, match=r"missing: project_q\.bias; .*: surplus\.weight"):
-        huggingface.parameters(tensors, encoder, "pretrained")
+        huggingface_tensors.parameters(tensors, encoder, "pretrained")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,268 @@
+"""The tensors of HuggingFace transformers' models and ours: names, layouts, what only they have.
+
+`_rows` is the one table of names. A row is (our module, their module, parameters); a parameter is
+(our name, their name, axes). `axes` spells their axes and ours, 1 for an axis of size one that we
+leave out: "oik->kio" is a convolution, "oi1->io" one of width one that is a dense layer here.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from w2v_jax.errors import UserError
+from w2v_jax.models.config import EncoderConfig
+
+log = logging.getLogger(__name__)
+
+PREFIXES = {
+    "wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
+}  # fmt: skip
+# names of weight norm before torch 2.0's parametrizations; transformers renames them on load
+OLDER = {
+    "conv.weight_g": "conv.parametrizations.weight.original0",
+    "conv.weight_v": "conv.parametrizations.weight.original1",
+}
+
+KERNEL, BIAS = ("kernel", "weight", "oi->io"), ("bias", "bias", "o->o")
+DENSE = (KERNEL, BIAS)
+CONV = (("kernel", "weight", "oik->kio"),)
+POINTWISE = (("kernel", "weight", "oi1->io"),)
+NORM = (("scale", "weight", "c->c"), BIAS)
+BATCH_NORM = (*NORM, ("mean", "running_mean", "c->c"), ("var", "running_var", "c->c"))
+STATS = ("mean", "var")  # these live in the collection `stats`, all others in `params`
+
+MASK, PROJECTION = "masked_spec_embed", "feature_projection.projection"
+PRETRAINING_HEAD = (
+    ("quantizer", "quantizer", (("codebook", "codevectors", "1vd->vd"),)),
+    ("quantizer/logits", "quantizer.weight_proj", DENSE),
+    ("project_targets", "project_q", DENSE),
+    ("project_context", "project_hid", DENSE),
+)
+HEADS = {"pretrained": PRETRAINING_HEAD, "ctc": (("head", "lm_head", DENSE),), "encoder": ()}
+ENCODER = (
+    ("encoder/feature_norm", "feature_projection.layer_norm", NORM),
+    ("encoder/feature_projection", PROJECTION, DENSE),
+    ("encoder", "", (("mask_embedding", MASK, "d->d"),)),
+    ("encoder/context/norm", "encoder.layer_norm", NORM),
+)
+# their norm runs over all axes but the last, one magnitude per tap of the kernel
+POSITIONS = (
+    ("magnitude", "parametrizations.weight.original0", "11k->k"),
+    ("direction", "parametrizations.weight.original1", "oik->kio"),
+    BIAS,
+)
+ADAPTER = (
+    ("adapter/norm", "adapter_layer.norm", NORM),
+    ("adapter/inner", "adapter_layer.linear_1", DENSE),
+    ("adapter/outer", "adapter_layer.linear_2", DENSE),
+)
+TRANSFORMER = (
+    ("attention/query", "attention.q_proj", DENSE),
+    ("attention/key", "attention.k_proj", DENSE),
+    ("attention/value", "attention.v_proj", DENSE),
+    ("attention/output", "attention.out_proj", DENSE),
+    ("attention_norm", "layer_norm", NORM),
+    ("feed_forward/inner", "feed_forward.intermediate_dense", DENSE),
+    ("feed_forward/outer", "feed_forward.output_dense", DENSE),
+    ("final_norm", "final_layer_norm", NORM),
+)
+CONFORMER = (
+    ("feed_forward_1_norm", "ffn1_layer_norm", NORM),
+    ("feed_forward_1/inner", "ffn1.intermediate_dense", DENSE),
+    ("feed_forward_1/outer", "ffn1.output_dense", DENSE),
+    ("attention_norm", "self_attn_layer_norm", NORM),
+    ("attention/query", "self_attn.linear_q", DENSE),
+    ("attention/key", "self_attn.linear_k", DENSE),
+    ("attention/value", "self_attn.linear_v", DENSE),
+    ("attention/output", "self_attn.linear_out", DENSE),
+    ("convolution/norm", "conv_module.layer_norm", NORM),
+    ("convolution/pointwise_in", "conv_module.pointwise_conv1", POINTWISE),
+    ("convolution/depthwise", "conv_module.depthwise_conv", CONV),
+    ("convolution/depthwise_norm", "conv_module.batch_norm", BATCH_NORM),
+    ("convolution/pointwise_out", "conv_module.pointwise_conv2", POINTWISE),
+    ("feed_forward_2_norm", "ffn2_layer_norm", NORM),
+    ("feed_forward_2/inner", "ffn2.intermediate_dense", DENSE),
+    ("feed_forward_2/outer", "ffn2.output_dense", DENSE),
+    ("final_norm", "final_layer_norm", NORM),
+)
+RELATIVE = (
+    ("attention/position", "self_attn.linear_pos", (KERNEL,)),
+    (
+        "attention", "self_attn",
+        (("content_bias", "pos_bias_u", "hd->hd"), ("position_bias", "pos_bias_v", "hd->hd")),
+    ),
+)  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a tensor of theirs lives in our variables."""
+
+    path: tuple[str, ...]  # collection, modules, parameter
+    layer: int | None  # index along axis 0 where the layers are stacked
+    axes: str
+
+
+def _rows(config: EncoderConfig, kind: str):
+    """(our module, their module, layer, parameters) of every module of a model."""
+    absent = set()
+    if config.channels == config.width:
+        absent.add("encoder/feature_projection")
+    if not config.feature_norm:
+        absent.add("encoder/feature_norm")
+    for ours, theirs, parts in (*HEADS[kind], *ENCODER):
+        if ours not in absent:
+            yield ours, theirs, None, parts
+    for i in range(len(config.conv_layers)):
+        theirs = f"feature_extractor.conv_layers.{i}"
+        conv = (*CONV, BIAS) if config.conv_bias else CONV
+        yield f"encoder/feature_encoder/conv_{i}", f"{theirs}.conv", None, conv
+        if i == 0 or config.conv_norm == "layer":
+            yield f"encoder/feature_encoder/norm_{i}", f"{theirs}.layer_norm", None, NORM
+    if config.positions == "conv":
+        ours, theirs = "encoder/context/positions", "encoder.pos_conv_embed"
+        if config.pos_conv_norm == "batch":
+            yield f"{ours}/norm", f"{theirs}.batch_norm", None, BATCH_NORM
+        parts = (*CONV, BIAS) if config.pos_conv_norm == "batch" else POSITIONS
+        yield ours, f"{theirs}.conv", None, parts
+    block = CONFORMER if config.block == "conformer" else TRANSFORMER
+    if config.positions == "relative":
+        block += RELATIVE
+    if config.adapter_dim:
+        block += ADAPTER
+    for i in range(config.num_layers):
+        for ours, theirs, parts in block:
+            yield f"encoder/context/layers/block/{ours}", f"encoder.layers.{i}.{theirs}", i, parts
+
+
+def places(config: EncoderConfig, kind: str) -> dict[str, Place]:
+    """The place of every tensor, by its name without the model's prefix."""
+    found = {}
+    for ours, theirs, layer, parts in _rows(config, kind):
+        for leaf, name, axes in parts:
+            collection = "stats" if leaf in STATS else "params"
+            path = (collection, *ours.split("/"), leaf)
+            found[f"{theirs}.{name}".lstrip(".")] = Place(path, layer, axes)
+    return found
+
+
+def bare_name(name: str) -> str:
+    """`name` without the model's prefix, weight norm in today's spelling."""
+    for prefix in PREFIXES.values():
+        name = name.removeprefix(prefix)
+    for old, new in OLDER.items():
+        name = name.replace(old, new)
+    return name
+
+
+def rearrange(x: np.ndarray, axes: str) -> np.ndarray:
+    """Their array in our layout; see the head of this file for `axes`."""
+    theirs, ours = axes.split("->")
+    x = np.squeeze(x, tuple(i for i, axis in enumerate(theirs) if axis == "1"))
+    theirs = theirs.replace("1", "")
+    return x.transpose([theirs.index(axis) for axis in ours])
+
+
+def _unused(name: str, config: EncoderConfig) -> bool:
+    """Tensors that transformers saves and that hold no learned number of the model."""
+    if name.endswith((".num_batches_tracked", "embed_positions.inv_freq")):
+        return True
+    return config.block == "conformer" and name.startswith("encoder.pos_conv_embed.")
+
+
+def _drop_identity(tensors: dict[str, np.ndarray]) -> None:
+    """Takes out a projection of the features that changes nothing; ours has none between equal
+    widths, as fairseq, theirs always has."""
+    weight, bias = (tensors.pop(f"{PROJECTION}.{part}", None) for part in ("weight", "bias"))
+    if weight is not None and (np.any(bias) or not np.array_equal(weight, np.eye(len(weight)))):
+        raise UserError(
+            f"{PROJECTION} projects between equal widths; only the identity is supported there"
+        )
+
+
+def parameters(
+    tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str
+) -> dict[str, Any]:
+    """{"params": ..., "stats": ...}, float32: the variables of `models.wav2vec2.Wav2Vec2` or
+    `models.ctc.CTCModel`; of kind "encoder" only what these have below `encoder`.
+
+    Raises UserError listing tensors that are missing or have no place.
+    """
+    tensors = {bare_name(name): x for name, x in tensors.items()}
+    table = places(config, kind)
+    if kind != "pretrained" and MASK not in tensors:
+        # models that were saved without time masking have none; it matters to training alone
+        drawn = np.random.default_rng(0).random(config.width, np.float32)
+        tensors[MASK] = drawn
+        log.warning("the model has no %s: masked frames start from a random vector", MASK)
+    if config.channels == config.width:
+        _drop_identity(tensors)
+    missing = sorted(set(table) - set(tensors))
+    surplus = sorted(name for name in set(tensors) - set(table) if not _unused(name, config))
+    if missing or surplus:
+        raise UserError(
+            f"the tensors do not fit the model; missing: {', '.join(missing) or 'none'}; "
+            f"without a place: {', '.join(surplus) or 'none'}"
+        )
+    leaves: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for name, place in table.items():  # layers come in order
+        x = rearrange(np.asarray(tensors[name], np.float32), place.axes)
+        leaves.setdefault(place.path, []).append(x)
+    variables: dict[str, Any] = {"params": {}, "stats": {}}
+    for path, parts in leaves.items():
+        node = variables
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = np.stack(parts) if "layers" in path else parts[0]
+    if kind != "pretrained":
+        return variables
+    # theirs stacks the groups along the codes; project_q takes all groups at once
+    quantizer = variables["params"]["quantizer"]
+    width = quantizer["codebook"].shape[-1]
+    groups = len(variables["params"]["project_targets"]["kernel"]) // width
+    quantizer["codebook"] = quantizer["codebook"].reshape(groups, -1, width)
+    return variables
+
+
+def tensors(
+    variables: Mapping[str, Any], config: EncoderConfig, kind: str, model_type: str
+) -> dict[str, np.ndarray]:
+    """The tensors of transformers, by their whole names; the inverse of `parameters`."""
+    heads = tuple(theirs for _, theirs, _ in HEADS[kind])
+    found = {}
+    for name, place in places(config, kind).items():
+        x = variables
+        for key in place.path:
+            x = x[key]
+        x = np.asarray(x, np.float32)
+        if place.path[-1] == "codebook":
+            x = x.reshape(-1, x.shape[-1])
+        found[name] = restore(x if place.layer is None else x[place.layer], place.axes)
+    if config.channels == config.width:
+        found[f"{PROJECTION}.weight"] = np.eye(config.width, dtype=np.float32)
+        found[f"{PROJECTION}.bias"] = np.zeros(config.width, np.float32)
+    for name in list(found):
+        if name.endswith(".running_mean"):
+            count = name.replace("running_mean", "num_batches_tracked")
+            found[count] = np.zeros((), np.int64)
+    if config.block == "conformer":  # never called, but transformers expects them
+        taps, groups = config.pos_conv_kernel, config.pos_conv_groups
+        positions = "encoder.pos_conv_embed.conv."
+        found[f"{positions}parametrizations.weight.original0"] = np.ones((1, 1, taps), np.float32)
+        direction = np.ones((config.width, config.width // groups, taps), np.float32)
+        found[f"{positions}parametrizations.weight.original1"] = direction
+        found[f"{positions}bias"] = np.zeros(config.width, np.float32)
+    if config.positions == "rotary":
+        half = config.width // config.num_heads // 2
+        frequencies = 10000.0 ** (-np.arange(half) / half)
+        found["encoder.embed_positions.inv_freq"] = frequencies.astype(np.float32)
+    prefix = "" if kind == "encoder" else PREFIXES[model_type]
+    return {name if name.startswith(heads) else prefix + name: x for name, x in found.items()}
+
+
+def restore(x: np.ndarray, axes: str) -> np.ndarray:
+    """Our array in their layout: the inverse of `rearrange`."""
+    theirs, ours = axes.split("->")
+    x = x.transpose([ours.index(axis) for axis in theirs if axis != "1"])
+    return np.expand_dims(x, tuple(i for i, axis in enumerate(theirs) if axis == "1"))
