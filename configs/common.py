@@ -61,6 +61,7 @@ def pretraining(size: str) -> ConfigDict:
     config = ConfigDict()
     config.kind = "pretrained"
     config.seed = 0
+    config.init_from = ""  # an exported pre-trained model to go on from; empty: random weights
     config.model = model(size)
     config.quantizer = ConfigDict(QUANTIZERS[size])
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))

@@ -1,5 +1,6 @@
 """The update: schedules, freezing, accumulation, meshes, skipped steps, one trace per shape."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,7 +15,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.wav2vec2 import Wav2Vec2
-from w2v_jax.training.checkpoint import Checkpoints
+from w2v_jax.training.checkpoint import Checkpoints, export_model
 from w2v_jax.training.loop import check_unchanged
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
@@ -208,6 +209,24 @@ def test_window_survives_json():
     again = Window(json.loads(json.dumps(window.content)))
     assert again.content == window.content
     assert again.means() == {"a": float(np.float32(1.1)) / 3}
+
+
+def test_pretraining_goes_on_from_an_exported_model(tmp_path):
+    config = small.pretraining()
+    encoder = EncoderConfig.from_dict(config.model)
+    quantizer = QuantizerConfig.from_dict(config.quantizer)
+    state, _ = pretraining(one_device())
+    other = jax.tree.map(lambda x: x + 1, jax.device_get(state.params))
+    described = {key: config[key].to_dict() for key in ("model", "quantizer")}
+    export_model(tmp_path, {"params": other, "stats": {}}, {"kind": "pretrained", **described})
+    found = pretrain.with_exported(state, str(tmp_path), encoder, quantizer)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), other)
+    deeper = dataclasses.replace(encoder, num_layers=3)
+    with pytest.raises(UserError, match="num_layers: 2 there, 3 here"):
+        pretrain.with_exported(state, str(tmp_path), deeper, quantizer)
+    more = dataclasses.replace(quantizer, codes=9)
+    with pytest.raises(UserError, match="quantizer in"):
+        pretrain.with_exported(state, str(tmp_path), encoder, more)
 
 
 def test_top_blocks_can_start_anew():

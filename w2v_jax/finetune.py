@@ -97,14 +97,7 @@ def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: st
 def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
     """{"params", "stats"} of an exported model's encoder; it must have the shape of `encoder`."""
     variables, exported = load_exported(path)
-    old = EncoderConfig.from_dict(exported["model"]).architecture()
-    new = encoder.architecture()
-    changed = [f"{key}: {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
-    if changed:
-        raise UserError(
-            f"the encoder in {path} is another one ({'; '.join(changed)}); "
-            "use a config of the same size"
-        )
+    encoder.check_same(EncoderConfig.from_dict(exported["model"]), path)
     return {kind: tree.get("encoder", {}) for kind, tree in variables.items()}
 
 

@@ -29,6 +29,7 @@ from w2v_jax.objectives.contrastive import (
     sample_negatives,
 )
 from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
+from w2v_jax.training.checkpoint import has_checkpoint, load_exported
 from w2v_jax.training.loop import check_unchanged, train
 from w2v_jax.training.optim import make_optimizer, make_schedule
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
@@ -182,12 +183,32 @@ def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -
     return buckets
 
 
+def with_exported(
+    state: TrainState, path: str, encoder: EncoderConfig, quantizer: QuantizerConfig
+) -> TrainState:
+    """The state with the arrays of an exported pre-trained model, on the devices they were on.
+
+    The optimizer starts anew. Raises UserError for a model of another shape.
+    """
+    variables, exported = load_exported(path, "pretrained")
+    encoder.check_same(EncoderConfig.from_dict(exported["model"]), path)
+    old = QuantizerConfig.from_dict(exported["quantizer"])
+    if old != quantizer:
+        raise UserError(f"the quantizer in {path} is another one: {old} there, {quantizer} here")
+    put = lambda old, new: jax.device_put(new, old.sharding)  # noqa: E731
+    return state.replace(
+        params=jax.tree.map(put, state.params, variables["params"]),
+        stats=jax.tree.map(put, state.stats, variables["stats"]),
+    )
+
+
 def main(config: ConfigDict, workdir: str) -> TrainState:
     """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
     command_line.enable_compilation_cache()
     settings = command_line.run_settings(config, "pretrained")
     encoder = EncoderConfig.from_dict(config.model)
-    model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config.quantizer))
+    quantizer = QuantizerConfig.from_dict(config.quantizer)
+    model = Wav2Vec2(encoder, quantizer)
     mesh = make_mesh(config.mesh)
     data = config.data
     corpus = open_corpus(data, data.train)
@@ -219,6 +240,8 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
 
     step = make_train_step(make_loss(config), optimizer, schedule, seed=config.seed)
     state, train_step = build(init, optimizer, step, mesh)
+    if config.init_from and not has_checkpoint(workdir):
+        state = with_exported(state, config.init_from, encoder, quantizer)
     count = sum(x.size for x in jax.tree.leaves(state.params))
     print(f"{count:,} parameters, mesh {dict(mesh.shape)}", flush=True)
     return train(

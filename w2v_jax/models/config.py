@@ -173,6 +173,18 @@ class EncoderConfig(_FromDict):
             if key not in free and "dropout" not in key
         }
 
+    def check_same(self, other: "EncoderConfig", where: str) -> None:
+        """Raises ConfigError naming what differs from the encoder in `where`."""
+        old, new = other.architecture(), self.architecture()
+        changed = [
+            f"{key}: {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]
+        ]
+        if changed:
+            raise ConfigError(
+                f"the encoder in {where} is another one ({'; '.join(changed)}); "
+                "use a config of the same size"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerConfig(_FromDict):
