@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import flax
+from safetensors.numpy import load_file, save_file
 
 from tests import small
 from tests.test_parity import GOLDEN
@@ -98,8 +99,6 @@ def test_shards(directory):
     whole = huggingface.read(folder)[0]
     tensors = load_file(folder / WHOLE)
     (folder / WHOLE).unlink()
-    from safetensors.numpy import save_file
-
     names = sorted(tensors)
     parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for part, inside in parts.items():
@@ -125,6 +124,30 @@ def test_a_blank_that_is_not_first_moves_there(directory, tmp_path):
     assert symbols[-1] == "</s>"
     kernel = variables["params"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel[:, :3], before[:, [26, 0, 1]])
+
+
+def test_language_of_an_mms_model(directory, tmp_path):
+    folder = directory("ctc_mms_adapter")
+    english = huggingface.read(folder)[0]
+    tensors = load_file(folder / WHOLE)
+    part = {k: x + 1 for k, x in tensors.items() if "adapter_layer" in k}
+    part |= {"lm_head.weight": np.ones((5, 32), np.float32), "lm_head.bias": np.ones(5, np.float32)}
+    save_file(part, folder / "adapter.ces.safetensors")
+    letters = {symbol: i for i, symbol in enumerate(["<pad>", "|", "a", "č", "ž"])}
+    (folder / "vocab.json").write_text(json.dumps({"ces": letters, "eng": {"<pad>": 0}}))
+    export(folder, tmp_path / "czech", "huggingface", language="ces")
+    variables, config = load_exported(tmp_path / "czech", "ctc")
+    assert config["alphabet"]["symbols"] == list(letters)
+    assert variables["params"]["head"]["kernel"].shape == (32, 5)
+    blocks = [v["params"]["encoder"]["context"]["layers"]["block"] for v in (variables, english)]
+    ours, old = (block["adapter"]["inner"]["kernel"] for block in blocks)
+    np.testing.assert_array_equal(ours, old + 1)
+    ours, old = (block["feed_forward"]["inner"]["kernel"] for block in blocks)
+    np.testing.assert_array_equal(ours, old)
+    with pytest.raises(UserError, match=r"adapter\.deu\.safetensors cannot be read"):
+        huggingface.read(folder, "deu")
+    with pytest.raises(UserError, match="needs --from=huggingface"):
+        export(folder, tmp_path / "x", language="ces")
 
 
 def test_no_mask_embedding(directory, caplog):
@@ -156,12 +179,10 @@ def test_features_as_wide_as_the_model(tmp_path):
 
 
 def test_half_precision_becomes_float32(directory):
-    from safetensors.flax import save_file
-
     folder = directory("ctc_mms_adapter")
     whole = huggingface.read(folder)[0]
     tensors = {k: jnp.asarray(x, jnp.bfloat16) for k, x in load_file(folder / WHOLE).items()}
-    save_file(tensors, folder / WHOLE)
+    flax.save_file(tensors, folder / WHOLE)
     for x, y in zip(
         *(jax.tree.leaves(v) for v in (huggingface.read(folder)[0], whole)), strict=True
     ):
@@ -173,7 +194,7 @@ def test_half_precision_becomes_float32(directory):
     ("file", "change", "words"),
     [
         ("preprocessor_config.json", None, "preprocessor_config.json cannot be read"),
-        ("vocab.json", {"eng": {"<pad>": 0}}, "one vocabulary per language"),
+        ("vocab.json", {"eng": {"<pad>": 0}}, "name one with --language, such as eng"),
         ("vocab.json", {"<pad>": 0, "|": 1}, "does not number the 29 outputs"),
         ("model.safetensors", None, "holds neither model.safetensors"),
         ("model.safetensors", "not tensors", "cannot be read"),
@@ -183,7 +204,7 @@ def test_half_precision_becomes_float32(directory):
             "of several characters: x1",
         ),
         ("vocab.json", ["<pad>"], "no JSON object"),
-        ("config.json", {"pad_token_id": 99}, "pad_token_id is 99; it must be one of the 29"),
+        ("config.json", {"pad_token_id": 99}, "pad_token_id is 99; the model has 29 outputs"),
         ("config.json", {"hidden_size": 64}, "the tensors disagree"),
         ("config.json", {"num_attention_heads": 0}, "a value of the wrong kind"),
         ("config.json", {"add_adapter": True}, "add_adapter is True"),

@@ -34,11 +34,13 @@ def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
 SOURCES = {"run": newest, "orbax": load_exported, "huggingface": huggingface.read}
 
 
-def export(workdir: str, output: str, source: str = "run", form: str = "orbax") -> None:
+def export(
+    workdir: str, output: str, source: str = "run", form: str = "orbax", language: str = ""
+) -> None:
     """Writes the model in `workdir` to the folder `output`.
 
     source: what `workdir` is: a run, a model that this function wrote (orbax), or a model directory
-    of transformers (huggingface); form: orbax or huggingface.
+    of transformers (huggingface, and `language` of an MMS model); form: orbax or huggingface.
     """
     folder = Path(output)
     if Path(workdir).resolve() == folder.resolve():
@@ -51,7 +53,10 @@ def export(workdir: str, output: str, source: str = "run", form: str = "orbax") 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}; choose another place") from None
-    variables, config = SOURCES[source](workdir)
+    if language and source != "huggingface":
+        raise UserError("--language needs --from=huggingface")
+    kwargs = {"language": language} if language else {}
+    variables, config = SOURCES[source](workdir, **kwargs)
     if form == "huggingface":
         huggingface.write(output, variables, config)
     else:
@@ -64,7 +69,7 @@ def export(workdir: str, output: str, source: str = "run", form: str = "orbax") 
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     values = flags.FLAGS
-    export(values.workdir, values.output, values["from"].value, values.format)
+    export(values.workdir, values.output, values["from"].value, values.format, values.language)
 
 
 if __name__ == "__main__":
@@ -72,4 +77,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "folder to write the model to", required=True)
     flags.DEFINE_enum("from", "run", list(SOURCES), "what --workdir holds")
     flags.DEFINE_enum("format", "orbax", FORMATS, "how to write it")
+    flags.DEFINE_string("language", "", "of an MMS model: which adapter and vocabulary, e.g. eng")
     command_line.run(main)

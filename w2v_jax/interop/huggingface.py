@@ -126,11 +126,12 @@ def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
     )
 
 
-def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables, config) of a model directory, as `training.checkpoint.export_model` takes them.
 
     config: kind, model, and the quantizer or the alphabet. The waveform is normalised as
     preprocessor_config.json says. `padding_leaks` is on, as the published models were trained.
+    language: of an MMS model, whose adapters and head are in adapter.LANGUAGE.safetensors.
     Raises UserError for whatever is missing or cannot be expressed.
     """
     folder = Path(folder)
@@ -141,18 +142,17 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{folder}/config.json has a value of the wrong kind: {error}") from None
     # transformers normalises unless told not to
     normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
-    variables = parameters(safetensors.read(folder), encoder, kind)
+    arrays = safetensors.read(folder)
+    if language:
+        arrays |= safetensors.read(folder, f"adapter.{language}.safetensors")
+    variables = parameters(arrays, encoder, kind)
     config = {"kind": kind, "model": encoder.to_dict() | {"normalize_waveform": normalize}}
     if kind == "pretrained":
         config["quantizer"] = quantizer_config(theirs).to_dict()
     if kind == "ctc":
-        alphabet, order = _read_alphabet(folder, theirs)
         head = variables["params"]["head"]
-        if head["bias"].shape != order.shape:
-            raise UserError(
-                f"{folder}: vocab.json has {len(order)} symbols, "
-                f"lm_head {len(head['bias'])} outputs"
-            )
+        blank = _get(theirs, "pad_token_id")
+        alphabet, order = _read_alphabet(folder, len(head["bias"]), blank, language)
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
     _check_shapes(variables, config)
@@ -198,14 +198,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_alphabet(folder: Path, config: Mapping[str, Any]) -> tuple[Alphabet, np.ndarray]:
+def _read_alphabet(
+    folder: Path, outputs: int, blank: int, language: str
+) -> tuple[Alphabet, np.ndarray]:
     """The alphabet, blank first, and which of their outputs every symbol is."""
     ids = _read_json(folder / "vocab.json")
-    if not all(isinstance(i, int) for i in ids.values()):
-        raise UserError(f"{folder}/vocab.json holds one vocabulary per language; keep one of them")
+    if all(isinstance(content, dict) for content in ids.values()):
+        if language not in ids:
+            some = ", ".join(sorted(ids)[:5])
+            raise UserError(
+                f"{folder}/vocab.json has one vocabulary per language; name one with --language, "
+                f"such as {some}"
+            )
+        ids = ids[language]
     if (folder / "added_tokens.json").exists():
         ids |= _read_json(folder / "added_tokens.json")
-    outputs, blank = _get(config, "vocab_size"), _get(config, "pad_token_id")
     if sorted(ids.values()) != list(range(outputs)):
         raise UserError(f"{folder}/vocab.json does not number the {outputs} outputs of the model")
     symbols = sorted(ids, key=ids.get)
@@ -216,7 +223,7 @@ def _read_alphabet(folder: Path, config: Mapping[str, Any]) -> tuple[Alphabet, n
             "an alphabet here has single characters"
         )
     if blank not in ids.values():
-        raise _refuse(config, "pad_token_id", f"it must be one of the {outputs} outputs")
+        raise UserError(f"config.json: pad_token_id is {blank!r}; the model has {outputs} outputs")
     order = np.array([blank, *(i for i in range(outputs) if i != blank)])
     return Alphabet(tuple(symbols[i] for i in order)), order
 

@@ -14,13 +14,14 @@ from w2v_jax.errors import UserError
 WHOLE, INDEX, TORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of model.safetensors, of its shards or of pytorch_model.bin, floats as float32.
+def read(folder: Path, name: str = "") -> dict[str, np.ndarray]:
+    """The tensors of model.safetensors, of its shards or of pytorch_model.bin, or of the file
+    `name`, floats as float32.
 
     Raises UserError where there is none of them, one is damaged, or torch is needed and missing.
     """
-    if (folder / WHOLE).exists():
-        return _read_file(folder / WHOLE)
+    if name or (folder / WHOLE).exists():
+        return _read_file(folder / (name or WHOLE))
     if (folder / INDEX).exists():
         try:
             shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
