@@ -1,6 +1,7 @@
 """The numbers of the reference: every output, loss and gradient of the golden files.
 
-Errors are relative to the largest value of the array. `W2V_GOLDEN_DIR` names another directory of
+Errors are relative to the largest value of the array; `pytest tests/test_parity.py -rP` prints the
+largest of every case. `W2V_GOLDEN_DIR` names another directory of
 the same layout to run over.
 """
 
@@ -37,11 +38,16 @@ FORWARD, LOSS, GRADIENT = 1e-5, 1e-5, 2e-4
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
+reached: dict[float, float] = {}  # tolerance -> largest error of the running test
+
+
 @pytest.fixture(autouse=True)
 def _exact_products():
     """Accelerators round float32 products otherwise."""
+    reached.clear()
     with jax.default_matmul_precision("highest"):
         yield
+    print(", ".join(f"{error:.1e} of {limit:.0e}" for limit, error in sorted(reached.items())))
 
 
 def golden_cases() -> list:
@@ -193,6 +199,7 @@ def close(name: str, ours, theirs, tolerance: float) -> None:
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape, name
     error = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)
+    reached[tolerance] = max(reached.get(tolerance, 0), float(error))
     assert error <= tolerance, f"{name}: relative error {error:.1e} > {tolerance:.0e}"
 
 
