@@ -178,15 +178,21 @@ def test_mesh_errors_speak():
 
 
 def test_changed_settings_are_named(tmp_path):
-    check_unchanged(tmp_path, {"model": {"width": 8, "conv": (1, 2)}})
-    check_unchanged(tmp_path, {"model": {"width": 4}})  # nothing was trained yet
-    check_unchanged(tmp_path, {"model": {"width": 8, "conv": [1, 2]}})
+    def check(**model):
+        check_unchanged(tmp_path, {"model": model}, {"model": {"newer": 0, "unrelated": 1}})
+
+    check(width=8, conv=(1, 2))
+    check(width=4)  # nothing was trained yet
+    check(width=8, conv=[1, 2])
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"a": jnp.ones(2)}, {})
     checkpoints.close()
-    check_unchanged(tmp_path, {"model": {"width": 8, "conv": (1, 2)}})
+    check(width=8, conv=(1, 2))
     with pytest.raises(UserError, match=r"model\.width: 8 -> 16"):
-        check_unchanged(tmp_path, {"model": {"width": 16, "conv": (1, 2)}})
+        check(width=16, conv=(1, 2))
+    check(width=8, conv=(1, 2), newer=0)  # a key that the run did not know yet
+    with pytest.raises(UserError, match=r"model\.newer: 0 -> 1"):
+        check(width=8, conv=(1, 2), newer=1)
 
 
 def test_writer_forgets_what_was_after_the_checkpoint(tmp_path):

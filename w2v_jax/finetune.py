@@ -158,7 +158,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
             result = score(references, list(texts.values()))
             return {"valid/wer": result.wer, "valid/cer": result.cer}
 
-    check_unchanged(workdir, settings)
+    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict()})
     if not config.init_from and (config.freeze_steps or encoder.feature_grad_mult == 0):
         log.warning(
             "a random encoder is frozen (freeze_steps %d, model.feature_grad_mult %g): to train "

@@ -224,7 +224,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         evaluation_loader = Loader(held_out, 0, replace_bad=False, max_bad_share=data.max_bad_share)
         evaluate = make_evaluation(config, mesh, specs, evaluation_loader)
 
-    check_unchanged(workdir, settings)
+    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict()})
     optimizer = make_optimizer(config.optim)
     schedule = make_schedule(config.optim, config.num_steps)
 

@@ -47,18 +47,22 @@ class _Stop:
             signal.signal(number, old)
 
 
-def check_unchanged(workdir: str | Path, settings: Mapping[str, Any]) -> None:
+def check_unchanged(
+    workdir: str | Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
     """Refuses to continue a run under other settings (those that decide its numbers).
 
-    They are written to WORKDIR/config.json, over old ones as long as there is no checkpoint.
-    Raises UserError naming the changed keys, and for a folder that cannot be written.
+    defaults: values of keys that a run of an earlier version may lack. The settings are written to
+    WORKDIR/config.json, over old ones as long as there is no checkpoint. Raises
+    UserError naming the changed keys, and for a folder that cannot be written.
     """
     path = Path(workdir) / "config.json"
     if path.exists() and has_checkpoint(workdir):
-        old, new = (
-            _flatten(json.loads(path.read_text())),
-            _flatten(json.loads(json.dumps(settings))),
+        old, new, usual = (
+            _flatten(json.loads(text))
+            for text in (path.read_text(), json.dumps(settings), json.dumps(defaults))
         )
+        old = {key: usual[key] for key in usual if key in new} | old
         changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
         if changed:
             lines = [f"  {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:10]]
