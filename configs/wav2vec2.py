@@ -12,15 +12,16 @@ Argument (fairseq examples/wav2vec/config/pretraining; paper section 4.2):
     xlsr_1b      966 M     1M updates
     xlsr_2b      2.16 B
 
-Only tiny has been trained with this code. base and the larges carry the values of the paper; the
-batch and the learning rate of XLS-R are not known to us and stay those of large_lv60k.
+base and all above it have not been trained with this code. base and the larges carry the values of
+the paper; the batch and the learning rate of XLS-R are not known to us and stay large_lv60k's.
 """
 
 from configs import common
 
-STEPS = {"large": 250_000, "large_lv60k": 600_000} | dict.fromkeys(
-    ("xlsr_300m", "xlsr_1b", "xlsr_2b"), 1_000_000
-)
+STEPS = {
+    "large": 250_000, "large_lv60k": 600_000,
+    "xlsr_300m": 1_000_000, "xlsr_1b": 1_000_000, "xlsr_2b": 1_000_000,
+}  # fmt: skip
 
 
 def get_config(size: str = "base"):

@@ -18,6 +18,7 @@ from w2v_jax.interop import huggingface
 from w2v_jax.training.checkpoint import export_model, latest_variables, load_exported
 
 FORMATS = ("orbax", "huggingface")
+SOURCES = ("run", *FORMATS)
 
 
 def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
@@ -31,7 +32,15 @@ def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
     return variables, config | {"step": step}
 
 
-SOURCES = {"run": newest, "orbax": load_exported, "huggingface": huggingface.read}
+def form_of(folder: Path) -> str | None:
+    """What a folder with a config.json holds: "orbax", "huggingface", or "run"; None without."""
+    if not (folder / "config.json").exists():
+        return None
+    try:
+        keys = json.loads((folder / "config.json").read_text())
+    except ValueError:
+        return "run"
+    return "orbax" if "w2v_jax" in keys else "huggingface" if "model_type" in keys else "run"
 
 
 def export(
@@ -45,18 +54,18 @@ def export(
     folder = Path(output)
     if Path(workdir).resolve() == folder.resolve():
         raise UserError(f"--output={output} is the --workdir; choose another folder")
-    # each form has a config.json of its own; over another one's it would ruin that model
-    mark = "w2v_jax" if form == "orbax" else "model_type"
-    if (folder / "config.json").exists() and mark not in (folder / "config.json").read_text():
+    if form_of(folder) not in (None, form):  # each has a config.json: this would ruin the other
         raise UserError(f"--output={output} holds something else; choose another folder")
+    if language and source != "huggingface":
+        raise UserError("--language needs --from=huggingface")
+    if source == "huggingface":
+        variables, config = huggingface.read(workdir, language)
+    else:
+        variables, config = newest(workdir) if source == "run" else load_exported(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}; choose another place") from None
-    if language and source != "huggingface":
-        raise UserError("--language needs --from=huggingface")
-    kwargs = {"language": language} if language else {}
-    variables, config = SOURCES[source](workdir, **kwargs)
     if form == "huggingface":
         huggingface.write(output, variables, config)
     else:
@@ -75,7 +84,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run or the model", required=True)
     flags.DEFINE_string("output", None, "folder to write the model to", required=True)
-    flags.DEFINE_enum("from", "run", list(SOURCES), "what --workdir holds")
+    flags.DEFINE_enum("from", "run", SOURCES, "what --workdir holds")
     flags.DEFINE_enum("format", "orbax", FORMATS, "how to write it")
     flags.DEFINE_string("language", "", "of an MMS model: which adapter and vocabulary, e.g. eng")
     command_line.run(main)

@@ -25,11 +25,36 @@ from w2v_jax.text.alphabet import Alphabet
 # what an architecture of config.json ends with -> our kind of model
 KINDS = {"ForPreTraining": "pretrained", "ForCTC": "ctc", "Model": "encoder"}
 
+# their name -> ours; of several names the first is the one we write
 ACTIVATIONS = {
     "gelu": "gelu", "gelu_python": "gelu",
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu", "swish": "swish", "silu": "swish",
 }  # fmt: skip
+
+# their key of config.json -> ours, where the values are the same
+SAME = {
+    "conv_bias": "conv_bias",
+    "feat_extract_norm": "conv_norm",
+    "hidden_size": "width",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "feed_forward",
+    "layer_norm_eps": "norm_eps",
+    "num_conv_pos_embeddings": "pos_conv_kernel",
+    "num_conv_pos_embedding_groups": "pos_conv_groups",
+    "hidden_dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "feat_proj_dropout": "dropout_input",
+    "layerdrop": "layerdrop",
+}
+QUANTIZER = {
+    "num_codevector_groups": "groups",
+    "num_codevectors_per_group": "codes",
+    "codevector_dim": "width",
+    "proj_codevector_dim": "projection",
+}
 
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
@@ -87,43 +112,25 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         positions = _choose(config, "position_embeddings_type", kinds)
     return EncoderConfig(
         conv_layers=tuple(zip(*layers, strict=True)),
-        conv_bias=_get(config, "conv_bias"),
-        conv_norm=_choose(config, "feat_extract_norm", {"group": "group", "layer": "layer"}),
         conv_activation=_choose(config, "feat_extract_activation", ACTIVATIONS),
         feature_grad_mult=1.0,
         feature_norm=config.get("feat_proj_layer_norm", True),
         block="conformer" if conformer else "transformer",
-        width=_get(config, "hidden_size"),
-        num_layers=_get(config, "num_hidden_layers"),
-        num_heads=_get(config, "num_attention_heads"),
-        feed_forward=_get(config, "intermediate_size"),
         norm_order="pre" if stable else "post",
-        norm_eps=_get(config, "layer_norm_eps"),
         activation=_choose(config, "hidden_act", ACTIVATIONS),
         positions=positions,
-        pos_conv_kernel=_get(config, "num_conv_pos_embeddings"),
-        pos_conv_groups=_get(config, "num_conv_pos_embedding_groups"),
         pos_conv_norm="batch" if config.get("conv_pos_batch_norm") else "weight",
         adapter_dim=config.get("adapter_attn_dim") or 0,
         conformer_kernel=config.get("conv_depthwise_kernel_size", 31),
-        dropout=_get(config, "hidden_dropout"),
-        attention_dropout=_get(config, "attention_dropout"),
-        activation_dropout=_get(config, "activation_dropout"),
-        dropout_input=_get(config, "feat_proj_dropout"),
         dropout_features=config.get("feat_quantizer_dropout", 0.0),
-        layerdrop=_get(config, "layerdrop"),
         padding_leaks=True,
+        **{ours: _get(config, theirs) for theirs, ours in SAME.items()},
     )
 
 
 def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
     """The quantizer and the projections of a transformers config.json."""
-    return QuantizerConfig(
-        groups=_get(config, "num_codevector_groups"),
-        codes=_get(config, "num_codevectors_per_group"),
-        width=_get(config, "codevector_dim"),
-        projection=_get(config, "proj_codevector_dim"),
-    )
+    return QuantizerConfig(**{ours: _get(config, theirs) for theirs, ours in QUANTIZER.items()})
 
 
 def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -247,12 +254,7 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
     files = {"config.json": theirs, "preprocessor_config.json": preprocessor}
     if kind == "pretrained":
         quantizer = QuantizerConfig.from_dict(config["quantizer"])
-        theirs |= {
-            "num_codevector_groups": quantizer.groups,
-            "num_codevectors_per_group": quantizer.codes,
-            "codevector_dim": quantizer.width,
-            "proj_codevector_dim": quantizer.projection,
-        }
+        theirs |= {key: getattr(quantizer, ours) for key, ours in QUANTIZER.items()}
     if kind == "ctc":
         symbols = Alphabet.from_dict(config["alphabet"]).symbols
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -303,32 +305,19 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
         "architectures": [prefix.get(model_type, "Wav2Vec2") + ends[kind]],
         "conv_dim": dim, "conv_kernel": kernel, "conv_stride": stride,
         "num_feat_extract_layers": len(dim),
-        "conv_bias": config.conv_bias,
-        "feat_extract_norm": config.conv_norm,
         "feat_extract_activation": activation[config.conv_activation],
-        "hidden_size": config.width,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.feed_forward,
-        "do_stable_layer_norm": config.norm_order == "pre",
-        "layer_norm_eps": config.norm_eps,
         "hidden_act": activation[config.activation],
-        "num_conv_pos_embeddings": config.pos_conv_kernel,
-        "num_conv_pos_embedding_groups": config.pos_conv_groups,
-        "hidden_dropout": config.dropout,
-        "attention_dropout": config.attention_dropout,
-        "activation_dropout": config.activation_dropout,
-        "feat_proj_dropout": config.dropout_input,
         "feat_quantizer_dropout": config.dropout_features,
-        "layerdrop": config.layerdrop,
     }  # fmt: skip
+    theirs |= {key: getattr(config, ours) for key, ours in SAME.items()}
     if config.adapter_dim:
         theirs["adapter_attn_dim"] = config.adapter_dim
     if hubert:
         theirs["feat_proj_layer_norm"] = config.feature_norm
         theirs["conv_pos_batch_norm"] = config.pos_conv_norm == "batch"
-    if conformer:
-        del theirs["do_stable_layer_norm"]
+    if not conformer:
+        theirs["do_stable_layer_norm"] = config.norm_order == "pre"
+    else:
         positions = None if config.positions == "none" else config.positions
         theirs["position_embeddings_type"] = positions
         theirs["conv_depthwise_kernel_size"] = config.conformer_kernel
