@@ -13,6 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from tests import small
 from tests.reference import GOLDEN
+from w2v_jax.audio.waveform import read
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop import huggingface
@@ -262,3 +265,27 @@ def test_transformers_loads_it(directory, tmp_path, name):
     for i, x in enumerate(found):
         theirs = case[f"out/hidden_states.{i}"]
         assert np.abs(x.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+def test_transformers_reads_the_same_text(tmp_path, manifests):
+    """Processor, tokenizer and model of what we write, against our own decoding."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config, alphabet = EncoderConfig(**small.MODEL), Alphabet.english()
+    model = CTCModel(config, len(alphabet))
+    audio = jnp.zeros((1, 4000), jnp.int16)
+    variables = nn.meta.unbox(jax.jit(lambda: model.init(jax.random.key(0), audio))())
+    described = {"kind": "ctc", "model": config.to_dict(), "alphabet": alphabet.to_dict()}
+    huggingface.write(tmp_path, variables, described)
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path)
+    theirs = transformers.AutoModelForCTC.from_pretrained(tmp_path).eval()
+    recognizer = Recognizer(config, alphabet)
+    manifest = Manifest.read(manifests["test"])
+    for i in range(4):
+        audio = read(manifest.path(i))
+        inputs = processor(audio / np.float32(32768), sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            ids = theirs(inputs.input_values).logits.argmax(-1)
+        text = recognizer.text(variables, audio)
+        assert len(text) > 5
+        assert " ".join(processor.batch_decode(ids)[0].split()) == text
