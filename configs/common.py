@@ -66,8 +66,12 @@ def pretraining(size: str) -> ConfigDict:
     config.quantizer = ConfigDict(QUANTIZERS[size])
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.loss = ConfigDict(
-        dict(negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0)
-    )
+        dict(
+            negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
+            negatives_from="masked",  # | everywhere: any frame of the utterance
+            cross_negatives=0,  # so many more, from the whole micro-batch
+        )
+    )  # fmt: skip
     config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
     config.data = data()
     config.data.crop_seconds = (2.0, 4.0, 8.0, 12.0, 15.6)

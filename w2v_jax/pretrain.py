@@ -4,7 +4,7 @@ python -m w2v_jax.pretrain --config=configs/wav2vec2.py:base --workdir=runs/base
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, Bucket, crop_buckets, sequential
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.models.wav2vec2 import PretrainingOutput, Wav2Vec2
 from w2v_jax.objectives.contrastive import (
+    across_batch,
     average_usage,
     code_perplexity,
     contrastive_loss,
@@ -26,6 +27,7 @@ from w2v_jax.objectives.contrastive import (
     gumbel_noise,
     gumbel_temperature,
     perplexity,
+    sample_cross_negatives,
     sample_negatives,
 )
 from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
@@ -36,45 +38,81 @@ from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, sha
 from w2v_jax.training.state import LossOutput, TrainState, build, make_train_step, on_mesh
 
 BITS = 1 / math.log(2)
+# loss keys that runs of an earlier version lack
+NEGATIVES = {"negatives_from": "masked", "cross_negatives": 0}
 VALIDATION_KEY = 0  # masks and negatives of the validation set are the same at every evaluation
 
 
 def masked_prediction(config: ConfigDict, *, train: bool):
-    """`forward(variables, batch, step, keys) -> (model output, task)`: one pass over the masked
+    """`forward(variables, batch, step, keys) -> (model output, Task)`: one pass over the masked
     frames of a batch of full crops, with everything random keyed by utterance.
-
-    task: dict with valid bool [B, M], negatives int32 [B, M, N], and the Gumbel temperature.
     """
     encoder = EncoderConfig.from_dict(config.model)
     quantizer = QuantizerConfig.from_dict(config.quantizer)
-    model = Wav2Vec2(encoder, quantizer, train)
+    settings = config.loss
+    if settings.negatives_from not in ("masked", "everywhere"):
+        raise UserError(
+            f"loss.negatives_from is {settings.negatives_from!r}; it must be masked or everywhere"
+        )
+    everywhere = settings.negatives_from == "everywhere"
+    model = Wav2Vec2(encoder, quantizer, train, everywhere)
     masking = config.masking.to_dict()
 
     def forward(variables, batch, step, keys, **kwargs):
         step_key, micro_key = keys
         rows, samples = batch["audio"].shape
         frames = encoder.frames(samples)
-        mask_keys, negative_keys, gumbel_keys = (
-            utterance_keys(jax.random.fold_in(step_key, i), batch["id"]) for i in range(3)
+        mask_keys, negative_keys, gumbel_keys, cross_keys = (
+            utterance_keys(jax.random.fold_in(step_key, i), batch["id"]) for i in range(4)
         )
         time_mask = span_mask(mask_keys, jnp.full(rows, frames), frames, **masking)
         size = max_masked(frames, **masking)
         index, valid = masked_frames(time_mask, size)
-        valid &= batch["id"][:, None] >= 0
+        present = batch["id"][:, None] >= 0
+        valid &= present
+        if everywhere:
+            own, usable = index, jnp.broadcast_to(present, (rows, frames))
+        else:
+            own, usable = jnp.broadcast_to(jnp.arange(size), (rows, size)), valid
         gumbel = config.gumbel
         temperature = gumbel_temperature(step, gumbel.start, gumbel.end, gumbel.decay)
         noise = None
         if train:
-            noise = gumbel_noise(gumbel_keys, (size, quantizer.groups, quantizer.codes))
+            noise = gumbel_noise(gumbel_keys, (usable.shape[1], quantizer.groups, quantizer.codes))
         dropout, layerdrop = jax.random.split(micro_key)
         out = model.apply(
             variables, batch["audio"], None, time_mask, index, noise=noise, temperature=temperature,
             rngs={"dropout": dropout, "layerdrop": layerdrop}, **kwargs,
         )  # fmt: skip
-        negatives = sample_negatives(negative_keys, valid.sum(1), size, config.loss.negatives)
-        return out, {"valid": valid, "negatives": negatives, "temperature": temperature}
+        negatives = sample_negatives(negative_keys, usable.sum(1), size, settings.negatives, own)
+        if settings.cross_negatives:
+            cross = sample_cross_negatives(cross_keys, usable, own, settings.cross_negatives)
+            offset = usable.shape[1] * jnp.arange(rows)[:, None, None]
+            negatives = jnp.concatenate([negatives + offset, cross], -1)
+        return out, Task(valid, usable, own if everywhere else None, negatives, temperature)
 
     return forward
+
+
+class Task(NamedTuple):
+    """What is asked of the model's output; see `contrastive_loss`."""
+
+    valid: jax.Array  # bool [B, M]: masked frames
+    usable: jax.Array  # bool [B, K]: candidates, whose codes count
+    own: jax.Array | None  # int32 [B, M], or None where frame i is candidate i
+    negatives: jax.Array  # int32 [B, M, N]; with cross_negatives into all B * K candidates
+    temperature: jax.Array  # of the Gumbel softmax
+
+
+def score_task(settings: ConfigDict, out: PretrainingOutput, task: Task):
+    """The contrastive loss, won frames and frame count of a batch."""
+    arrays = (out.context, out.targets, out.codes, task.negatives, task.valid)
+    own = task.own
+    if settings.cross_negatives:
+        if own is None:
+            own = jnp.broadcast_to(jnp.arange(task.valid.shape[1]), task.valid.shape)
+        *arrays, own = across_batch(*arrays, own)
+    return contrastive_loss(*arrays, settings.temperature, own)
 
 
 def make_loss(config: ConfigDict):
@@ -89,14 +127,11 @@ def make_loss(config: ConfigDict):
     def loss(params, stats, batch, step, keys):
         variables = {"params": params, "stats": stats}
         (out, new), task = forward(variables, batch, step, keys, mutable=["stats"])
-        valid = task["valid"]
-        contrastive, won, count = contrastive_loss(
-            out.context, out.targets, out.codes, task["negatives"], valid, settings.temperature
-        )
-        diversity, soft = diversity_loss(out.code_logits, valid)
+        contrastive, won, count = score_task(settings, out, task)
+        diversity, soft = diversity_loss(out.code_logits, task.usable)
         count = count.astype(jnp.float32)
         extra = settings.diversity_weight * diversity + settings.penalty_weight * out.penalty
-        hard = code_perplexity(out.codes, valid, out.code_logits.shape[-1])
+        hard = code_perplexity(out.codes, task.usable, out.code_logits.shape[-1])
         one = jnp.float32(1)
         metrics = {
             "train/contrastive_bits": (contrastive * BITS, count),
@@ -104,7 +139,7 @@ def make_loss(config: ConfigDict):
             "train/code_perplexity": (hard, one),
             "train/prob_perplexity": (soft, one),
             "train/feature_penalty": (out.penalty, one),
-            "train/temperature": (task["temperature"], one),
+            "train/temperature": (task.temperature, one),
         }
         return contrastive + extra * count, LossOutput(count, metrics, new.get("stats", {}))
 
@@ -120,12 +155,9 @@ def make_evaluation(config: ConfigDict, mesh, specs, loader: Loader):
         keys = (jax.random.key(VALIDATION_KEY),) * 2
         variables = {"params": state.params, "stats": state.stats}
         out, task = forward(variables, batch, state.step, keys)
-        valid = task["valid"]
-        loss, won, count = contrastive_loss(
-            out.context, out.targets, out.codes, task["negatives"], valid, config.loss.temperature
-        )
+        loss, won, count = score_task(config.loss, out, task)
         one_hot = jax.nn.one_hot(out.codes, config.quantizer.codes)
-        return loss, won, count, average_usage(one_hot, valid) * count
+        return loss, won, count, average_usage(one_hot, task.usable) * count
 
     compiled = on_mesh(jax.jit(sums, out_shardings=replicated(mesh)), mesh)
 
@@ -224,7 +256,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         evaluation_loader = Loader(held_out, 0, replace_bad=False, max_bad_share=data.max_bad_share)
         evaluate = make_evaluation(config, mesh, specs, evaluation_loader)
 
-    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict()})
+    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict(), "loss": NEGATIVES})
     optimizer = make_optimizer(config.optim)
     schedule = make_schedule(config.optim, config.num_steps)
 

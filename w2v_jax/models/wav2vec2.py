@@ -13,19 +13,26 @@ from w2v_jax.models.quantizer import Quantizer
 
 @flax.struct.dataclass
 class PretrainingOutput:
+    """The targets are those of the masked frames, K = M, or of all frames, K = T."""
+
     context: jax.Array  # float32 [B, M, projection] of the masked frames
-    targets: jax.Array  # float32 [B, M, projection], same frames, quantized
-    codes: jax.Array  # int32 [B, M, G]
-    code_logits: jax.Array  # float32 [B, M, G, V]
+    targets: jax.Array  # float32 [B, K, projection], quantized
+    codes: jax.Array  # int32 [B, K, G]
+    code_logits: jax.Array  # float32 [B, K, G, V]
     penalty: jax.Array  # float32 scalar, see EncoderOutput
 
 
 class Wav2Vec2(nn.Module):
-    """Contrastive pre-training model over the masked frames alone."""
+    """Contrastive pre-training model over the masked frames alone.
+
+    everywhere: all frames are quantized, not just the masked ones (fairseq's
+    negatives_from_everywhere).
+    """
 
     config: EncoderConfig
     quantizer: QuantizerConfig
     train: bool = False
+    everywhere: bool = False
 
     @nn.compact
     def __call__(
@@ -40,13 +47,14 @@ class Wav2Vec2(nn.Module):
     ) -> PretrainingOutput:
         """audio [B, S], length int32 [B] or None, time_mask bool [B, T]; masked_frames int32
         [B, M]: the indices of the masked frames (see objectives.masking.masked_frames); noise
-        and temperature as in `Quantizer`.
+        and temperature as in `Quantizer`, noise [B, K, G, V].
         """
         cfg, dtype = self.config, self.config.compute_dtype
+        cfg.refuse_output_layers("contrastive pre-training")
         out = Encoder(cfg, self.train, name="encoder")(audio, length, time_mask=time_mask)
         take = lambda x: jnp.take_along_axis(x, masked_frames[:, :, None], axis=1)  # noqa: E731
         drop = nn.Dropout(cfg.dropout_features, deterministic=not self.train)
-        features = drop(take(out.features))  # [B, M, C]
+        features = drop(out.features if self.everywhere else take(out.features))  # [B, K, C]
         quantized = Quantizer(self.quantizer, dtype, name="quantizer")(features, noise, temperature)
         projection = self.quantizer.projection
         targets = torch_dense(

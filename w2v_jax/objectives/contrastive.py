@@ -9,21 +9,44 @@ import jax.numpy as jnp
 EXCLUDED = -(2.0**30)  # finite, so that a row without any negative left gives loss 0, not NaN
 
 
-def sample_negatives(keys: jax.Array, count: jax.Array, size: int, negatives: int) -> jax.Array:
-    """For every masked frame, other masked frames of the same utterance, with replacement.
+def sample_negatives(
+    keys: jax.Array, count: jax.Array, size: int, negatives: int, own: jax.Array | None = None
+) -> jax.Array:
+    """For every masked frame, other candidates of the same utterance, with replacement.
 
-    keys [B]; count int32 [B]: masked frames of each row; size: M. Returns int32 [B, M, N], indices
-    into the masked frames, uniform over 0..count-1 without the frame itself.
+    keys [B]; count int32 [B]: candidates of each row; size: M; own int32 [B, M]: the candidate
+    that is the frame itself, by default candidate i of frame i. Returns int32 [B, M, N], uniform
+    over 0..count-1 without the frame itself.
     """
+    if own is None:
+        own = jnp.broadcast_to(jnp.arange(size), (len(keys), size))
 
-    def row(key: jax.Array, n: jax.Array) -> jax.Array:
+    def row(key: jax.Array, n: jax.Array, own: jax.Array) -> jax.Array:
         others = jnp.maximum(n - 1, 1)
         # floor(u * k) rather than randint: element i of the draw depends on the key and i alone
         drawn = jax.random.uniform(key, (size * negatives,)).reshape(size, negatives)
         index = jnp.minimum((drawn * others).astype(jnp.int32), others - 1)
-        return index + (index >= jnp.arange(size)[:, None])
+        return index + (index >= own[:, None])
 
-    return jax.vmap(row)(keys, count)
+    return jax.vmap(row)(keys, count, own)
+
+
+def sample_cross_negatives(
+    keys: jax.Array, present: jax.Array, own: jax.Array, negatives: int
+) -> jax.Array:
+    """For every masked frame, other candidates of the whole batch, with replacement.
+
+    keys [B]; present bool [B, K]: candidates; own int32 [B, M]: the one of its row that is the
+    frame itself. Returns int32 [B, M, N], indices into the B * K candidates, uniform over those
+    present without the frame itself. (fairseq leaves out the right one in row 0 alone.)
+    """
+    rows, size = present.shape
+    flat = present.ravel()
+    order = jnp.argsort(~flat, stable=True)  # the candidates, counted through
+    rank = (jnp.cumsum(flat) - 1).reshape(rows, size)
+    rank = jnp.take_along_axis(rank, own, axis=1)
+    drawn = sample_negatives(keys, jnp.full(rows, flat.sum()), own.shape[1], negatives, rank)
+    return order[drawn]
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -39,23 +62,32 @@ def contrastive_loss(
     negatives: jax.Array,
     valid: jax.Array,
     temperature: float,
+    own: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-log softmax of the true target among itself and its negatives, cosine / temperature.
 
-    context, targets float32 [B, M, Q]; codes int32 [B, M, G]: a negative with the codes of the
-    positive does not count; negatives int32 [B, M, N]; valid bool [B, M]. Returns the loss in nats
-    summed over valid frames, the number of frames where the positive wins, and the frame count.
+    context float32 [B, M, Q] of the masked frames; targets float32 [B, K, Q] and codes int32
+    [B, K, G] of the candidates; negatives int32 [B, M, N]: candidates, of which those with the
+    codes of the positive do not count; valid bool [B, M]; own int32 [B, M]: the positive of every
+    frame, by default candidate i of frame i, and then only valid frames are candidates. Returns
+    the loss in nats summed over valid frames, the number of frames where the positive wins, and
+    the frame count.
 
-    All pairs of an utterance are one [M, M] product. A frame drawn k times weighs k in the
+    All pairs of an utterance are one [M, K] product. A frame drawn k times weighs k in the
     softmax, so the negatives are counts over that matrix and [B, M, N, Q] never exists.
     """
     b, m, n = negatives.shape
     logits = jnp.einsum("bmq,bkq->bmk", unit(context), unit(targets)) / temperature
     rows = jnp.arange(b)[:, None, None], jnp.arange(m)[None, :, None]
-    drawn = jnp.zeros((b, m, m)).at[*rows, negatives].add(1.0)
-    same = (codes[:, :, None, :] == codes[:, None, :, :]).all(-1)  # [B, M, M], True on the diagonal
-    drawn = jnp.where(same | ~valid[:, None, :], 0, drawn)
-    positive = jnp.diagonal(logits, axis1=1, axis2=2)  # [B, M]
+    drawn = jnp.zeros(logits.shape).at[*rows, negatives].add(1.0)
+    if own is None:
+        chosen, excluded = codes, ~valid[:, None, :]
+        positive = jnp.diagonal(logits, axis1=1, axis2=2)  # [B, M]
+    else:
+        chosen, excluded = jnp.take_along_axis(codes, own[:, :, None], axis=1), False
+        positive = jnp.take_along_axis(logits, own[:, :, None], axis=2)[:, :, 0]
+    same = (chosen[:, :, None, :] == codes[:, None, :, :]).all(-1)  # [B, M, K], own ones too
+    drawn = jnp.where(same | excluded, 0, drawn)
     others = jnp.where(drawn > 0, logits, EXCLUDED)
     best = jax.lax.stop_gradient(jnp.maximum(positive, others.max(-1)))[:, :, None]
     total = jnp.exp(positive - best[:, :, 0]) + (drawn * jnp.exp(others - best)).sum(-1)
@@ -64,6 +96,21 @@ def contrastive_loss(
     lowest = jnp.where(drawn.sum(-1) < n, EXCLUDED, jnp.where(drawn > 0, logits, jnp.inf).min(-1))
     won = (positive >= others.max(-1)) & (positive > lowest)
     return (loss * valid).sum(), (won & valid).sum(), valid.sum()
+
+
+def across_batch(
+    context, targets, codes, negatives, valid, own
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The arguments of `contrastive_loss` with the whole batch as one long utterance.
+
+    negatives index the B * K candidates of the batch already, own those of its row.
+    """
+    b, k = targets.shape[:2]
+    own = own + k * jnp.arange(b)[:, None]
+    return tuple(
+        x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:])
+        for x in (context, targets, codes, negatives, valid, own)
+    )
 
 
 def average_usage(x: jax.Array, valid: jax.Array) -> jax.Array:
