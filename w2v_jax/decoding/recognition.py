@@ -26,7 +26,8 @@ class Recognizer:
         self.config, self.alphabet = config, alphabet
         # published models are scored one utterance at a time, without any padding; ours, which
         # pads for the sake of the shapes, equals that only where padding does not leak
-        model = CTCModel(dataclasses.replace(config, padding_leaks=False), len(alphabet))
+        alone = dataclasses.replace(config, padding_leaks=False, frame_rule="convolution")
+        model = CTCModel(alone, len(alphabet))
 
         def ids(variables, audio, length):
             logits, frames = model.apply(variables, audio, length)
@@ -52,7 +53,7 @@ class Recognizer:
 
     def text(self, variables: Any, audio: np.ndarray) -> str:
         """Text of one recording int16 [S] of any length; too short to give a frame: ''."""
-        stride = self.config.stride
+        stride = self.config.context_stride
         window = round(WINDOW_SECONDS * SAMPLE_RATE / stride) * stride
         context = round(CONTEXT_SECONDS * SAMPLE_RATE / stride) * stride
         hop = window - 2 * context

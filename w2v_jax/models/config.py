@@ -1,6 +1,7 @@
 """The hyper-parameters of an encoder and of its pre-training head, as frozen dataclasses."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -72,6 +73,10 @@ class EncoderConfig(_FromDict):
     adapter_dim: int = 0  # bottleneck of an adapter in every block (MMS); 0: none
     conformer_kernel: int = 31
     conformer_norm: str = "batch"  # | layer | group: the norm inside the convolution module
+    # strided convolutions on top (transformers' add_adapter): fewer frames, perhaps of other width
+    output_layers: int = 0
+    output_width: int = 0  # 0: as `width`, and then without a projection before the convolutions
+    output_stride: int = 2
     # regularisation
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -82,6 +87,9 @@ class EncoderConfig(_FromDict):
     # True: group norm, batch norm and depthwise convolution see the padding, as the published
     # checkpoints were trained. False: padding never changes a valid output.
     padding_leaks: bool = False
+    # which frames of a padded row count | samples: all whose share of the row, cut into as many
+    # parts as there are frames, holds a sample (fairseq's HuBERT; depends on the longest row)
+    frame_rule: str = "convolution"
     # execution; changes no number beyond rounding
     dtype: str = "float32"  # of the computation; parameters stay float32
     remat: str = "none"  # | full | dots: what the backward pass computes again
@@ -99,6 +107,7 @@ class EncoderConfig(_FromDict):
         _choices(self, "positions", ("conv", "relative", "rotary", "none"))
         _choices(self, "pos_conv_norm", ("weight", "batch"))
         _choices(self, "conformer_norm", ("batch", "layer", "group"))
+        _choices(self, "frame_rule", ("convolution", "samples"))
         _choices(self, "dtype", ("float32", "bfloat16"))
         _choices(self, "remat", ("none", "full", "dots"))
         _choices(self, "pos_conv_method", ("auto", "conv", "fft"))
@@ -140,11 +149,18 @@ class EncoderConfig(_FromDict):
 
     @property
     def stride(self) -> int:
-        """Samples from one frame to the next (320)."""
-        stride = 1
-        for _, _, s in self.conv_layers:
-            stride *= s
-        return stride
+        """Samples from one frame of the feature encoder to the next (320)."""
+        return math.prod(s for _, _, s in self.conv_layers)
+
+    @property
+    def context_stride(self) -> int:
+        """Samples from one frame of the encoder's output to the next."""
+        return self.stride * self.output_stride**self.output_layers
+
+    @property
+    def context_width(self) -> int:
+        """Width of the encoder's output."""
+        return self.output_width if self.output_layers and self.output_width else self.width
 
     @property
     def receptive_field(self) -> int:
@@ -156,16 +172,31 @@ class EncoderConfig(_FromDict):
         return field
 
     def frames(self, samples):
-        """Frames of `samples`, an int or array: floor((n - k) / s) + 1 per convolution, >= 0."""
+        """Frames of the feature encoder for `samples`, an int or array: floor((n - k) / s) + 1 per
+        convolution, >= 0."""
         for _, kernel, stride in self.conv_layers:
             samples = (samples - kernel) // stride + 1
         if isinstance(samples, int):
             return max(samples, 0)
         return samples.clip(0)
 
+    def context_frames(self, frames):
+        """Frames of the encoder's output for `frames` of the feature encoder, an int or array."""
+        for _ in range(self.output_layers):
+            frames = (frames - 1) // self.output_stride + 1
+        return frames
+
+    def refuse_output_layers(self, objective: str) -> None:
+        """Raises ConfigError where an objective needs the context of every frame."""
+        if self.output_layers:
+            raise ConfigError(
+                f"model.output_layers is {self.output_layers}; {objective} needs 0: it compares "
+                "every frame with its context"
+            )
+
     def architecture(self) -> dict[str, Any]:
         """The keys that decide shapes and meaning of the parameters."""
-        free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks")
+        free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks", "frame_rule")
         free += ("dtype", "remat", "scan", "pos_conv_method")
         return {
             key: value
@@ -184,6 +215,21 @@ class EncoderConfig(_FromDict):
                 f"the encoder in {where} is another one ({'; '.join(changed)}); "
                 "use a config of the same size"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionConfig(_FromDict):
+    """The masked-prediction head. The defaults are HuBERT BASE's (arXiv 2106.07447)."""
+
+    classes: tuple[int, ...] = (504,)  # per set of labels; fairseq adds 4 to the clusters
+    projection: int = 256  # where context and label embeddings are compared
+    tied: bool = False  # one projection for all sets of labels
+    label_rate: float = 50.0  # labels per second
+
+    def __post_init__(self):
+        object.__setattr__(self, "classes", tuple(int(n) for n in self.classes))
+        if not self.classes:
+            raise ConfigError("prediction.classes is empty; name the classes of every label set")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
 from w2v_jax.models.frontend import FeatureEncoder, scale_waveform
@@ -31,9 +32,9 @@ REMAT_POLICIES = {
 class EncoderOutput:
     """What `Encoder` returns; `hidden_states` is None unless asked for."""
 
-    context: jax.Array  # [B, T, D] output of the context network
+    context: jax.Array  # [B, T', D'] output of the context network, or of the adapter on top
     features: jax.Array  # [B, T, C] layer-normed, unmasked features, the quantizer's input
-    length: jax.Array | None  # int32 [B] frames, None when every row is full
+    length: jax.Array | None  # int32 [B] frames of the context, None when every row is full
     penalty: jax.Array  # float32 scalar: mean square of the features before their layer norm
     hidden_states: jax.Array | None = None  # [L+1, B, T, D]: the first block's input, each output
 
@@ -99,6 +100,20 @@ class ContextNetwork(nn.Module):
         return x, (jnp.concatenate([first[None], outputs]) if collect else None)
 
 
+def valid_frames(config: EncoderConfig, length, audio, features) -> jax.Array:
+    """Frames that count, int32 [B], of rows with `length` samples: see config.frame_rule."""
+    frames = config.frames(length)
+    if config.frame_rule == "samples":
+        frames = -(-length // (audio.shape[1] // features.shape[1]))
+    return frames.clip(0, features.shape[1])
+
+
+def mean_square(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Mean of x^2 over x [B, T, C], float32; frames where mask [B, T] is False do not count."""
+    count = x.shape[0] * x.shape[1] if mask is None else mask.sum().clip(1)
+    return jnp.square(zero_padding(x, mask).astype(jnp.float32)).sum() / (count * x.shape[-1])
+
+
 class Encoder(nn.Module):
     """Audio to context. Order of operations as in fairseq wav2vec2.py `Wav2Vec2Model.forward`."""
 
@@ -113,20 +128,20 @@ class Encoder(nn.Module):
         *,
         time_mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
+        frames: int | None = None,
         collect: bool = False,
     ) -> EncoderOutput:
         """audio int16 or float [B, S]; length int32 [B] in samples or None (no padding);
         time_mask bool [B, T]: frames replaced by the mask embedding; channel_mask bool [B, D]:
-        channels set to 0 in all frames; collect: return every hidden state.
+        channels set to 0 in all frames; frames: keep this many, T of all that follows (where labels
+        end early); collect: return every hidden state.
         """
         cfg, dtype = self.config, self.config.compute_dtype
         x = scale_waveform(audio, length, cfg.normalize_waveform)
-        features = FeatureEncoder(cfg, name="feature_encoder")(x, length)  # [B, T, C]
-        frames = None if length is None else cfg.frames(length)
-        mask = frame_mask(frames, features.shape[1])
-        squares = jnp.square(zero_padding(features, mask).astype(jnp.float32)).sum()
-        count = features.shape[0] * features.shape[1] if mask is None else mask.sum().clip(1)
-        penalty = squares / (count * cfg.channels)
+        features = FeatureEncoder(cfg, name="feature_encoder")(x, length)[:, :frames]  # [B, T, C]
+        length = None if length is None else valid_frames(cfg, length, audio, features)
+        mask = frame_mask(length, features.shape[1])
+        penalty = mean_square(features, None if cfg.padding_leaks else mask)
         if cfg.feature_norm:
             features = layer_norm(dtype, name="feature_norm", eps=cfg.norm_eps)(features)
         x = features
@@ -144,4 +159,6 @@ class Encoder(nn.Module):
             x = jnp.where(channel_mask[:, None, :], 0, x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
         x, hidden = ContextNetwork(cfg, self.train, name="context")(x, mask, collect)
-        return EncoderOutput(x, features, frames, penalty, hidden)
+        if cfg.output_layers:
+            x, length = OutputAdapter(cfg, name="output_adapter")(x, length)
+        return EncoderOutput(x, features, length, penalty, hidden)

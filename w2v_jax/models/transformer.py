@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from w2v_jax.models.adapter import Adapter
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.layers import ACTIVATIONS, bert_dense, layer_norm
@@ -22,20 +23,6 @@ class FeedForward(nn.Module):
         x = nn.Dropout(cfg.activation_dropout, deterministic=not self.train)(x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(x)
         return nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
-
-
-class Adapter(nn.Module):
-    """LN -> dense to config.adapter_dim -> relu -> dense over x [B, T, D]: what MMS trains per
-    language (arXiv 2305.13516 section 5; transformers Wav2Vec2AttnAdapterLayer)."""
-
-    config: EncoderConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        cfg, dtype = self.config, self.config.compute_dtype
-        x = layer_norm(dtype, name="norm")(x)
-        x = bert_dense(cfg.adapter_dim, ("embed", "mlp"), dtype, name="inner")(x)
-        return bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(jax.nn.relu(x))
 
 
 class TransformerBlock(nn.Module):
