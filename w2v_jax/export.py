@@ -3,6 +3,7 @@
 python -m w2v_jax.export --workdir=runs/base --output=runs/base/export
 python -m w2v_jax.export --workdir=runs/base --output=hub/base --format=huggingface
 python -m w2v_jax.export --from=huggingface --workdir=wav2vec2-base --output=models/base
+python -m w2v_jax.export --from=fairseq --workdir=wav2vec_small.pt --output=models/base
 """
 
 import json
@@ -14,11 +15,14 @@ from absl import flags
 from w2v_jax import __version__, command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
-from w2v_jax.interop import huggingface
+from w2v_jax.interop import fairseq, huggingface
+from w2v_jax.models.config import EncoderConfig
 from w2v_jax.training.checkpoint import export_model, latest_variables, load_exported
 
 FORMATS = ("orbax", "huggingface")
-SOURCES = ("run", *FORMATS)
+SOURCES = ("run", *FORMATS, "fairseq")
+# of a run's config: what a model without its training is
+DESCRIPTION = ("kind", "model", "quantizer", "alphabet", "final_dropout")
 
 
 def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
@@ -28,7 +32,7 @@ def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
     except (OSError, ValueError):
         raise UserError(f"{workdir} is not the --workdir of a training run") from None
     variables, step = latest_variables(workdir)
-    config = {key: run[key] for key in ("kind", "model", "quantizer", "alphabet") if key in run}
+    config = {key: run[key] for key in DESCRIPTION if key in run}
     return variables, config | {"step": step}
 
 
@@ -49,7 +53,8 @@ def export(
     """Writes the model in `workdir` to the folder `output`.
 
     source: what `workdir` is: a run, a model that this function wrote (orbax), or a model directory
-    of transformers (huggingface, and `language` of an MMS model); form: orbax or huggingface.
+    of transformers (huggingface, and `language` of an MMS model) or a file of fairseq; form: orbax
+    or huggingface.
     """
     folder = Path(output)
     if Path(workdir).resolve() == folder.resolve():
@@ -60,6 +65,8 @@ def export(
         raise UserError("--language needs --from=huggingface")
     if source == "huggingface":
         variables, config = huggingface.read(workdir, language)
+    elif source == "fairseq":
+        variables, config = fairseq.read(workdir)
     else:
         variables, config = newest(workdir) if source == "run" else load_exported(workdir)
     try:
@@ -70,6 +77,7 @@ def export(
         huggingface.write(output, variables, config)
     else:
         config |= {"sample_rate": SAMPLE_RATE, "w2v_jax": __version__}
+        config["frame_rate"] = SAMPLE_RATE / EncoderConfig.from_dict(config["model"]).context_stride
         export_model(output, variables, config)
     step = f" of step {config['step']}" if "step" in config else ""
     print(f"{config['kind']} model{step} written to {output}")

@@ -7,19 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.interop import safetensors
 from w2v_jax.interop.huggingface_tensors import PREFIXES, parameters, tensors
+from w2v_jax.interop.shapes import check_shapes
+from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.ctc import CTCModel
-from w2v_jax.models.encoder import Encoder
-from w2v_jax.models.wav2vec2 import Wav2Vec2
 from w2v_jax.text.alphabet import Alphabet
 
 # what an architecture of config.json ends with -> our kind of model
@@ -58,8 +54,8 @@ QUANTIZER = {
 
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
-    "add_adapter": False,
     "rotary_embedding_base": 10000,
+    "adapter_kernel_size": 3,
 }
 
 
@@ -105,6 +101,13 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     layers = [_get(config, f"conv_{key}") for key in ("dim", "kernel", "stride")]
     if len({len(layer) for layer in layers}) > 1:
         raise _refuse(config, "conv_dim", "conv_kernel and conv_stride must have the same length")
+    output = {}
+    if config.get("add_adapter"):
+        output = {
+            "output_layers": config.get("num_adapter_layers", 3),
+            "output_width": _output_width(config),
+            "output_stride": config.get("adapter_stride", 2),
+        }
     stable = conformer or _get(config, "do_stable_layer_norm")
     positions = "conv"
     if conformer:  # the positional convolution is in the checkpoint, but never called
@@ -125,7 +128,14 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         dropout_features=config.get("feat_quantizer_dropout", 0.0),
         padding_leaks=True,
         **{ours: _get(config, theirs) for theirs, ours in SAME.items()},
+        **output,
     )
+
+
+def _output_width(config: Mapping[str, Any]) -> int:
+    """0 where the output is as wide as the model: then there is no projection to it."""
+    width = config.get("output_hidden_size") or config["hidden_size"]
+    return 0 if width == config["hidden_size"] else width
 
 
 def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
@@ -162,37 +172,8 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
         alphabet, order = _read_alphabet(folder, len(head["bias"]), blank, language)
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
-    _check_shapes(variables, config)
+    check_shapes(variables, config)
     return variables, config
-
-
-def _check_shapes(variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raises UserError for tensors whose shape is not what config.json asks for."""
-    encoder, kind = EncoderConfig.from_dict(config["model"]), config["kind"]
-    audio = jnp.zeros((1, 2 * encoder.receptive_field), jnp.int16)
-    rest = ()
-    if kind == "pretrained":
-        model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config["quantizer"]))
-        frames = encoder.frames(audio.shape[1])
-        rest = (None, jnp.zeros((1, frames), bool), jnp.zeros((1, 1), jnp.int32))
-    elif kind == "ctc":
-        model = CTCModel(encoder, len(config["alphabet"]["symbols"]))
-    else:
-        model = Encoder(encoder)
-    expected = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), audio, *rest)))
-    for collection, tree in expected.items():
-        ours = variables[collection]
-        ours = ours["encoder"] if kind == "encoder" else ours
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            found = ours
-            for key in path:
-                found = found[key.key]
-            if found.shape != leaf.shape:
-                name = "/".join(key.key for key in path)
-                raise UserError(
-                    f"config.json and the tensors disagree: {name} is {found.shape}, in our "
-                    f"layout, where {leaf.shape} is expected"
-                )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -223,16 +204,10 @@ def _read_alphabet(
     if sorted(ids.values()) != list(range(outputs)):
         raise UserError(f"{folder}/vocab.json does not number the {outputs} outputs of the model")
     symbols = sorted(ids, key=ids.get)
-    long = [s for s in symbols if len(s) > 1 and s[0] + s[-1] not in ("<>", "[]")]
-    if long:
-        raise UserError(
-            f"{folder}/vocab.json has letters of several characters: {', '.join(long[:5])}; "
-            "an alphabet here has single characters"
-        )
     if blank not in ids.values():
         raise UserError(f"config.json: pad_token_id is {blank!r}; the model has {outputs} outputs")
     order = np.array([blank, *(i for i in range(outputs) if i != blank)])
-    return Alphabet(tuple(symbols[i] for i in order)), order
+    return checked_alphabet([symbols[i] for i in order], folder / "vocab.json"), order
 
 
 def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -312,6 +287,12 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     theirs |= {key: getattr(config, ours) for key, ours in SAME.items()}
     if config.adapter_dim:
         theirs["adapter_attn_dim"] = config.adapter_dim
+    if config.output_layers:
+        theirs |= {
+            "add_adapter": True, "num_adapter_layers": config.output_layers,
+            "adapter_kernel_size": 3, "adapter_stride": config.output_stride,
+            "output_hidden_size": config.context_width,
+        }  # fmt: skip
     if hubert:
         theirs["feat_proj_layer_norm"] = config.feature_norm
         theirs["conv_pos_batch_norm"] = config.pos_conv_norm == "batch"

@@ -40,7 +40,15 @@ PRETRAINING_HEAD = (
     ("project_targets", "project_q", DENSE),
     ("project_context", "project_hid", DENSE),
 )
-HEADS = {"pretrained": PRETRAINING_HEAD, "ctc": (("head", "lm_head", DENSE),), "encoder": ()}
+# of fairseq's HuBERT; transformers has none
+PREDICTION_HEAD = (
+    ("project_context", "final_proj", DENSE),
+    ("", "", (("label_embeddings", "label_embs_concat", "vd->vd"),)),
+)
+HEADS = {
+    "pretrained": PRETRAINING_HEAD, "hubert": PREDICTION_HEAD,
+    "ctc": (("head", "lm_head", DENSE),), "encoder": (),
+}  # fmt: skip
 ENCODER = (
     ("encoder/feature_norm", "feature_projection.layer_norm", NORM),
     ("encoder/feature_projection", PROJECTION, DENSE),
@@ -126,6 +134,13 @@ def _rows(config: EncoderConfig, kind: str):
             yield f"{ours}/norm", f"{theirs}.batch_norm", None, BATCH_NORM
         parts = (*CONV, BIAS) if config.pos_conv_norm == "batch" else POSITIONS
         yield ours, f"{theirs}.conv", None, parts
+    if config.output_layers:
+        ours, theirs = "encoder/output_adapter", "adapter"
+        if config.context_width != config.width:
+            yield f"{ours}/projection", f"{theirs}.proj", None, DENSE
+            yield f"{ours}/norm", f"{theirs}.proj_layer_norm", None, NORM
+        for i in range(config.output_layers):
+            yield f"{ours}/conv_{i}", f"{theirs}.layers.{i}.conv", None, (*CONV, BIAS)
     block = CONFORMER if config.block == "conformer" else TRANSFORMER
     if config.positions == "relative":
         block += RELATIVE
@@ -142,7 +157,7 @@ def places(config: EncoderConfig, kind: str) -> dict[str, Place]:
     for ours, theirs, layer, parts in _rows(config, kind):
         for leaf, name, axes in parts:
             collection = "stats" if leaf in STATS else "params"
-            path = (collection, *ours.split("/"), leaf)
+            path = (collection, *filter(None, ours.split("/")), leaf)
             found[f"{theirs}.{name}".lstrip(".")] = Place(path, layer, axes)
     return found
 
@@ -166,7 +181,7 @@ def rearrange(x: np.ndarray, axes: str) -> np.ndarray:
 
 def _unused(name: str, config: EncoderConfig) -> bool:
     """Tensors that transformers saves and that hold no learned number of the model."""
-    if name.endswith((".num_batches_tracked", "embed_positions.inv_freq")):
+    if name.endswith((".num_batches_tracked", "embed_positions.inv_freq", "rotary_emb.inv_freq")):
         return True
     return config.block == "conformer" and name.startswith("encoder.pos_conv_embed.")
 
@@ -184,14 +199,15 @@ def _drop_identity(tensors: dict[str, np.ndarray]) -> None:
 def parameters(
     tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str
 ) -> dict[str, Any]:
-    """{"params": ..., "stats": ...}, float32: the variables of `models.wav2vec2.Wav2Vec2` or
-    `models.ctc.CTCModel`; of kind "encoder" only what these have below `encoder`.
+    """{"params": ..., "stats": ...}, float32: the variables of `models.wav2vec2.Wav2Vec2`,
+    `models.hubert.Hubert` or `models.ctc.CTCModel`; of kind "encoder" only what these have below
+    `encoder`.
 
     Raises UserError listing tensors that are missing or have no place.
     """
     tensors = {bare_name(name): x for name, x in tensors.items()}
     table = places(config, kind)
-    if kind != "pretrained" and MASK not in tensors:
+    if kind in ("ctc", "encoder") and MASK not in tensors:
         # models that were saved without time masking have none; it matters to training alone
         drawn = np.random.default_rng(0).random(config.width, np.float32)
         tensors[MASK] = drawn

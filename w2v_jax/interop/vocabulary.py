@@ -1,0 +1,19 @@
+"""Output vocabularies of other houses as our alphabets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from w2v_jax.errors import UserError
+from w2v_jax.text.alphabet import Alphabet
+
+
+def checked_alphabet(symbols: Sequence[str], source: str | Path) -> Alphabet:
+    """The alphabet of `symbols`, blank first. Raises UserError naming letters of several
+    characters; tokens such as <unk> and [UNK] are none."""
+    long = [s for s in symbols if len(s) > 1 and s[0] + s[-1] not in ("<>", "[]")]
+    if long:
+        raise UserError(
+            f"{source} has letters of several characters: {', '.join(long[:5])}; "
+            "an alphabet here has single characters"
+        )
+    return Alphabet(tuple(symbols))
