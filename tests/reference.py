@@ -10,10 +10,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from w2v_jax.interop import huggingface, huggingface_tensors
+from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.frontend import FeatureEncoder
+from w2v_jax.models.quantizer import Quantizer
 
 GOLDEN = Path(__file__).parent / "golden"
 ZERO = ("k_proj.bias", "linear_k.bias")  # gradient 0 but for rounding: softmax ignores a shift
 FORWARD, LOSS, GRADIENT = 1e-5, 1e-5, 2e-4
+SEEN = (Encoder, FeatureEncoder, Quantizer)  # modules whose outputs are captured
+# compiling is nearly all of the time here: without these, four times as long
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 reached: dict[float, float] = {}  # tolerance -> largest error of the running test
 
@@ -28,13 +34,8 @@ def golden_cases() -> list:
     return [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in paths]
 
 
-def readable(directory: Path) -> None:
-    """Skips the two kinds that the README names as refused; any other unknown one fails."""
-    config = json.loads((directory / "config.json").read_text())
-    if "model_type" not in config:
-        pytest.skip("a fairseq checkpoint: w2v_jax reads those of transformers alone")
-    if config.get("add_adapter"):
-        pytest.skip("a model with convolutional adapters: w2v_jax refuses them by name")
+def is_fairseq(directory: Path) -> bool:
+    return "fairseq" in json.loads((directory / "config.json").read_text())
 
 
 @functools.cache
@@ -65,6 +66,13 @@ def close(name: str, ours, theirs, tolerance: float) -> None:
     error = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)
     reached[tolerance] = max(reached.get(tolerance, 0), float(error))
     assert error <= tolerance, f"{name}: relative error {error:.1e} > {tolerance:.0e}"
+
+
+def collect(call, args, kwargs, context):
+    """Asks the encoder inside a model for its hidden states."""
+    if isinstance(context.module, Encoder) and context.method_name == "__call__":
+        kwargs = kwargs | {"collect": True}
+    return call(*args, **kwargs)
 
 
 def ours_at(tree: dict, place: huggingface_tensors.Place) -> np.ndarray:
