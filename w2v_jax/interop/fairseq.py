@@ -208,22 +208,26 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     config: kind (pretrained, hubert or ctc), model, and the quantizer, the prediction head or the
     alphabet. A fine-tuned model's letters are in the file or, in older ones, in dict.ltr.txt beside
-    it. `padding_leaks` is on, as the published models were trained. Raises UserError for whatever
-    is missing or cannot be expressed.
+    it. `padding_leaks` is on, as the published models were trained. Needs torch. Raises UserError
+    for whatever is missing or cannot be expressed.
     """
     path = Path(path)
-    state = torch_file.load(path, ("model", "cfg", "args", "task_state"))
-    if not isinstance(state.get("model"), dict):
+    return convert(torch_file.load(path, ("model", "cfg", "args", "task_state")), path)
+
+
+def convert(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `read`, of the content of the file `path` as dicts and arrays."""
+    if not isinstance(state.get("model"), Mapping):
         raise UserError(f"{path} is no checkpoint of fairseq: it has no 'model'")
     kind, model, task = _settings(path, state)
+    rate = task.get("sample_rate") or SAMPLE_RATE
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{path}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
     try:
         encoder = encoder_config(model)
-        normalize = bool(task.get("normalize", False))
-        rate = task.get("sample_rate") or SAMPLE_RATE
-        if rate != SAMPLE_RATE:
-            raise UserError(f"{path}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
         variables = parameters(rename(state["model"], encoder, kind), encoder, kind)
-        config = {"kind": kind, "model": encoder.to_dict() | {"normalize_waveform": normalize}}
+        normalize = {"normalize_waveform": bool(task.get("normalize", False))}
+        config = {"kind": kind, "model": encoder.to_dict() | normalize}
         if kind == "pretrained":
             config["quantizer"] = quantizer_config(model).to_dict()
         elif kind == "hubert":
