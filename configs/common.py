@@ -28,13 +28,21 @@ SIZES = {
         width=1024, num_layers=24, num_heads=16, feed_forward=4096,
         conv_bias=True, conv_norm="layer", norm_order="pre", normalize_waveform=True,
         feature_grad_mult=1.0, dropout=0.0, attention_dropout=0.0, dropout_input=0.0,
-        dropout_features=0.0, layerdrop=0.0,
+        dropout_features=0.0, layerdrop=0.0, conformer_dropout=0.0,
     ),
 }  # fmt: skip
 # XLS-R (arXiv 2111.09296): the network of large_lv60k, wider and deeper
 SIZES["xlsr_300m"] = SIZES["large_lv60k"]
 SIZES["xlsr_1b"] = SIZES["large_lv60k"] | dict(width=1280, num_layers=48, feed_forward=5120)
 SIZES["xlsr_2b"] = SIZES["large_lv60k"] | dict(width=1920, num_layers=48, feed_forward=7680)
+# wav2vec2-conformer: large_lv60k with conformer blocks
+CONFORMER = dict(block="conformer", activation="swish")
+SIZES["conformer_rel_large"] = SIZES["large_lv60k"] | CONFORMER | dict(positions="relative")
+SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | dict(positions="rotary")
+# HuBERT (arXiv 2106.07447): like them, without bias in the feature encoder
+SIZES["hubert_base"] = SIZES["base"]
+SIZES["hubert_large"] = SIZES["large_lv60k"] | dict(conv_bias=False)
+SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | dict(conv_bias=False)
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
@@ -46,6 +54,14 @@ QUANTIZERS = {
     "xlsr_300m": dict(groups=2, codes=320, width=768, projection=768),
     "xlsr_1b": dict(groups=2, codes=320, width=1024, projection=1024),
     "xlsr_2b": dict(groups=2, codes=320, width=1024, projection=1024),
+    "conformer_rel_large": dict(groups=2, codes=320, width=768, projection=768),
+    "conformer_rope_large": dict(groups=2, codes=320, width=768, projection=768),
+}
+# the masked-prediction heads of HuBERT; their training is not here yet
+PREDICTIONS = {
+    "hubert_base": dict(classes=(504,), projection=256),
+    "hubert_large": dict(classes=(504,), projection=768),
+    "hubert_xlarge": dict(classes=(504,), projection=1024),
 }
 
 
@@ -58,6 +74,8 @@ def model(size: str) -> ConfigDict:
 
 def pretraining(size: str) -> ConfigDict:
     """A pre-training config with the values all wav2vec 2.0 recipes have in common."""
+    if size in PREDICTIONS:
+        raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
     config = ConfigDict()
     config.kind = "pretrained"
     config.seed = 0

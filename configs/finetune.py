@@ -4,7 +4,10 @@
         --workdir=runs/base-10h --config.init_from=runs/base/export \
         --config.data.train=train-10h.tsv --config.data.valid=dev-other.tsv
 
-split: 10m, 1h, 10h, 100h, 960h; size: tiny, base, large, large_lv60k (large: LV-60k's values).
+split: 10m, 1h, 10h, 100h, 960h
+size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_rel_large,
+       conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
+       hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split)
 Not measured with this code yet.
 """
 
@@ -30,7 +33,11 @@ RECIPES = {
 }
 # the small size is for trying things; its values are the choice of this repository
 RECIPES["tiny"] = dict.fromkeys(RECIPES["base"], (0.0005, 2000, 0.5, 0.1, 0.05, 0))
-RECIPES["large"] = RECIPES["large_lv60k"]
+for _size in common.SIZES:
+    if _size.startswith("hubert"):
+        RECIPES[_size] = dict.fromkeys(RECIPES["base"], (2e-5, 25_000, 0.75, 0.5, 0.1, 10_000))
+    elif _size.startswith(("xlsr", "conformer", "large")):
+        RECIPES[_size] = RECIPES["large_lv60k"]
 
 
 def get_config(argument: str = "split=10h,size=base"):

@@ -11,15 +11,20 @@ Argument (fairseq examples/wav2vec/config/pretraining; paper section 4.2):
     xlsr_300m    317 M, XLS-R (arXiv 2111.09296): large_lv60k's network; 128 languages, 436k h,
     xlsr_1b      966 M     1M updates
     xlsr_2b      2.16 B
+    conformer_rel_large   612 M: large_lv60k with conformer blocks, relative positions
+    conformer_rope_large  587 M: the same with rotary positions
 
 base and all above it have not been trained with this code. base and the larges carry the values of
-the paper; the batch and the learning rate of XLS-R are not known to us and stay large_lv60k's.
+the paper; the batch and the learning rate of XLS-R are not known to us and stay large_lv60k's, as
+do the conformers'. (fairseq's files of the large models say lr 0.005, 16 times the paper's, and
+1M updates.)
 """
 
 from configs import common
 
 STEPS = {
     "large": 250_000, "large_lv60k": 600_000,
+    "conformer_rel_large": 600_000, "conformer_rope_large": 600_000,
     "xlsr_300m": 1_000_000, "xlsr_1b": 1_000_000, "xlsr_2b": 1_000_000,
 }  # fmt: skip
 

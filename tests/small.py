@@ -11,7 +11,7 @@ MODEL = dict(
 )  # fmt: skip
 NO_DROPOUT = dict(
     dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, dropout_input=0.0,
-    dropout_features=0.0, layerdrop=0.0,
+    dropout_features=0.0, layerdrop=0.0, conformer_dropout=0.0,
 )  # fmt: skip
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from w2v_jax.objectives.contrastive import (
+    across_batch,
     code_perplexity,
     contrastive_loss,
     diversity_loss,
     gumbel_temperature,
+    sample_cross_negatives,
     sample_negatives,
 )
 from w2v_jax.objectives.masking import utterance_keys
@@ -29,18 +31,19 @@ def case():
     )
 
 
-def twin(context, targets, codes, negatives, valid, temperature):
+def twin(context, targets, codes, negatives, valid, temperature, own=None):
     """Frame by frame, in float64, as fairseq writes it."""
     loss, won, frames = 0.0, 0, 0
-    for b in range(B):
+    for b in range(len(context)):
         for m in np.flatnonzero(valid[b]):
-            candidates = [m, *negatives[b, m]]
+            self = m if own is None else own[b, m]
+            candidates = [self, *negatives[b, m]]
             c = context[b, m].astype(np.float64)
             logits = []
             for place, k in enumerate(candidates):
                 t = targets[b, k].astype(np.float64)
                 cosine = c @ t / (np.linalg.norm(c) * np.linalg.norm(t)) / temperature
-                same = place > 0 and (codes[b, k] == codes[b, m]).all()
+                same = place > 0 and (codes[b, k] == codes[b, self]).all()
                 logits.append(-np.inf if same else cosine)
             logits = np.array(logits)
             loss -= logits[0] - np.logaddexp.reduce(logits)
@@ -54,6 +57,45 @@ def test_twin(case):
     expected = twin(**case, temperature=0.1)
     assert float(loss) == pytest.approx(expected[0], rel=1e-5)
     assert (int(won), int(frames)) == expected[1:]
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_twin_with_candidates_everywhere(case, cross):
+    """Negatives from all frames of the utterance, and some from the whole batch."""
+    rng, frames = np.random.default_rng(1), M + 9
+    keys = utterance_keys(jax.random.key(2), jnp.arange(B))
+    own = np.stack([np.sort(rng.permutation(frames)[:M]) for _ in range(B)])
+    negatives = sample_negatives(keys, jnp.full(B, frames), M, N, own)
+    task = case | dict(
+        targets=rng.normal(size=(B, frames, Q)).astype(np.float32),
+        codes=rng.integers(0, 3, (B, frames, 2)), negatives=np.asarray(negatives), own=own,
+    )  # fmt: skip
+    if cross:
+        present = np.ones((B, frames), bool)
+        others = sample_cross_negatives(keys, present, own, 5)
+        task["negatives"] = np.concatenate(
+            [negatives + frames * np.arange(B)[:, None, None], others], -1
+        )
+        names = ("context", "targets", "codes", "negatives", "valid", "own")
+        joined = across_batch(*(task[name] for name in names))
+        task = dict(zip(names, map(np.asarray, joined), strict=True))
+        assert (np.sort(task["negatives"][0, -1]) // frames != B - 1).any()
+    loss, won, count = contrastive_loss(**task, temperature=0.1)
+    expected = twin(**task, temperature=0.1)
+    assert float(loss) == pytest.approx(expected[0], rel=1e-5)
+    assert (int(won), int(count)) == expected[1:]
+
+
+def test_negatives_of_the_whole_batch():
+    """Uniform over what is present in any row, without the frame itself."""
+    present = np.array([[True, True, False], [True, False, False]])
+    keys = utterance_keys(jax.random.key(1), jnp.arange(2))
+    own = np.array([[1, 0], [0, 0]])
+    found = np.asarray(sample_cross_negatives(keys, present, own, 3000))
+    share = [np.bincount(x, minlength=6) / 3000 for x in found.reshape(4, -1)]
+    np.testing.assert_allclose(share[0], [0.5, 0, 0, 0.5, 0, 0], atol=0.04)
+    np.testing.assert_allclose(share[1], [0, 0.5, 0, 0.5, 0, 0], atol=0.04)
+    np.testing.assert_allclose(share[2], [0.5, 0.5, 0, 0, 0, 0], atol=0.04)
 
 
 def test_chance_level():

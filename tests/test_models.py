@@ -9,10 +9,16 @@ from configs import common, wav2vec2
 from tests import small
 from w2v_jax.audio.waveform import read
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.models.config import ConfigError, EncoderConfig, QuantizerConfig
+from w2v_jax.models.config import (
+    ConfigError,
+    EncoderConfig,
+    PredictionConfig,
+    QuantizerConfig,
+)
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.frontend import FeatureEncoder
+from w2v_jax.models.hubert import Hubert
 from w2v_jax.models.wav2vec2 import Wav2Vec2
 
 
@@ -30,6 +36,9 @@ def count(tree) -> int:
         ("xlsr_300m", 317_390_592, None),
         ("xlsr_1b", 965_514_752, None),
         ("xlsr_2b", 2_162_932_352, None),
+        # transformers' Wav2Vec2ConformerForPreTraining without its unused positional convolution
+        ("conformer_rel_large", 612_121_216, None),
+        ("conformer_rope_large", 586_906_240, None),
     ],
 )
 def test_parameter_counts(size, whole, ctc):
@@ -39,6 +48,25 @@ def test_parameter_counts(size, whole, ctc):
     audio = jnp.zeros((1, 16000), jnp.int16)
     mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), audio, None, mask, index))
+    assert count(shapes["params"]) == whole
+    if ctc:
+        shapes = jax.eval_shape(lambda: CTCModel(encoder, 32).init(jax.random.key(0), audio))
+        assert count(shapes["params"]) == ctc
+
+
+@pytest.mark.parametrize(
+    ("size", "whole", "ctc"),
+    [
+        ("hubert_base", 94_697_600, 94_396_320),
+        ("hubert_large", 316_609_408, None),
+        ("hubert_xlarge", 964_321_664, None),
+    ],
+)
+def test_parameter_counts_of_hubert(size, whole, ctc):
+    encoder = EncoderConfig(**common.SIZES[size])
+    model = Hubert(encoder, PredictionConfig(**common.PREDICTIONS[size]))
+    audio = jnp.zeros((1, 16000), jnp.int16)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), audio))
     assert count(shapes["params"]) == whole
     if ctc:
         shapes = jax.eval_shape(lambda: CTCModel(encoder, 32).init(jax.random.key(0), audio))

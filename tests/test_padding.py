@@ -14,6 +14,7 @@ LENGTHS = (16000, 9000, 12345)
 VARIANTS = {
     "base": {},
     "large": dict(conv_norm="layer", conv_bias=True, norm_order="pre", normalize_waveform=True),
+    "convolutions on top": dict(output_layers=2, output_width=24),
     "adapters": dict(norm_order="pre", adapter_dim=8),
     "batch norm before positions": dict(pos_conv_norm="batch", feature_norm=False),
     "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),
@@ -52,7 +53,8 @@ def test_outputs(variant):
         for samples, rest in ((n, 0), (20000, 32767)):
             alone = one_row(batch, row, samples, rest)
             found, count = apply(variables, alone["audio"], alone["length"])
-            assert int(count[0]) == int(frames[row]) == model.config.frames(n)
+            expected = model.config.context_frames(model.config.frames(n))
+            assert int(count[0]) == int(frames[row]) == expected
             np.testing.assert_allclose(
                 found[0, : int(count[0])], logits[row, : int(count[0])], atol=2e-6 * max(scale, 1)
             )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +251,29 @@ def test_top_blocks_can_start_anew():
     np.testing.assert_array_equal(
         state.params["encoder"]["mask_embedding"], encoder["mask_embedding"] + 1
     )
+
+
+@pytest.mark.parametrize("place", ["masked", "everywhere"])
+def test_rows_that_fill_up_are_no_candidates(place):
+    """Neither as negatives from the whole batch nor in the codes that the diversity loss counts."""
+    config = small.pretraining(**small.NO_DROPOUT)
+    config.loss.update(negatives_from=place, cross_negatives=5, penalty_weight=0.0)
+    model = Wav2Vec2(
+        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
+    )
+    batch = {key: x[0] for key, x in small.noise_batch(3, 16000).items()}
+    batch["id"][2] = -1
+    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
+    init = lambda: model.init(jax.random.key(0), AUDIO, None, mask, index)  # noqa: E731
+    params = nn.meta.unbox(jax.jit(init)())["params"]
+    loss = jax.jit(pretrain.make_loss(config))
+    keys = (jax.random.key(1), jax.random.key(2))
+    first, out = loss(params, {}, batch, 0, keys)
+    silent = batch | {"audio": batch["audio"] * np.array([[1], [1], [0]], np.int16)}
+    assert float(out.weight) > 10
+    assert float(loss(params, {}, silent, 0, keys)[0]) == pytest.approx(float(first), rel=1e-6)
+    moved = batch | {"audio": batch["audio"] * np.array([[1], [-1], [1]], np.int16)}
+    assert float(loss(params, {}, moved, 0, keys)[0]) != pytest.approx(float(first), rel=1e-6)
+    config.loss.negatives_from = "nowhere"
+    with pytest.raises(UserError, match="negatives_from is 'nowhere'"):
+        pretrain.make_loss(config)

@@ -15,7 +15,7 @@ from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import Score, score
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.interop.exported import encoder_of
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
@@ -37,7 +37,7 @@ def evaluate(
     """
     variables, config = load_exported(checkpoint, "ctc")
     alphabet = Alphabet.from_dict(config["alphabet"])
-    encoder = EncoderConfig.from_dict(config["model"])
+    encoder = encoder_of(config, checkpoint)
     manifest, labels = transcribed(Manifest.read(data), alphabet)
     corpus = Corpus(manifest)
     edges = bucket_edges(corpus.lengths, BUCKETS)

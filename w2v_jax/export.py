@@ -13,10 +13,9 @@ from typing import Any
 from absl import flags
 
 from w2v_jax import __version__, command_line
-from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq, huggingface
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.interop.exported import rates
 from w2v_jax.training.checkpoint import export_model, latest_variables, load_exported
 
 FORMATS = ("orbax", "huggingface")
@@ -76,9 +75,7 @@ def export(
     if form == "huggingface":
         huggingface.write(output, variables, config)
     else:
-        config |= {"sample_rate": SAMPLE_RATE, "w2v_jax": __version__}
-        config["frame_rate"] = SAMPLE_RATE / EncoderConfig.from_dict(config["model"]).context_stride
-        export_model(output, variables, config)
+        export_model(output, variables, config | rates(config) | {"w2v_jax": __version__})
     step = f" of step {config['step']}" if "step" in config else ""
     print(f"{config['kind']} model{step} written to {output}")
 

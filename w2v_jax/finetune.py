@@ -19,6 +19,7 @@ from w2v_jax.data.plan import BatchPlan, bucket_edges, pad_buckets, sequential
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import score
 from w2v_jax.errors import UserError
+from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.objectives.ctc import ctc_loss
@@ -97,7 +98,7 @@ def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: st
 def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
     """{"params", "stats"} of an exported model's encoder; it must have the shape of `encoder`."""
     variables, exported = load_exported(path)
-    encoder.check_same(EncoderConfig.from_dict(exported["model"]), path)
+    encoder.check_same(encoder_of(exported, path), path)
     return {kind: tree.get("encoder", {}) for kind, tree in variables.items()}
 
 

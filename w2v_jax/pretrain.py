@@ -16,6 +16,7 @@ from w2v_jax.data.batches import Corpus, Loader, check_rows, concatenated, itera
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, Bucket, crop_buckets, sequential
 from w2v_jax.errors import UserError
+from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.wav2vec2 import PretrainingOutput, Wav2Vec2
 from w2v_jax.objectives.contrastive import (
@@ -223,7 +224,7 @@ def with_exported(
     The optimizer starts anew. Raises UserError for a model of another shape.
     """
     variables, exported = load_exported(path, "pretrained")
-    encoder.check_same(EncoderConfig.from_dict(exported["model"]), path)
+    encoder.check_same(encoder_of(exported, path), path)
     old = QuantizerConfig.from_dict(exported["quantizer"])
     if old != quantizer:
         raise UserError(f"the quantizer in {path} is another one: {old} there, {quantizer} here")

@@ -11,7 +11,7 @@ from w2v_jax import command_line
 from w2v_jax.audio.waveform import AudioError, read
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.errors import UserError
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.interop.exported import encoder_of
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
@@ -19,9 +19,8 @@ from w2v_jax.training.checkpoint import load_exported
 def transcribe(checkpoint: str, files: list[str]) -> dict[str, str]:
     """{file: text}; a file that cannot be read is reported on stderr and left out."""
     variables, config = load_exported(checkpoint, "ctc")
-    recognizer = Recognizer(
-        EncoderConfig.from_dict(config["model"]), Alphabet.from_dict(config["alphabet"])
-    )
+    alphabet = Alphabet.from_dict(config["alphabet"])
+    recognizer = Recognizer(encoder_of(config, checkpoint), alphabet)
     texts = {}
     for file in files:
         try:

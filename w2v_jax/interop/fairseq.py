@@ -15,8 +15,8 @@ import numpy as np
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.interop import torch_file
+from w2v_jax.interop.exported import check_shapes
 from w2v_jax.interop.huggingface_tensors import parameters
-from w2v_jax.interop.shapes import check_shapes
 from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
 from w2v_jax.text.alphabet import Alphabet
@@ -142,7 +142,8 @@ def encoder_config(model: Mapping[str, Any]) -> EncoderConfig:
             )
         positions, activation = _choose(model, "pos_enc_type", "abs"), "swish"
         # one dropout for everything inside its blocks
-        values["attention_dropout"] = values["activation_dropout"] = values["dropout"]
+        for key in ("attention_dropout", "activation_dropout", "conformer_dropout"):
+            values[key] = values["dropout"]
     else:
         positions, activation = "conv", _choose(model, "activation_fn", "gelu")
     hubert = "label_rate" in model or "untie_final_proj" in model

@@ -3,6 +3,7 @@ with the pre-training head (not Hubert) and with the CTC head.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.interop import safetensors
+from w2v_jax.interop.exported import check_shapes
 from w2v_jax.interop.huggingface_tensors import PREFIXES, parameters, tensors
-from w2v_jax.interop.shapes import check_shapes
 from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.text.alphabet import Alphabet
 
+log = logging.getLogger(__name__)
 # what an architecture of config.json ends with -> our kind of model
 KINDS = {"ForPreTraining": "pretrained", "ForCTC": "ctc", "Model": "encoder"}
 
@@ -96,8 +98,6 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     for key, value in ONLY.items():
         if config.get(key, value) != value:
             raise _refuse(config, key, f"only {value!r} is supported")
-    if conformer and config.get("conformer_conv_dropout", 0.1) != _get(config, "hidden_dropout"):
-        raise _refuse(config, "conformer_conv_dropout", "it must be equal to hidden_dropout")
     layers = [_get(config, f"conv_{key}") for key in ("dim", "kernel", "stride")]
     if len({len(layer) for layer in layers}) > 1:
         raise _refuse(config, "conv_dim", "conv_kernel and conv_stride must have the same length")
@@ -125,6 +125,7 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         pos_conv_norm="batch" if config.get("conv_pos_batch_norm") else "weight",
         adapter_dim=config.get("adapter_attn_dim") or 0,
         conformer_kernel=config.get("conv_depthwise_kernel_size", 31),
+        conformer_dropout=config.get("conformer_conv_dropout", 0.1),
         dropout_features=config.get("feat_quantizer_dropout", 0.0),
         padding_leaks=True,
         **{ours: _get(config, theirs) for theirs, ours in SAME.items()},
@@ -172,6 +173,7 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
         alphabet, order = _read_alphabet(folder, len(head["bias"]), blank, language)
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
+        config["final_dropout"] = theirs.get("final_dropout", 0.0)
     check_shapes(variables, config)
     return variables, config
 
@@ -213,13 +215,17 @@ def _read_alphabet(
 def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Writes an exported model as a directory that transformers loads; the inverse of `read`.
 
-    config as of `read`. One switch has no counterpart there: transformers always computes as with
-    `padding_leaks`, so padded batches differ from ours. Raises UserError for what transformers
-    cannot express.
+    config as of `read`; of kind "hubert" the encoder alone is written, transformers has no head for
+    it. One switch has no counterpart there: transformers always computes as with `padding_leaks`,
+    so padded batches differ from ours. Raises UserError for what transformers cannot express.
     """
     folder, kind = Path(folder), config["kind"]
     encoder = EncoderConfig.from_dict(config["model"])
     theirs = _their_config(encoder, kind)
+    if kind == "hubert":
+        log.warning("transformers has no head for masked prediction: %s are left out",
+                    ", ".join(sorted(variables["params"].keys() - {"encoder"})))  # fmt: skip
+        kind = "encoder"
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1,
         "sampling_rate": SAMPLE_RATE, "padding_side": "right", "padding_value": 0.0,
@@ -235,6 +241,7 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         special = {key: token if token in symbols else None for key, token in special.items()}
         theirs |= {"vocab_size": len(symbols), "pad_token_id": 0, "ctc_zero_infinity": True}
+        theirs["final_dropout"] = config.get("final_dropout", 0.0)
         files["vocab.json"] = {symbol: i for i, symbol in enumerate(symbols)}
         files["tokenizer_config.json"] = special | {
             "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": symbols[0],
@@ -247,8 +254,8 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
         (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
-def _model_type(config: EncoderConfig) -> str:
-    if config.pos_conv_norm == "batch" or not config.feature_norm:
+def _model_type(config: EncoderConfig, kind: str) -> str:
+    if kind == "hubert" or config.pos_conv_norm == "batch" or not config.feature_norm:
         return "hubert"
     return "wav2vec2-conformer" if config.block == "conformer" else "wav2vec2"
 
@@ -264,15 +271,16 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             raise UserError(
                 f"model.{key} is {getattr(config, key)!r}; transformers has only {value!r} here"
             )
-    model_type = _model_type(config)
+    model_type = _model_type(config, kind)
     hubert = model_type == "hubert"
-    if hubert and (conformer or kind == "pretrained" or config.adapter_dim):
+    beyond = conformer or kind == "pretrained" or config.adapter_dim or config.output_layers
+    if hubert and beyond:
         raise UserError(
-            "model.pos_conv_norm=batch and model.feature_norm=False are Hubert's in transformers, "
-            "which has neither a quantizer nor conformer blocks nor adapters"
+            "masked prediction, model.pos_conv_norm=batch and model.feature_norm=False need Hubert; "
+            "in transformers it has neither quantizer nor conformer blocks nor adapters"
         )
     prefix = {"wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert"}
-    ends = {kind: end for end, kind in KINDS.items()}
+    ends = {kind: end for end, kind in KINDS.items()} | {"hubert": "Model"}
     activation = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     dim, kernel, stride = (list(x) for x in zip(*config.conv_layers, strict=True))
     theirs = {
@@ -302,5 +310,5 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
         positions = None if config.positions == "none" else config.positions
         theirs["position_embeddings_type"] = positions
         theirs["conv_depthwise_kernel_size"] = config.conformer_kernel
-        theirs["conformer_conv_dropout"] = config.dropout
+        theirs["conformer_conv_dropout"] = config.conformer_dropout
     return theirs

@@ -81,6 +81,7 @@ class EncoderConfig(_FromDict):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
+    conformer_dropout: float = 0.1  # at the end of the convolution module
     dropout_input: float = 0.1  # of the projected features, before the mask
     dropout_features: float = 0.1  # of the features that the quantizer sees
     layerdrop: float = 0.05

@@ -50,7 +50,7 @@ class ConvolutionModule(nn.Module):
             x = layer_norm(dtype, name="depthwise_norm")(x)
         x = ACTIVATIONS[cfg.activation](x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=False)(x)
-        return nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
+        return nn.Dropout(cfg.conformer_dropout, deterministic=not self.train)(x)
 
 
 class ConformerBlock(nn.Module):

@@ -1,18 +1,43 @@
-"""Whether converted arrays are those of the model that the config describes."""
+"""The config of an exported model: what it says besides the sizes, and whether its arrays fit."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.hubert import Hubert
 from w2v_jax.models.wav2vec2 import Wav2Vec2
+
+
+def rates(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an exported config states beside kind, model and head: samples and frames of the
+    output per second and, with a CTC head, the id of the blank."""
+    encoder = EncoderConfig.from_dict(config["model"])
+    blank = {"blank": 0} if config["kind"] == "ctc" else {}
+    frame_rate = SAMPLE_RATE / encoder.context_stride
+    return {"sample_rate": SAMPLE_RATE, "frame_rate": frame_rate, **blank}
+
+
+def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
+    """The encoder of an exported config in the folder `where`.
+
+    Raises UserError where the file states other rates or another blank than its model has.
+    """
+    for key, ours in rates(config).items():
+        if config.get(key, ours) != ours:
+            raise UserError(
+                f"{where}/config.json: {key} is {config[key]!r}, but a model like this has "
+                f"{ours!r}; export or convert it again"
+            )
+    return EncoderConfig.from_dict(config["model"])
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
