@@ -276,8 +276,8 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     beyond = conformer or kind == "pretrained" or config.adapter_dim or config.output_layers
     if hubert and beyond:
         raise UserError(
-            "masked prediction, model.pos_conv_norm=batch and model.feature_norm=False need Hubert; "
-            "in transformers it has neither quantizer nor conformer blocks nor adapters"
+            "masked prediction, model.pos_conv_norm=batch and model.feature_norm=False make it a "
+            "Hubert, to which transformers gives neither quantizer, conformer blocks nor adapters"
         )
     prefix = {"wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert"}
     ends = {kind: end for end, kind in KINDS.items()} | {"hubert": "Model"}
