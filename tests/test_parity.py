@@ -1,7 +1,8 @@
 """The numbers of the reference: every output, loss and gradient of the golden files.
 
-Errors are relative to the largest value of the array; `pytest tests/test_parity.py -rP` prints the
-largest of every case. `W2V_GOLDEN_DIR` names another directory of the same layout to run over.
+Errors are relative to the largest value of the array; `pytest tests/test_parity.py -rP | grep
+outputs` prints the largest of every case. `W2V_GOLDEN_DIR` names another directory of the same
+layout to run over.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from tests.reference import (
     FORWARD,
     GOLDEN,
     GRADIENT,
+    TOLERANCE,
     close,
     golden_cases,
     is_fairseq,
@@ -26,12 +28,14 @@ from w2v_jax.interop import huggingface, huggingface_tensors
 
 
 @pytest.fixture(autouse=True)
-def _exact_products():
+def _exact_products(request):
     """Accelerators round float32 products otherwise."""
     reached.clear()
     with jax.default_matmul_precision("highest"):
         yield
-    print(", ".join(f"{error:.1e} of {limit:.0e}" for limit, error in sorted(reached.items())))
+    if reached:
+        errors = ", ".join(f"{key} {reached[key]:.1e}" for key in TOLERANCE if key in reached)
+        print(f"{request.node.callspec.id}: {errors}")
 
 
 @pytest.mark.parametrize("path", golden_cases())
