@@ -1,0 +1,51 @@
+"""Large arrays that worker processes map from a file instead of receiving a copy each."""
+
+import os
+import tempfile
+import weakref
+
+import numpy as np
+
+SMALL = 1 << 20  # bytes; smaller arrays travel with the message
+
+
+class Shared:
+    """An array in a temporary file, which is removed when the array's first owner lets go of it.
+
+    Pickled, it is a path: every process that opens it sees the same pages of memory.
+    """
+
+    def __init__(self, array: np.ndarray):
+        handle, self._path = tempfile.mkstemp(prefix="w2v_jax-", suffix=".npy")
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array)
+        weakref.finalize(self, _remove, self._path, os.getpid())
+
+    def open(self) -> np.ndarray:
+        return np.load(self._path, mmap_mode="r")
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner and os.path.exists(path):
+        os.remove(path)
+
+
+class SharedState:
+    """Pickles the large arrays among an object's attributes as `Shared`.
+
+    The files live as long as the object that was pickled.
+    """
+
+    def __getstate__(self):
+        shared = self.__dict__.setdefault("_shared", {})
+        state = {name: value for name, value in self.__dict__.items() if name != "_shared"}
+        for name, value in state.items():
+            if isinstance(value, np.ndarray) and value.nbytes > SMALL:
+                if name not in shared:
+                    shared[name] = Shared(value)
+                state[name] = shared[name]
+        return state
+
+    def __setstate__(self, state):
+        opened = {k: v.open() if isinstance(v, Shared) else v for k, v in state.items()}
+        self.__dict__.update(opened)
