@@ -24,7 +24,7 @@ DOORS = {
     "grain": {"data/batches.py"},
     "orbax": {"training/checkpoint.py"},
     "soundfile": {"audio/waveform.py"},
-    "soxr": {"audio/waveform.py"},
+    "soxr": {"audio/waveform.py", "audio/augment.py"},
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},
     "tensorboardX": {"training/writer.py"},
