@@ -147,7 +147,7 @@ def test_too_many_unreadable_files_stop_the_run(manifest, tmp_path):
 
 
 def test_foreign_transcripts_are_left_out(manifest, caplog):
-    texts = manifest.texts.copy()
+    texts = manifest.texts.tolist()
     texts[0], texts[1], texts[2] = "ROOM 101", "ŽLUŤOUČKÝ KŮŇ", ""
     columns = manifest.samples, texts, manifest.speakers, manifest.languages
     kept, labels = transcribed(

@@ -94,12 +94,35 @@ def test_sequential_covers_all_once():
 
 
 def test_concatenation():
-    speakers = np.array(["a", "b"])[np.arange(len(LENGTHS)) % 2]
+    speakers = np.arange(len(LENGTHS)) % 2
     groups = concatenation(LENGTHS, speakers, 200_000, seed=0)
     assert sorted(np.concatenate(groups)) == list(range(len(LENGTHS)))
     sums = np.array([LENGTHS[g].sum() for g in groups])
+    np.testing.assert_array_equal(groups.sums(LENGTHS), sums)
     assert (sums < 200_000).sum() <= 2, "at most one short rest per speaker"
     assert all(len(set(speakers[g])) == 1 for g in groups)
+
+
+def slow_concatenation(samples, speakers, target, seed):
+    """A speaker's rows are collected until they are enough; the readable twin."""
+    waiting, groups = {}, []
+    for row in np.random.default_rng([seed, 2]).permutation(len(samples)):
+        rows = waiting.setdefault(speakers[row], [])
+        rows.append(int(row))
+        if samples[rows].sum() >= target:
+            groups.append(waiting.pop(speakers[row]))
+    return groups + [rows for _, rows in sorted(waiting.items())]
+
+
+@pytest.mark.parametrize("target", [1, 250, 10**6])
+def test_concatenation_is_that_of_the_slow_one(target):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        samples, speakers = rng.integers(1, 100, (2, rng.integers(0, 200)))
+        speakers %= rng.integers(1, 30)
+        groups = concatenation(samples, speakers, target, seed=seed)
+        expected = slow_concatenation(samples, speakers, target, seed)
+        assert [group.tolist() for group in groups] == expected
 
 
 def test_nothing_fits():

@@ -12,7 +12,7 @@ import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, read
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.data.plan import BatchSpec, concatenation
+from w2v_jax.data.plan import BatchSpec, Groups, concatenation
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet, TextError
 
@@ -26,16 +26,16 @@ class Corpus:
     def __init__(
         self,
         manifest: Manifest,
-        groups: Sequence[np.ndarray] | None = None,
+        groups: Groups | None = None,
         *,
         cache_bytes: int = 0,
     ):
         self.manifest = manifest
         self._groups = groups
         if groups is None:
-            self.lengths = manifest.samples.astype(np.int64)
+            self.lengths = manifest.samples
         else:
-            self.lengths = np.array([manifest.samples[rows].sum() for rows in groups], np.int64)
+            self.lengths = groups.sums(manifest.samples)
         self._cache: dict[int, np.ndarray] = {}
         self._room = cache_bytes
         self._lock = threading.Lock()
@@ -46,10 +46,10 @@ class Corpus:
     def _read(self, row: int, start: int, count: int) -> np.ndarray:
         cached = self._cache.get(row)
         if cached is None:
-            size = int(self.manifest.samples[row])
+            size, first = int(self.manifest.samples[row]), int(self.manifest.starts[row])
             if 2 * size > self._room:
-                return read(self.manifest.path(row), start, count)
-            cached = read(self.manifest.path(row), 0, size)
+                return read(self.manifest.path(row), first + start, count)
+            cached = read(self.manifest.path(row), first, size)
             with self._lock:
                 if row not in self._cache and cached.nbytes <= self._room:
                     self._cache[row] = cached
@@ -72,7 +72,7 @@ class Corpus:
 
 def concatenated(manifest: Manifest, target: int, *, seed: int, cache_bytes: int = 0) -> Corpus:
     """A corpus whose items are short utterances of one speaker joined up to `target` samples."""
-    groups = concatenation(manifest.samples, manifest.speakers, target, seed=seed)
+    groups = concatenation(manifest.samples, manifest.speakers.codes, target, seed=seed)
     return Corpus(manifest, groups, cache_bytes=cache_bytes)
 
 

@@ -6,6 +6,7 @@ utterances into a few buckets of one length each, so that a handful of shapes is
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -154,19 +155,50 @@ def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
     return specs
 
 
-def concatenation(
-    samples: np.ndarray, speakers: Sequence[str], target: int, *, seed: int
-) -> list[np.ndarray]:
+class Groups(Sequence[np.ndarray]):
+    """Arrays of row indices, one after the other in one array: a million of them are cheap."""
+
+    def __init__(self, rows: np.ndarray, ends: np.ndarray):
+        self.rows, self.ends = rows, ends  # group i is rows[ends[i - 1] : ends[i]]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        i = range(len(self))[i]
+        return self.rows[self.ends[i - 1] if i else 0 : self.ends[i]]
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """int64 [groups], the sum of `values` over the rows of each group."""
+        return np.diff(np.cumsum(values[self.rows])[self.ends - 1], prepend=0)
+
+
+def concatenation(samples: np.ndarray, speakers: np.ndarray, target: int, *, seed: int) -> Groups:
     """Groups short utterances of one speaker, in random order, until each group has `target`
-    samples; the rest of a speaker is a shorter group. Returns arrays of row indices."""
+    samples; the rest of a speaker is a shorter group.
+
+    samples: int64 [n]; speakers: integers [n]. The groups come in the order in which the random
+    walk through all rows fills them, the rests at the end by speaker.
+    """
     order = np.random.default_rng([seed, 2]).permutation(len(samples))
-    open_groups: dict[str, list[int]] = {}
-    groups, heard = [], {}
-    for row in order:
-        speaker = speakers[row]
-        open_groups.setdefault(speaker, []).append(int(row))
-        heard[speaker] = heard.get(speaker, 0) + int(samples[row])
-        if heard[speaker] >= target:
-            groups.append(np.array(open_groups.pop(speaker)))
-            heard[speaker] = 0
-    return groups + [np.array(rows) for _, rows in sorted(open_groups.items())]
+    by_speaker = np.argsort(speakers[order], kind="stable")  # places in `order`
+    rows = order[by_speaker]
+    heard = np.cumsum(samples[rows])
+    changes = np.flatnonzero(np.diff(speakers[rows])) + 1
+    # A group that starts at row i ends before row full[i], unless its speaker ends earlier.
+    full = np.searchsorted(heard, heard - samples[rows] + target) + 1
+    ends, rests = [], []
+    for first, last in itertools.pairwise([0, *changes.tolist(), len(rows)]):
+        reach = full[first:last].tolist()
+        place = first
+        while place < last:
+            end = reach[place - first]
+            rests.append(end > last)
+            place = min(end, last)
+            ends.append(place)
+    ends, rests = np.array(ends, np.int64), np.array(rests, bool)
+    filled_at = np.where(rests, len(rows) + np.arange(len(ends)), by_speaker[ends - 1])
+    turn = np.argsort(filled_at)
+    sizes = np.diff(ends, prepend=0)
+    inside = np.repeat(ends[turn] - sizes[turn].cumsum(), sizes[turn]) + np.arange(len(rows))
+    return Groups(rows[inside], sizes[turn].cumsum())
