@@ -22,6 +22,7 @@ ROOMS = {
 }
 DOORS = {
     "grain": {"data/batches.py"},
+    "array_record": {"data/shards.py"},
     "orbax": {"training/checkpoint.py"},
     "soundfile": {"audio/waveform.py"},
     "soxr": {"audio/waveform.py", "audio/augment.py"},

@@ -126,7 +126,7 @@ def prepare(
     skipped = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     print(
         f"{output}: {len(manifest)} utterances, {manifest.hours:.2f} hours, "
-        f"{len(set(manifest.speakers) - {''})} known speakers, "
+        f"{len(manifest.speakers.counts().keys() - {''})} known speakers, "
         f"{sum(map(bool, manifest.texts))} transcripts"
         + (f" ({len(untold)} missing from transcript files)" if untold else "")
         + (f"; skipped {skipped}, listed in {listing}" if skipped else "; nothing skipped")

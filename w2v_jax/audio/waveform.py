@@ -4,6 +4,7 @@ Samples are counted at 16 kHz everywhere. A file of `frames` at `rate` has
 `resampled_length(frames, rate)` of them, whatever the resampler returns.
 """
 
+import io
 import math
 import os
 import re
@@ -184,3 +185,24 @@ def _blocks(
         raise AudioError(
             f"{path}: cannot be decoded beyond {position / sound.samplerate:.2f} s ({detail})"
         ) from None
+
+
+def encode_flac(audio: np.ndarray) -> bytes:
+    """The bytes of a FLAC file with the samples int16 [n] at 16 kHz."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def decode_flac(data: bytes, start: int = 0, count: int = -1) -> np.ndarray:
+    """Samples start..start+count (or to the end) of what `encode_flac` gave, int16, bit for bit.
+
+    What stands before `start` is not decoded. Raises AudioError for damaged bytes.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            if start:
+                sound.seek(start)
+            return sound.read(count, dtype="int16")
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"damaged FLAC bytes ({error})") from None

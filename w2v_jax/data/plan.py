@@ -5,12 +5,13 @@ utterances into a few buckets of one length each, so that a handful of shapes is
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from w2v_jax.data.order import Interleaving, permuted
-from w2v_jax.data.sharing import SharedState
+from w2v_jax.data.sharing import Ragged, SharedState
 from w2v_jax.errors import UserError
 
 
@@ -34,12 +35,12 @@ class Bucket(SharedState):
         set_field(self, "bounds", self.bounds or (0, len(self.items)))
         set_field(self, "weight", self.weight or len(self.items) / self.rows)
 
-    def others(self, place: int) -> np.ndarray:
-        """Places of the items that may stand in for the one at `place`, best first: those after
-        it, then those before it, of the same source."""
+    def stand_in(self, place: int, number: int) -> int:
+        """The place of the item that replaces the one at `place` when `number - 1` others failed:
+        the next ones of the same source, round and round. Number 0 is the item itself."""
         source = int(np.searchsorted(self.bounds, place, side="right")) - 1
         first, last = self.bounds[source], self.bounds[source + 1]
-        return first + (np.arange(1, last - first) + place - first) % (last - first)
+        return first + (place - first + number) % (last - first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,53 +177,32 @@ def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
     return specs
 
 
-@dataclasses.dataclass(frozen=True)
-class Groups(SharedState):
-    """Rows put end to end: those of group i are rows[bounds[i]:bounds[i + 1]]."""
-
-    rows: np.ndarray  # int32 [n]
-    bounds: np.ndarray  # int64 [groups + 1]
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    def __getitem__(self, group: int) -> np.ndarray:
-        return self.rows[self.bounds[group] : self.bounds[group + 1]]
-
-
-def concatenation(samples: np.ndarray, speakers: np.ndarray, target: int, *, seed: int) -> Groups:
+def concatenation(samples: np.ndarray, speakers: np.ndarray, target: int, *, seed: int) -> Ragged:
     """Groups short utterances of one speaker, in random order, until each group has `target`
-    samples; the rest of a speaker is a shorter group, and stands behind all full ones.
+    samples; the rest of a speaker is a shorter group.
 
-    speakers: [n] of anything that sorts. No loop over rows: ten million take seconds.
+    samples: int64 [n]; speakers: integers [n]. The groups come in the order in which the random
+    walk through all rows fills them, the rests at the end by speaker.
     """
-    order = np.random.default_rng([seed, 2]).permutation(len(samples)).astype(np.int32)
-    _, codes = np.unique(speakers, return_inverse=True)
-    chain = np.argsort(codes[order], kind="stable")  # places in `order`, speaker by speaker
-    rows, codes = order[chain], codes[order[chain]]
-    ends = np.cumsum(samples[rows])  # of every utterance, counted from the first of all
-    last = np.searchsorted(codes, codes, side="right")  # where a speaker's utterances end
-    begins = ends - samples[rows]
-    # following[i]: where the next group begins if one begins at i
-    following = np.searchsorted(ends, begins + target) + 1
-    full = following <= last
-    following = np.append(np.minimum(following, last), len(rows))
-    first = np.zeros(len(rows) + 1, bool)
-    first[np.unique(codes, return_index=True)[1]] = True
-    first[-1] = True
-    jump = following
-    while True:  # all beginnings, by jumps of doubling length
-        reached = first.copy()
-        reached[jump[first]] = True
-        if (reached == first).all():
-            break
-        first, jump = reached, jump[jump]
-    starts = np.flatnonzero(first)[:-1]
-    stops = following[starts]
-    # in the order in which the utterances drawn complete the groups, rests last
-    place = np.where(full[starts], chain[stops - 1], len(rows) + starts)
-    chosen = np.argsort(place)
-    starts, sizes = starts[chosen], (stops - starts)[chosen]
-    bounds = np.concatenate([[0], np.cumsum(sizes)])
-    index = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
-    return Groups(rows[index], bounds)
+    order = np.random.default_rng([seed, 2]).permutation(len(samples))
+    by_speaker = np.argsort(speakers[order], kind="stable")  # places in `order`
+    rows = order[by_speaker]
+    heard = np.cumsum(samples[rows])
+    changes = np.flatnonzero(np.diff(speakers[rows])) + 1
+    # A group that starts at row i ends before row full[i], unless its speaker ends earlier.
+    full = np.searchsorted(heard, heard - samples[rows] + target) + 1
+    ends, rests = [], []
+    for first, last in itertools.pairwise([0, *changes.tolist(), len(rows)]):
+        reach = full[first:last].tolist()
+        place = first
+        while place < last:
+            end = reach[place - first]
+            rests.append(end > last)
+            place = min(end, last)
+            ends.append(place)
+    ends, rests = np.array(ends, np.int64), np.array(rests, bool)
+    filled_at = np.where(rests, len(rows) + np.arange(len(ends)), by_speaker[ends - 1])
+    turn = np.argsort(filled_at)
+    sizes = np.diff(ends, prepend=0)
+    inside = np.repeat(ends[turn] - sizes[turn].cumsum(), sizes[turn]) + np.arange(len(rows))
+    return Ragged(rows[inside].astype(np.int32), np.append(0, sizes[turn].cumsum()))

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,3 +50,26 @@ class SharedState:
     def __setstate__(self, state):
         opened = {k: v.open() if isinstance(v, Shared) else v for k, v in state.items()}
         self.__dict__.update(opened)
+
+
+class Ragged(SharedState):
+    """Arrays of unequal length in one: array i is values[bounds[i]:bounds[i + 1]]."""
+
+    def __init__(self, values: np.ndarray, bounds: np.ndarray):
+        self.values = values
+        self.bounds = bounds  # int64 [arrays + 1]
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> "Ragged":
+        bounds = np.cumsum([0, *map(len, arrays)])
+        return cls(np.concatenate(arrays) if len(arrays) else np.zeros(0, np.int32), bounds)
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.bounds[i] : self.bounds[i + 1]]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.bounds)
