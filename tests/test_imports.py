@@ -30,7 +30,8 @@ DOORS = {
     "jiwer": {"decoding/scoring.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {"command_line.py", *(f"{name}.py" for name in ENTRY_POINTS)},
-    "absl": {"command_line.py", *(f"{name}.py" for name in ENTRY_POINTS)},
+    # grain's worker processes want absl's flags parsed
+    "absl": {"command_line.py", "data/batches.py", *(f"{name}.py" for name in ENTRY_POINTS)},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

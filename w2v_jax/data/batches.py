@@ -7,6 +7,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import flags
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.loader import Loader
@@ -69,6 +70,8 @@ def iterate(
     dataset = grain.MapDataset.source(_From(specs, start)).map(_Load(reader))
     dataset = dataset.to_iter_dataset(options)
     if workers:
+        if not flags.FLAGS.is_parsed():  # grain's processes have flags; a notebook parses none
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     iterator = iter(dataset)
 
