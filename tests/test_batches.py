@@ -133,6 +133,22 @@ def test_unreadable_files_are_replaced_and_named(manifest, tmp_path, caplog):
         same(again(plan[step]), first[step])
 
 
+def test_worker_processes_report_what_they_cannot_read(manifest, tmp_path, caplog):
+    plan, loader = crops(Corpus(Files(broken(manifest, tmp_path, 3))), max_bad_share=0.1)
+    seen = {}
+    for workers in (0, 2):
+        loader.bad.clear()
+        caplog.clear()
+        stream = iterate(plan, loader, workers=workers, threads=1)
+        for _ in range(12):
+            next(stream)
+        stream.close()
+        seen[workers] = dict(loader.bad)
+        assert caplog.text.count("replaced: ") == len(loader.bad)
+    assert seen[0] == seen[2]
+    assert len(seen[0]) > 1
+
+
 def test_unreadable_files_are_left_out_of_an_evaluation(manifest, tmp_path):
     corpus = Corpus(Files(broken(manifest, tmp_path, 2)))
     specs = sequential(pad_buckets(corpus.lengths, [int(corpus.lengths.max())], 10**6, 1))
