@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 
 from w2v_jax.audio.waveform import read
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.augmentation import DEFAULTS, Augmentation
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.files import Files
 from w2v_jax.data.items import Corpus, concatenated
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from w2v_jax.audio.waveform import read
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.batches import check_rows, iterate
-from w2v_jax.data.files import Files
 from w2v_jax.data.items import Corpus, concatenated, transcribed
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest

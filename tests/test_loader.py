@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from w2v_jax.audio.augment import rms
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.augmentation import DEFAULTS, Augmentation, open_augmentation
-from w2v_jax.data.files import Files
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from w2v_jax.data.files import Files
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.items import Corpus, concatenated
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.mixing import by_config, mixed, mixture

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from w2v_jax.audio.waveform import AudioError, decode_flac, encode_flac
-from w2v_jax.data.files import Files
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import BLOCK, Shards, is_shards, verify_shards, write_shards
 from w2v_jax.data.sources import open_sources

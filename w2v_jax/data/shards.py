@@ -31,7 +31,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from w2v_jax.audio.waveform import AudioError, decode_flac, encode_flac
-from w2v_jax.data.files import Files
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.errors import UserError
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from w2v_jax.data.files import Files
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import Shards, is_shards
 from w2v_jax.errors import UserError

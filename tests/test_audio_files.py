@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from w2v_jax.audio.waveform import AudioError
-from w2v_jax.data import files
-from w2v_jax.data.files import Files
+from w2v_jax.data import audio_files
+from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 
 
@@ -28,7 +28,7 @@ def test_a_segment_begins_within_its_file(source):
 
 def test_a_busy_system_is_waited_for(source, monkeypatch):
     """No file can be opened for a while: all descriptors of the process are in use."""
-    monkeypatch.setattr(files, "WAITS", (0.0, 0.05, 0.2, 0.8, 1.6))
+    monkeypatch.setattr(audio_files, "WAITS", (0.0, 0.05, 0.2, 0.8, 1.6))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest_free)
