@@ -3,6 +3,7 @@
     python -m w2v_jax.prepare --input=LibriSpeech/train-clean-100 --output=train.arrow
     python -m w2v_jax.prepare --input=cv-corpus/de/train.tsv --input=mls_german/train \
         --output=german.arrow
+    python -m w2v_jax.prepare --download=train-clean-100 --download_to=data --output=train.arrow
 
 The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common Voice, VoxPopuli,
 MLS, fairseq, JSON lines, plain folders, our own manifests; --layout names it). Every file is
@@ -24,6 +25,7 @@ from w2v_jax import command_line
 from w2v_jax.audio import files
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe
 from w2v_jax.data import corpora
+from w2v_jax.data.download import ARCHIVES, download
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.segments import rows
 from w2v_jax.data.utterances import EXTENSIONS, Found, Utterance
@@ -226,15 +228,25 @@ def define_flags() -> None:
     flags.DEFINE_float("minutes", 0.0, "Random subset with this much audio; 0 takes all.", 0.0)
     flags.DEFINE_integer("seed", 0, "Decides the subset.", 0)
     flags.DEFINE_float("max_bad_share", 0.1, "Share of unreadable files tolerated.", 0.0, 1.0)
-    flags.mark_flags_as_required(["input", "output"])
+    flags.DEFINE_multi_enum(
+        "download", None, list(ARCHIVES), "Subset that is fetched and is then an input."
+    )
+    flags.DEFINE_string("download_to", ".", "Folder for what is downloaded.")
+    flags.DEFINE_string("download_url", "", "Another place of the archives, such as a mirror.")
+    flags.mark_flag_as_required("output")
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; give every folder as --input={argv[1]}")
     values = flags.FLAGS
+    inputs = list(values.input or ())
+    for name in values.download or ():
+        inputs.append(download(name, values.download_to, values.download_url))
+    if not inputs:
+        raise UserError("give --input=FOLDER, a folder with audio or a table, or --download=SUBSET")
     prepare(
-        values.input,
+        inputs,
         values.output,
         layout=values.layout,
         language=values.language,
