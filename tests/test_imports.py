@@ -26,6 +26,8 @@ DOORS = {
     "orbax": {"training/checkpoint.py"},
     "soundfile": {"audio/waveform.py"},
     "soxr": {"audio/waveform.py", "audio/augment.py"},
+    "etils": {"audio/files.py"},
+    "pyarrow": {"data/columns.py", "data/manifest.py", "data/manifest_files.py"},
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},
     "tensorboardX": {"training/writer.py"},

@@ -224,7 +224,7 @@ def test_other_programs_read_strings(tmp_path):
 @pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])
 def test_text_that_breaks_the_table_is_refused(tmp_path, text, suffix):
     manifest = table(tmp_path, texts=["", text, ""])
-    with pytest.raises(ManifestError, match=r"row 1, 'é 1\.flac', .*tab or a line break"):
+    with pytest.raises(ManifestError, match=r"row 1, 'é 1\.flac.*tab or a line break"):
         manifest.write(tmp_path / f"m.{suffix}")
     assert os.listdir(tmp_path) == []
 
@@ -306,7 +306,7 @@ def test_find_in_a_mixture(mixed):
     ]
     (line,) = corpus.lines_without_audio
     assert line.endswith("19-198.trans.txt: 19-198-0009")
-    assert corpus.audio_without_line == (str(mixed / "tree/19/198/19-198-0002.flac"),)
+    assert corpus.audio_without_line == [str(mixed / "tree/19/198/19-198-0002.flac")]
 
 
 def test_find_follows_links_but_not_in_circles(mixed, tmp_path):
@@ -320,7 +320,7 @@ def test_find_the_samples():
     corpus = corpora.find(SAMPLES / "dev-clean")
     assert len(corpus.utterances) == 55
     assert all(u.text and u.speaker == "1001" for u in corpus.utterances)
-    assert corpus.lines_without_audio == corpus.audio_without_line == ()
+    assert corpus.lines_without_audio == corpus.audio_without_line == []
 
 
 def test_find_needs_a_folder(tmp_path):

@@ -1,9 +1,19 @@
-"""Writes the manifest of one or more folders of audio.
+"""Writes the manifest of one or more folders of audio, or tables of it.
 
-    python -m w2v_jax.prepare --input=LibriSpeech/train-clean-100 --output=train.tsv
+    python -m w2v_jax.prepare --input=LibriSpeech/train-clean-100 --output=train.arrow
+    python -m w2v_jax.prepare --input=cv-corpus/de/train.tsv --input=mls_german/train \
+        --output=german.arrow
+    python -m w2v_jax.prepare --download=train-clean-100 --download_to=data --output=train.arrow
 
-Every file is decoded once (--decode=false believes the headers instead). What cannot be used is
-left out, counted, and listed in OUTPUT.skipped.tsv.
+The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common Voice, VoxPopuli,
+MLS, fairseq, JSON lines, plain folders, our own manifests; --layout names it). Every file is
+decoded once (--decode=false believes the headers instead). What cannot be used is left out,
+counted, and listed in OUTPUT.skipped.tsv.
+
+    python -m w2v_jax.prepare --output=train.arrow --shards=train-shards --verify
+
+packs the audio of a manifest into a few large files (data/shards.py), which training reads instead
+(--config.data.train=train-shards). What an interrupted run has finished is kept.
 """
 
 import math
@@ -17,9 +27,14 @@ from absl import flags
 from tqdm import tqdm
 
 from w2v_jax import command_line
+from w2v_jax.audio import files
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe
 from w2v_jax.data import corpora
+from w2v_jax.data.download import ARCHIVES, download
 from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.segments import rows
+from w2v_jax.data.shards import FORMATS, verify_shards, write_shards
+from w2v_jax.data.utterances import EXTENSIONS, Found, Utterance
 from w2v_jax.errors import UserError
 
 _SHOWN = 5  # unreadable files that are printed; the list has all of them
@@ -29,98 +44,78 @@ def prepare(
     inputs: Sequence[str],
     output: str,
     *,
+    layout: str = "",
     language: str = "",
+    corpus: str = "",
     decode: bool = True,
     threads: int | None = None,
     min_seconds: float = 0.1,
+    segment_seconds: float = 0.0,
     max_bad_share: float = 0.1,
     minutes: float = 0.0,
     seed: int = 0,
 ) -> Manifest:
-    """Writes the manifest of all audio below the folders `inputs` to `output` and returns it.
+    """Writes the manifest of all audio in `inputs`, folders or tables, to `output`; returns it.
 
-    `language` is noted for every utterance. Files that cannot be read or are shorter than
+    `layout` is that of all inputs, recognised if ''; `language` and `corpus` are noted for every
+    utterance instead of what the layout says. Files that cannot be read or are shorter than
     `min_seconds` are left out; they and transcript lines without audio are listed in
-    `output`.skipped.tsv (path, reason), which exists only when there are any. `minutes` above 0
-    keeps a `subset` of what is usable. Prints a summary.
+    `output`.skipped.tsv (path, reason), which exists only when there are any. `segment_seconds`
+    above 0 cuts what has no text and is longer into several rows (`segments.cut`); `minutes`
+    above 0 keeps a `subset` of what is usable. Prints a summary.
 
-    Raises UserError if an input is no folder, if no file is usable, if the share of unreadable
-    files is above `max_bad_share`, if there is less audio than `minutes`, and if `output` cannot
-    be written.
+    Raises UserError if an input does not exist or is not of the layout, if no file is usable, if
+    the share of unreadable utterances is above `max_bad_share`, if there is less audio than
+    `minutes`, and if `output` cannot be written.
     """
     if not math.isfinite(minutes):
         raise UserError(f"--minutes={minutes} is no length")
-    found = [corpora.find(folder) for folder in inputs]
-    utterances = sorted({u.path: u for f in found for u in f.utterances}.items())
-    utterances = [utterance for _, utterance in utterances]
+    found = Found()
+    for source in inputs:
+        found.add(corpora.find(source, layout))
+    utterances = {(u.path, u.start, u.samples or 0): u for u in found.utterances}
+    utterances = [utterance for _, utterance in sorted(utterances.items())]
     where = ", ".join(map(str, inputs))
     if not utterances:
-        names = " ".join(sorted(corpora.EXTENSIONS))
+        names = " ".join(sorted(EXTENSIONS))
         raise UserError(f"--input={where}: no audio files below it (looked for {names})")
     _check_writable(output)
 
-    def check(utterance: corpora.Utterance) -> int | str:
-        if any(character in utterance.path for character in "\t\n\r"):
-            return "its name holds a tab or a line break; rename it"
-        try:
-            return probe(utterance.path, decode)
-        except AudioError as error:
-            return str(error).removeprefix(f"{utterance.path}: ")
-
-    with ThreadPool(threads or os.cpu_count()) as pool:
-        results = pool.imap(check, utterances, chunksize=8)
-        quiet = not sys.stderr.isatty()
-        results = list(tqdm(results, total=len(utterances), unit=" files", disable=quiet))
-
-    shortest = round(min_seconds * SAMPLE_RATE)
-    usable, bad, short = [], [], []
-    for utterance, result in zip(utterances, results, strict=True):
-        if isinstance(result, str):
-            bad.append((utterance.path, result))
-        elif result < shortest:
-            seconds = result / SAMPLE_RATE
-            short.append((utterance.path, f"{seconds:.3f} s is shorter than {min_seconds:g} s"))
-        else:
-            usable.append((utterance, result))
-    lines = sorted({line for f in found for line in f.lines_without_audio})
+    lengths = _measure(sorted({utterance.path for utterance in utterances}), decode, threads)
+    result = rows(utterances, lengths, min_seconds=min_seconds, segment_seconds=segment_seconds)
+    lines = sorted(set(found.lines_without_audio))
     unheard = [(line, "transcript line without audio") for line in lines]
     listing = f"{output}.skipped.tsv"
-    _write_skipped(listing, bad + short + unheard)
+    _write_skipped(listing, result.bad + result.short + unheard)
 
-    for path, reason in bad[:_SHOWN]:
+    for path, reason in result.bad[:_SHOWN]:
         print(f"skipped: {path}: {reason}")
-    if len(bad) > _SHOWN:
-        print(f"skipped: ... and {len(bad) - _SHOWN} more, see {listing}")
-    if len(bad) > max_bad_share * len(utterances):
+    if len(result.bad) > _SHOWN:
+        print(f"skipped: ... and {len(result.bad) - _SHOWN} more, see {listing}")
+    share = result.bad_count / len(utterances)
+    if share > max_bad_share:
         raise UserError(
-            f"{len(bad)} of {len(utterances)} audio files cannot be read, a share of "
-            f"{len(bad) / len(utterances):.3f}, more than --max_bad_share={max_bad_share:g}; "
+            f"{result.bad_count} of {len(utterances)} utterances cannot be read, a share of "
+            f"{share:.3f}, more than --max_bad_share={max_bad_share:g}; "
             f"repair or remove what {listing} lists, or raise --max_bad_share"
         )
-    if not usable:
+    if not result.usable:
         raise UserError(
-            f"--input={where}: none of {len(utterances)} audio files is usable, {len(bad)} "
-            f"unreadable and {len(short)} shorter than --min_seconds={min_seconds:g}; see {listing}"
+            f"--input={where}: none of {len(utterances)} utterances is usable, {result.bad_count} "
+            f"unreadable and {len(result.short)} shorter than --min_seconds={min_seconds:g}; "
+            f"see {listing}"
         )
 
-    root = os.path.commonpath([os.path.abspath(folder) for folder in inputs])
-    manifest = Manifest(
-        root=root,
-        paths=[os.path.relpath(utterance.path, root) for utterance, _ in usable],
-        samples=[samples for _, samples in usable],
-        texts=[utterance.text for utterance, _ in usable],
-        speakers=[utterance.speaker for utterance, _ in usable],
-        languages=[language or utterance.language for utterance, _ in usable],
-    )
+    manifest = _manifest(result.usable, _root(inputs, result.usable), language, corpus)
     if minutes:
         manifest = subset(manifest, minutes, seed)
     manifest.write(output)
 
-    untold = {path for f in found for path in f.audio_without_line}
-    untold &= {manifest.path(i) for i in range(len(manifest))}
+    untold = set(found.audio_without_line)
+    untold &= {manifest.path(i) for i in range(len(manifest))} if untold else set()
     counts = {
-        "unreadable": len(bad),
-        f"shorter than {min_seconds:g} s": len(short),
+        "unreadable": result.bad_count,
+        f"shorter than {min_seconds:g} s": len(result.short),
         "transcript lines without audio": len(unheard),
     }
     skipped = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
@@ -132,6 +127,47 @@ def prepare(
         + (f"; skipped {skipped}, listed in {listing}" if skipped else "; nothing skipped")
     )
     return manifest
+
+
+def _measure(paths: list[str], decode: bool, threads: int | None) -> dict[str, int | str]:
+    """Samples at 16 kHz of every file, or why it cannot be used."""
+
+    def check(path: str) -> int | str:
+        if any(character in path for character in "\t\n\r"):
+            return "its name holds a tab or a line break; rename it"
+        try:
+            return probe(path, decode)
+        except AudioError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    with ThreadPool(threads or os.cpu_count()) as pool:
+        results = pool.imap(check, paths, chunksize=8)
+        quiet = not sys.stderr.isatty()
+        results = tqdm(results, total=len(paths), unit=" files", disable=quiet)
+        return dict(zip(paths, results, strict=True))
+
+
+def _root(inputs: Sequence[str], utterances: list[Utterance]) -> str:
+    """The folder that all inputs have in common, or, with tables, their audio as well."""
+    folders = {os.path.abspath(source) for source in inputs if os.path.isdir(source)}
+    if len(folders) < len(inputs):
+        local = (u.path for u in utterances if not files.is_remote(u.path))
+        folders |= {os.path.dirname(path) for path in local}
+    return os.path.commonpath(folders or {os.path.abspath(os.curdir)})
+
+
+def _manifest(utterances: list[Utterance], root: str, language: str, corpus: str) -> Manifest:
+    return Manifest(
+        root=root,
+        paths=[u.path if files.is_remote(u.path) else os.path.relpath(u.path, root)
+               for u in utterances],
+        samples=[u.samples for u in utterances],
+        texts=[u.text for u in utterances],
+        speakers=[u.speaker for u in utterances],
+        languages=[language or u.language for u in utterances],
+        starts=[u.start for u in utterances],
+        corpora=[corpus or u.corpus for u in utterances],
+    )  # fmt: skip
 
 
 def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
@@ -152,6 +188,11 @@ def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
 
 def _check_writable(output: str) -> None:
     """Fails before the audio is decoded instead of an hour later."""
+    if files.is_remote(output):
+        raise UserError(
+            f"--output={output}: the list of what was skipped is written beside the manifest; "
+            "name a local file, and copy it"
+        )
     folder = os.path.dirname(os.path.abspath(output))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -177,29 +218,71 @@ def _write_skipped(path: str, rows: list[tuple[str, str]]) -> None:
 
 def define_flags() -> None:
     """Defines the command line; a function so that importing this module defines nothing."""
-    flags.DEFINE_multi_string("input", None, "Folder with audio; may be given several times.")
-    flags.DEFINE_string("output", None, "Manifest to write.")
+    flags.DEFINE_multi_string(
+        "input", None, "Folder with audio, or a table of it; may be given several times."
+    )
+    flags.DEFINE_string("output", None, "Manifest to write: .arrow, or .tsv as text.")
+    flags.DEFINE_string("layout", "", "Layout of the inputs; recognised if not given.")
+    flags.DEFINE_string("corpus", "", "Name of the corpus of all utterances, for mixing.")
     flags.DEFINE_string("language", "", "Language of all utterances, such as en.")
     flags.DEFINE_boolean("decode", True, "Decode every file; false believes the headers.")
     flags.DEFINE_integer("threads", None, "Files read at a time; all cores if not given.", 1)
     flags.DEFINE_float("min_seconds", 0.1, "Shorter files are left out.", 0.0)
+    flags.DEFINE_float(
+        "segment_seconds", 0.0, "Cuts longer utterances without a text; 0 cuts nothing.", 0.0
+    )
     flags.DEFINE_float("minutes", 0.0, "Random subset with this much audio; 0 takes all.", 0.0)
     flags.DEFINE_integer("seed", 0, "Decides the subset.", 0)
     flags.DEFINE_float("max_bad_share", 0.1, "Share of unreadable files tolerated.", 0.0, 1.0)
-    flags.mark_flags_as_required(["input", "output"])
+    flags.DEFINE_multi_enum(
+        "download", None, list(ARCHIVES), "Subset that is fetched and is then an input."
+    )
+    flags.DEFINE_string("download_to", ".", "Folder for what is downloaded.")
+    flags.DEFINE_string("download_url", "", "Another place of the archives, such as a mirror.")
+    _define_shard_flags()
+    flags.mark_flag_as_required("output")
+
+
+def _define_shard_flags() -> None:
+    flags.DEFINE_string("shards", "", "Folder to pack the audio of OUTPUT into, as ArrayRecord.")
+    flags.DEFINE_enum("shard_format", "pcm", FORMATS, "16-bit samples as they are, or as FLAC.")
+    flags.DEFINE_integer("shard_megabytes", 1000, "Samples in a shard, in MB before FLAC.", 1)
+    flags.DEFINE_integer("processes", None, "That write shards; one per core if not given.", 1)
+    flags.DEFINE_boolean("verify", False, "Reads and checks the shards once they are written.")
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; give every folder as --input={argv[1]}")
     values = flags.FLAGS
+    inputs = list(values.input or ())
+    for name in values.download or ():
+        inputs.append(download(name, values.download_to, values.download_url))
+    if inputs:
+        _prepare(inputs, values)
+    elif not values.shards:
+        raise UserError("give --input=FOLDER, a folder with audio or a table, or --download=SUBSET")
+    if values.shards:  # without inputs those of a manifest that is there already
+        write_shards(
+            Manifest.read(values.output), values.shards, shard_format=values.shard_format,
+            megabytes=values.shard_megabytes, processes=values.processes,
+            max_bad_share=values.max_bad_share,
+        )  # fmt: skip
+        if values.verify:
+            verify_shards(values.shards, processes=values.processes)
+
+
+def _prepare(inputs: Sequence[str], values: flags.FlagValues) -> None:
     prepare(
-        values.input,
+        inputs,
         values.output,
+        layout=values.layout,
         language=values.language,
+        corpus=values.corpus,
         decode=values.decode,
         threads=values.threads,
         min_seconds=values.min_seconds,
+        segment_seconds=values.segment_seconds,
         max_bad_share=values.max_bad_share,
         minutes=values.minutes,
         seed=values.seed,

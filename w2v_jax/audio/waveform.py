@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from w2v_jax.audio.files import RemoteFile, is_remote
 from w2v_jax.errors import UserError
 
 SAMPLE_RATE = 16_000
@@ -44,6 +45,14 @@ class _Stream(soundfile.SoundFile):
     returns wrong samples at the end of the file, and in a FLAC of unknown length the seek fails.
     """
 
+    def __init__(self, path: str | os.PathLike):
+        self.remote = RemoteFile(os.fspath(path)) if is_remote(path) else None
+        try:
+            super().__init__(self.remote or os.fsencode(path))
+        finally:
+            if self.remote and self.remote.failure:
+                raise self.remote.failure  # libsndfile took it for the end of the file
+
     def seekable(self) -> bool:
         return False
 
@@ -63,7 +72,8 @@ def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> n
     the same arguments. In MP3 the length is what decodes, whatever the header announces.
 
     Raises AudioError for a file that is missing, empty, cut, not audio, has NaN or infinite
-    samples, or ends before start+count.
+    samples, or ends before start+count. `path` may be remote (gs://...): of such a file only the
+    needed parts are fetched, and what fails on the way is tried again.
     """
     if start < 0 or (count is not None and count < 1):
         raise ValueError(f"start {start} must not be negative and count {count} must be positive")
@@ -128,9 +138,11 @@ def probe(path: str | os.PathLike, decode: bool = True) -> int:
 
 def _open(path: str | os.PathLike) -> _Stream:
     try:
-        sound = _Stream(os.fsencode(path))
+        sound = _Stream(path)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         raise AudioError(f"{path}: {_reason(path, error)}") from None
+    except Exception as error:  # of the storage
+        raise AudioError(f"{path}: cannot be opened ({_first_line(error)})") from None
     notes = sound.extra_info
     wav = _CUT_WAV.search(notes)
     if (wav and int(wav[1]) < _STREAMED_WAV) or _CUT_OGG.search(notes):
@@ -145,7 +157,7 @@ def _open(path: str | os.PathLike) -> _Stream:
 
 def _reason(path: str | os.PathLike, error: Exception) -> str:
     try:
-        with open(path, "rb") as file:
+        with RemoteFile(os.fspath(path)) if is_remote(path) else open(path, "rb") as file:
             empty = not file.read(1)
     except OSError as failure:
         return (failure.strerror or str(failure)).lower()
@@ -155,6 +167,10 @@ def _reason(path: str | os.PathLike, error: Exception) -> str:
     bad_file = getattr(error, "code", None) == 7
     detail = "no MPEG audio found" if bad_file else getattr(error, "error_string", "no header")
     return f"is not audio that can be read ({detail.rstrip('.')})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _blocks(
@@ -169,6 +185,9 @@ def _blocks(
         while stop is None or position < stop:
             wanted = _BLOCK if stop is None else min(_BLOCK, stop - position)
             block = sound.read(wanted, dtype="float32", always_2d=True)
+            if sound.remote and sound.remote.failure:
+                failure = _first_line(sound.remote.failure)
+                raise AudioError(f"{path}: cannot be fetched ({failure})")
             if not len(block):
                 return
             loudest = max(block.max(), -block.min())

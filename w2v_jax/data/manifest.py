@@ -1,48 +1,26 @@
-"""The list of utterances every other step works on: columns, from a few rows to many millions.
-
-Two files hold the same rows; the suffix of the name decides.
-
-    .arrow    Arrow IPC, mapped into memory: opens at once whatever its size, and the processes of
-              a machine share one copy. pandas, polars and DuckDB read it too.
-    .tsv      text, to look at and to write by hand: a line with the root, a line of column names,
-              a line per row. All of it is read.
-"""
+"""The list of utterances every other step works on: columns, from a few rows to many millions."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from w2v_jax.audio import files
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.columns import BYTES, NAMES, Labels, Strings, encode, encode_labels, select
-from w2v_jax.errors import UserError
-
-_MARK = "#w2v_jax-manifest\troot="
-_SCHEMA = {
-    "path": BYTES, "samples": pa.int64(), "text": BYTES, "speaker": NAMES, "language": NAMES,
-    "start": pa.int64(), "corpus": NAMES,
-}  # fmt: skip
-_COLUMNS = tuple(_SCHEMA)
-_OLD_COLUMNS = _COLUMNS[:5]  # of every .tsv whose rows are whole files of no named corpus
-_INTEGERS = ("samples", "start")
-_LINES = 1 << 18  # rows turned into text at a time
-# File names are bytes: one that is not UTF-8 must survive a round trip.
-_ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-
-
-class ManifestError(UserError):
-    """A manifest that cannot be read or written."""
+from w2v_jax.data import manifest_files
+from w2v_jax.data.columns import Labels, Strings, select
+from w2v_jax.data.manifest_files import ManifestError
 
 
 class Manifest:
     """Utterances as columns of equal length; row i is one utterance, a file or a part of one.
 
-    root        absolute folder that relative paths start from
-    paths       Strings [n], relative to `root` or absolute
+    root        absolute or remote folder that relative paths start from
+    paths       Strings [n], relative to `root`, absolute or remote (gs://...)
     samples     int64 [n], length at 16 kHz
     texts       Strings [n], '' where unknown
     speakers, languages, corpora    Labels [n] (codes and names), '' where unknown
@@ -64,19 +42,11 @@ class Manifest:
         starts: Sequence[int] | None = None,
         corpora: Sequence[str] | None = None,
     ):
-        unknown = [""] * len(paths)
-        columns = [
-            encode(paths),
-            _integers(samples),
-            encode(unknown if texts is None else texts),
-            encode_labels(unknown if speakers is None else speakers),
-            encode_labels(unknown if languages is None else languages),
-            _integers(np.zeros(len(paths)) if starts is None else starts),
-            encode_labels(unknown if corpora is None else corpora),
-        ]
-        if len({len(column) for column in columns}) != 1:
-            raise ValueError("the columns of a manifest must have the same length")
-        self._set(os.path.abspath(root), pa.RecordBatch.from_arrays(columns, names=_COLUMNS))
+        columns = {
+            "path": paths, "samples": samples, "text": texts, "speaker": speakers,
+            "language": languages, "start": starts, "corpus": corpora,
+        }  # fmt: skip
+        self._set(files.absolute(root), manifest_files.make_batch(len(paths), columns))
 
     def _set(self, root: str, batch: pa.RecordBatch, rows=None, source=None) -> "Manifest":
         self.root = root
@@ -125,7 +95,7 @@ class Manifest:
 
     def path(self, i: int) -> str:
         """Returns the absolute path of the file that utterance i is in."""
-        return os.path.join(self.root, self.paths[i])
+        return files.join(self.root, self.paths[i])
 
     @property
     def hours(self) -> float:
@@ -150,51 +120,23 @@ class Manifest:
         if self._source and self._rows is None:
             return self._source[1]
         digest = hashlib.sha256()
-        for lines in self._lines():
+        for lines in manifest_files.text_lines(self._compact()):
             digest.update(lines)
         return digest.hexdigest()
+
+    def _compact(self) -> pa.RecordBatch:
+        """The selected rows in one piece, with the names that occur in them."""
+        arrays = [
+            self.paths.arrow(), pa.array(self.samples), self.texts.arrow(),
+            self.speakers.without_unused(), self.languages.without_unused(),
+            pa.array(self.starts), self.corpora.without_unused(),
+        ]  # fmt: skip
+        return pa.RecordBatch.from_arrays(arrays, names=self._batch.schema.names)
 
     def __reduce__(self):
         if self._source is None:
             return _unpickle, (self.root, self._batch, self._rows)
         return _reopen, (*self._source, self._rows)
-
-    def _text_columns(self) -> tuple[str, ...]:
-        plain = not self.starts.any() and set(self.corpora.counts()) <= {""}
-        return _OLD_COLUMNS if plain else _COLUMNS
-
-    def _lines(self) -> Iterator[bytes]:
-        """The rows as text, many at a time. Raises ManifestError for a value that breaks it."""
-        columns = {
-            "path": self.paths, "text": self.texts, "speaker": self.speakers,
-            "language": self.languages, "corpus": self.corpora, "samples": self.samples,
-            "start": self.starts,
-        }  # fmt: skip
-        names = self._text_columns()
-        for first in range(0, len(self), _LINES):
-            last = min(first + _LINES, len(self))
-            parts = [
-                pa.array(columns[name][first:last]).cast(pa.large_string()).cast(BYTES)
-                if name in _INTEGERS
-                else columns[name].arrow(first, last)
-                for name in names
-            ]
-            tab, end, nothing = (pa.scalar(value, BYTES) for value in (b"\t", b"\n", b""))
-            rows = pc.binary_join_element_wise(*parts, tab)
-            _, offsets, data = pc.binary_join_element_wise(rows, nothing, end).buffers()
-            text = data[: np.frombuffer(offsets, np.int64)[last - first]].to_pybytes()
-            counts = text.count(b"\t"), text.count(b"\n"), text.count(b"\r")
-            if counts != ((last - first) * (len(names) - 1), last - first, 0):
-                self._name_broken_row(first, rows, len(names) - 1)
-            yield text
-
-    def _name_broken_row(self, first: int, rows: pa.Array, tabs: int) -> None:
-        for i, row in enumerate(rows.to_pylist(), start=first):
-            if row.count(b"\t") != tabs or b"\n" in row or b"\r" in row:
-                raise ManifestError(
-                    f"row {i}, {self.paths[i]!r}, has a tab or a line break in its name or text; "
-                    "remove it"
-                )
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the rows to an .arrow file or, with any other suffix, as text.
@@ -204,137 +146,76 @@ class Manifest:
         The file is replaced in one step: a process that has the old one mapped keeps it. Raises
         ManifestError for a tab or a line break in a value, and where the file cannot be written.
         """
-        path = os.path.abspath(path)
-        root = os.path.relpath(self.root, os.path.dirname(path))
-        if root.split(os.sep)[0] == os.pardir:
-            root = self.root
+        path = files.absolute(path)
+        root = _relative(self.root, os.path.dirname(path))
+        try:
+            if not files.is_remote(path):
+                self._write(path, root)
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                local = os.path.join(folder, os.path.basename(path))
+                self._write(local, root)
+                files.upload(local, path)
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}; choose another place or other rows") from None
+        except Exception as error:  # of the storage
+            raise ManifestError(f"{path}: cannot be written ({error})") from None
+
+    def _write(self, path: str, root: str) -> None:
         temporary = f"{path}.{os.getpid()}.tmp"
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if path.endswith(".arrow"):
-                self._write_arrow(temporary, root)
+                manifest_files.write_arrow(temporary, root, self._compact(), self.digest)
             else:
-                with open(temporary, "wb") as file:
-                    head = f"{_MARK}{root}\n" + "\t".join(self._text_columns()) + "\n"
-                    file.write(head.encode("utf-8", "surrogateescape"))
-                    file.writelines(self._lines())
+                manifest_files.write_text(temporary, root, self._compact())
             os.replace(temporary, path)
         except (OSError, ManifestError) as error:
             if os.path.exists(temporary):
                 os.remove(temporary)
             if isinstance(error, ManifestError):
-                raise ManifestError(f"{path}: {error}") from None
-            raise ManifestError(
-                f"{path}: cannot be written ({error.strerror}); choose another place"
-            ) from None
-
-    def _write_arrow(self, path: str, root: str) -> None:
-        columns = [
-            _as_text(self.paths.arrow()),
-            pa.array(self.samples),
-            _as_text(self.texts.arrow()),
-            self.speakers.without_unused(),
-            self.languages.without_unused(),
-            pa.array(self.starts),
-            self.corpora.without_unused(),
-        ]
-        for i, column in enumerate(columns):
-            if pa.types.is_dictionary(column.type):
-                names = _as_text(column.dictionary)
-                columns[i] = pa.DictionaryArray.from_arrays(column.indices, names)
-        meta = {"w2v_jax-manifest": "1", "root": os.fsencode(root), "digest": self.digest}
-        batch = pa.RecordBatch.from_arrays(columns, names=_COLUMNS, metadata=meta)
-        # One batch: a column of several could not be seen as one array without a copy.
-        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
+                raise
+            raise ManifestError(f"cannot be written ({error.strerror})") from None
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Manifest":
         """Returns the manifest in a file; a relative root starts from the file's own folder.
 
-        Raises ManifestError for a missing file, a file that is no manifest, and damaged rows. Of
-        an .arrow file only the frame is checked: its rows and its digest are believed.
+        A remote file is copied to this machine first, see `files.local_copy`. Of an .arrow file
+        only the frame is checked: its rows and its digest are believed. Raises ManifestError for
+        a missing file, a file that is no manifest, and damaged rows.
         """
-        path = os.path.abspath(path)
+        path = files.absolute(path)
         remedy = f"write it with: python -m w2v_jax.prepare --input=FOLDER --output={path}"
+        source = None
         try:
-            return cls._read_arrow(path) if path.endswith(".arrow") else cls._read_text(path)
+            local = files.local_copy(path) if files.is_remote(path) else path
+            if path.endswith(".arrow"):
+                root, batch, digest = manifest_files.read_arrow(local)
+                source = path, digest
+            else:
+                root, batch = manifest_files.read_text(local)
         except OSError as error:
-            raise ManifestError(f"{path}: {error.strerror.lower()}; {remedy}") from None
-        except (ManifestError, pa.ArrowException) as error:
-            damaged = isinstance(error, pa.ArrowException)
-            detail = "not a w2v_jax manifest, or a cut one" if damaged else error
-            raise ManifestError(f"{path}: {detail}; {remedy}") from None
-
-    @classmethod
-    def _read_arrow(cls, path: str) -> "Manifest":
-        with open(path, "rb"):
-            pass  # Arrow's own message for a missing file has no strerror
-        reader = pa.ipc.open_file(pa.memory_map(path))
-        meta = reader.schema.metadata or {}
-        names = tuple(reader.schema.names)
-        if b"w2v_jax-manifest" not in meta or names != _COLUMNS or reader.num_record_batches != 1:
-            raise ManifestError("not a w2v_jax manifest")
-        stored = reader.get_batch(0)
-        stored.validate()
-        # Every column in the type that the code works with; no copy, strings are bytes already.
-        columns = [_as_bytes(column) for column in stored.columns]
-        if [column.type for column in columns] != list(_SCHEMA.values()):
-            raise ManifestError("not a w2v_jax manifest")
-        root = os.path.join(os.path.dirname(path), os.fsdecode(meta[b"root"]))
-        batch = pa.RecordBatch.from_arrays(columns, names=_COLUMNS)
-        manifest = object.__new__(cls)
-        source = path, meta[b"digest"].decode()
-        return manifest._set(os.path.abspath(root), batch, None, source)
-
-    @classmethod
-    def _read_text(cls, path: str) -> "Manifest":
-        with open(path, **_ENCODING) as file:
-            mark, names, *lines = [*file.read().split("\n"), ""]
-        names = tuple(names.split("\t"))
-        if not mark.startswith(_MARK) or names not in (_COLUMNS, _OLD_COLUMNS):
-            raise ManifestError("not a w2v_jax manifest")
-        if any(lines[-2:]):
-            raise ManifestError("the last line is cut")
-        numbers = [i for i, name in enumerate(names) if name in _INTEGERS]
-        rows = []
-        for number, line in enumerate(lines[:-2], start=3):
-            row = line.split("\t")
-            if len(row) != len(names) or not row[0] or not all(row[i].isdecimal() for i in numbers):
-                raise ManifestError(
-                    f"line {number} is damaged: {line[:80]!r} is not {', '.join(names)}"
-                )
-            rows.append(row)
-        columns = dict(zip(names, zip(*rows, strict=True), strict=False))
-        return cls(
-            os.path.join(os.path.dirname(path), mark.removeprefix(_MARK)),
-            columns.get("path", ()),
-            [int(samples) for samples in columns.get("samples", ())],
-            columns.get("text"),
-            columns.get("speaker"),
-            columns.get("language"),
-            starts=[int(start) for start in columns["start"]] if "start" in columns else None,
-            corpora=columns.get("corpus"),
-        )
+            reason = (error.strerror or str(error)).lower()
+            raise ManifestError(f"{path}: {reason}; {remedy}") from None
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}; {remedy}") from None
+        return object.__new__(cls)._set(_absolute_root(path, root), batch, None, source)
 
 
-def _integers(values) -> pa.Array:
-    return pa.array(np.asarray(values, np.int64))
+def _relative(root: str, folder: str) -> str:
+    """`root` as seen from `folder` where it is that or below, as it is elsewhere."""
+    if files.is_remote(root) or files.is_remote(folder):
+        below = f"{root.rstrip('/')}/".removeprefix(f"{folder.rstrip('/')}/")
+        return root if below == f"{root.rstrip('/')}/" else below.rstrip("/") or os.curdir
+    relative = os.path.relpath(root, folder)
+    return root if relative.split(os.sep)[0] == os.pardir else relative
 
 
-def _as_text(column: pa.Array) -> pa.Array:
-    """The column as strings for other programs; as it is where it is not UTF-8."""
-    try:
-        return column.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        return column
-
-
-def _as_bytes(column: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        names = _as_bytes(column.dictionary)
-        return pa.DictionaryArray.from_arrays(column.indices, names, safe=False)
-    return column.cast(BYTES) if column.type == pa.large_string() else column
+def _absolute_root(path: str, root: str) -> str:
+    """The root noted in the manifest `path`, from the root of its storage."""
+    root = files.join(os.path.dirname(path), root)
+    return root.removesuffix("/.") if files.is_remote(root) else os.path.abspath(root)
 
 
 def _unpickle(root, batch, rows) -> Manifest:
