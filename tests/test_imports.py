@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "w2v_jax"
-ENTRY_POINTS = {"prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report"}
+ENTRY_POINTS = {
+    "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
+}  # fmt: skip
 SHARED = {"errors", "samples"}
 # room -> the rooms it may import from, besides itself
 ROOMS = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from w2v_jax.audio.waveform import AudioError, decode_flac, encode_flac
+from w2v_jax.audio.waveform import AudioError, decode_flac, encode
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import BLOCK, Shards, is_shards, verify_shards, write_shards
@@ -129,7 +129,7 @@ def test_unreadable_rows_stay_unreadable(speech, tmp_path):
 
 def test_flac_bytes():
     audio = (RNG.normal(size=50_000) * 20_000).clip(-32768, 32767).astype(np.int16)
-    data = encode_flac(audio)
+    data = encode(audio, "flac")
     assert np.array_equal(decode_flac(data), audio)
     assert np.array_equal(decode_flac(data, 12_345, 20_000), audio[12_345:32_345])
     with pytest.raises(AudioError, match="damaged"):

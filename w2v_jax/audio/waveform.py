@@ -222,15 +222,19 @@ def _check_levels(path: str | os.PathLike, block: np.ndarray) -> None:
         raise AudioError(f"{path}: its samples reach {loudest:g}, they must lie in -1..1")
 
 
-def encode_flac(audio: np.ndarray) -> bytes:
-    """The bytes of a FLAC file with the samples int16 [n] at 16 kHz."""
+_ENCODINGS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "opus": ("OGG", "OPUS")}
+
+
+def encode(audio: np.ndarray, kind: str) -> bytes:
+    """The bytes of a "flac", "wav" or "opus" file with the samples int16 [n] at 16 kHz."""
     file = io.BytesIO()
-    soundfile.write(file, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    container, subtype = _ENCODINGS[kind]
+    soundfile.write(file, audio, SAMPLE_RATE, format=container, subtype=subtype)
     return file.getvalue()
 
 
 def decode_flac(data: bytes, start: int = 0, count: int = -1) -> np.ndarray:
-    """Samples start..start+count (or to the end) of what `encode_flac` gave, int16, bit for bit.
+    """Samples start..start+count (or to the end) of a FLAC file in memory, int16, bit for bit.
 
     What stands before `start` is not decoded. Raises AudioError for damaged bytes.
     """

@@ -30,7 +30,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from w2v_jax.audio.waveform import AudioError, decode_flac, encode_flac
+from w2v_jax.audio.waveform import AudioError, decode_flac, encode
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.errors import UserError
@@ -236,7 +236,7 @@ def _write_shard(folder, manifest, shard_format, shard, first_rows) -> dict:
                 break
             digest.update(pcm.tobytes())
             for block in np.split(pcm, range(BLOCK, count, BLOCK)):
-                writer.write(encode_flac(block) if shard_format == "flac" else block.tobytes())
+                writer.write(encode(block, "flac") if shard_format == "flac" else block.tobytes())
     writer.close()
     os.replace(temporary, path)
     content |= {"sha256": digest.hexdigest(), "unreadable": unreadable}
