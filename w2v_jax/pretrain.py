@@ -270,6 +270,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         save_steps=config.save_steps,
         eval_steps=config.eval_steps,
         evaluate=evaluate,
+        data_metrics=loader.metrics,
         meta={"training manifest": corpus.digest},
     )
 

@@ -1,7 +1,7 @@
 """From a batch plan to global device arrays, through grain: batch = f(seed, step)."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import grain
@@ -51,7 +51,7 @@ def iterate(
     threads: int = 2,
     workers: int = 0,
     sharding=None,
-) -> Iterator[tuple[dict[str, Any], float]]:
+) -> Generator[tuple[dict[str, Any], float], None, None]:
     """Yields (batch, seconds of audio) of specs[start], specs[start + 1], ...
 
     specs: a BatchPlan or a list of BatchSpec. The batches are read by `threads` of this process or

@@ -130,6 +130,10 @@ class Loader:
                     "Run prepare again, or raise max_bad_share"
                 )
 
+    def metrics(self) -> dict[str, float]:
+        """Scalars for the log: how many files could not be read since the start of this process."""
+        return {"data/unreadable": float(len(self.bad))}
+
     def seconds(self, spec: BatchSpec) -> float:
         """Seconds of speech in a batch of all processes, padding not counted."""
         if self.crop:
