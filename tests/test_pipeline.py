@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import small
-from w2v_jax import pretrain
+from w2v_jax import command_line, pretrain
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import write_shards
 from w2v_jax.errors import UserError
@@ -20,7 +20,7 @@ def config(manifests, tmp_path):
         crop_seconds=(1.0,), workers=1,
     )  # fmt: skip
     config.data.augment.update(speed_prob=0.5, noise_prob=0.5, noise_manifest=manifests["dev"])
-    config.update(num_steps=4, log_steps=2, save_steps=4)
+    config.update(num_steps=2, log_steps=1, save_steps=2)
     config.mesh.data = 1
     config.mesh.fsdp = 8
     return config
@@ -37,8 +37,9 @@ def test_training_reads_all_of_it(config, tmp_path, capsys):
         assert line["data/unreadable"] == 0
         assert np.isfinite(line["train/contrastive_bits"])
     # what decides the data is part of the run's settings, who reads it is not
-    config.data.update(workers=0)
-    pretrain.main(config, str(tmp_path / "run"))
+    settings = command_line.run_settings(config, "pretrained")
+    config.data.workers = 0
+    assert command_line.run_settings(config, "pretrained") == settings
     config.data.mix_weights = (1.0, 1.0)
     with pytest.raises(UserError, match="mix_weights"):
         pretrain.main(config, str(tmp_path / "run"))

@@ -187,9 +187,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
         text = (f"{name[-12:]:>12}  {row['decode']:6.3f}  {row['crop']:6.3f}  "
                 f"{row['augment']:6.3f}   {row['transfer']:6.3f}  ")  # fmt: skip
         for workers in WORKERS:
-            wall, core = rates(
-                plan, loader, sharding, share, threads=data.threads, workers=workers
-            )
+            wall, core = rates(plan, loader, sharding, share, threads=data.threads, workers=workers)
             row[f"{workers} workers"] = core
             text += f"{core:8,.0f} ({wall:7,.0f})  "
         print(text, flush=True)
