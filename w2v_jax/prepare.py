@@ -9,28 +9,33 @@ The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common 
 MLS, fairseq, JSON lines, plain folders, our own manifests; --layout names it). Every file is
 decoded once (--decode=false believes the headers instead). What cannot be used is left out,
 counted, and listed in OUTPUT.skipped.tsv.
+
+--report prints lengths, speakers, languages, what is wrong with the audio, and what the batches
+would crop and pad; without an input it reports on the manifest that stands at --output.
 """
 
 import math
 import os
-import sys
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from w2v_jax import command_line
 from w2v_jax.audio import files
-from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe
+from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import corpora
 from w2v_jax.data.download import ARCHIVES, download
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.data.segments import rows
-from w2v_jax.data.utterances import EXTENSIONS, Found, Utterance
+from w2v_jax.data.segments import measure, rows
+from w2v_jax.data.statistics import report
+from w2v_jax.data.utterances import EXTENSIONS, Found, Utterance, at_rate
 from w2v_jax.errors import UserError
 
+# of the report: the values of configs/common.py
+CROP_SECONDS = ("2.0", "4.0", "8.0", "12.0", "15.6")
+NUM_BUCKETS = 8
+MAX_SECONDS = 30.0
 _SHOWN = 5  # unreadable files that are printed; the list has all of them
 
 
@@ -75,7 +80,7 @@ def prepare(
         raise UserError(f"--input={where}: no audio files below it (looked for {names})")
     _check_writable(output)
 
-    lengths = _measure(sorted({utterance.path for utterance in utterances}), decode, threads)
+    lengths = measure(sorted({utterance.path for utterance in utterances}), decode, threads)
     result = rows(utterances, lengths, min_seconds=min_seconds, segment_seconds=segment_seconds)
     lines = sorted(set(found.lines_without_audio))
     unheard = [(line, "transcript line without audio") for line in lines]
@@ -121,24 +126,6 @@ def prepare(
         + (f"; skipped {skipped}, listed in {listing}" if skipped else "; nothing skipped")
     )
     return manifest
-
-
-def _measure(paths: list[str], decode: bool, threads: int | None) -> dict[str, int | str]:
-    """Samples at 16 kHz of every file, or why it cannot be used."""
-
-    def check(path: str) -> int | str:
-        if any(character in path for character in "\t\n\r"):
-            return "its name holds a tab or a line break; rename it"
-        try:
-            return probe(path, decode)
-        except AudioError as error:
-            return str(error).removeprefix(f"{path}: ")
-
-    with ThreadPool(threads or os.cpu_count()) as pool:
-        results = pool.imap(check, paths, chunksize=8)
-        quiet = not sys.stderr.isatty()
-        results = tqdm(results, total=len(paths), unit=" files", disable=quiet)
-        return dict(zip(paths, results, strict=True))
 
 
 def _root(inputs: Sequence[str], utterances: list[Utterance]) -> str:
@@ -233,6 +220,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("download_to", ".", "Folder for what is downloaded.")
     flags.DEFINE_string("download_url", "", "Another place of the archives, such as a mirror.")
+    flags.DEFINE_boolean("report", False, "Prints statistics of the manifest.")
+    flags.DEFINE_integer("report_files", 10_000, "Utterances listened to; 0: all.", 0)
+    flags.DEFINE_list("crop_seconds", list(CROP_SECONDS), "Crops of pre-training, for the report.")
+    flags.DEFINE_integer("num_buckets", NUM_BUCKETS, "Of fine-tuning, for the report.", 1)
+    flags.DEFINE_float("max_seconds", MAX_SECONDS, "Of fine-tuning, for the report.", 0.1)
     flags.mark_flag_as_required("output")
 
 
@@ -243,22 +235,50 @@ def main(argv: Sequence[str]) -> None:
     inputs = list(values.input or ())
     for name in values.download or ():
         inputs.append(download(name, values.download_to, values.download_url))
-    if not inputs:
+    if not inputs and not values.report:
         raise UserError("give --input=FOLDER, a folder with audio or a table, or --download=SUBSET")
-    prepare(
-        inputs,
-        values.output,
-        layout=values.layout,
-        language=values.language,
-        corpus=values.corpus,
-        decode=values.decode,
-        threads=values.threads,
-        min_seconds=values.min_seconds,
-        segment_seconds=values.segment_seconds,
-        max_bad_share=values.max_bad_share,
-        minutes=values.minutes,
-        seed=values.seed,
+    crops = _crops(values.crop_seconds) if values.report else []
+    manifest = (
+        Manifest.read(values.output)
+        if not inputs
+        else prepare(
+            inputs,
+            values.output,
+            layout=values.layout,
+            language=values.language,
+            corpus=values.corpus,
+            decode=values.decode,
+            threads=values.threads,
+            min_seconds=values.min_seconds,
+            segment_seconds=values.segment_seconds,
+            max_bad_share=values.max_bad_share,
+            minutes=values.minutes,
+            seed=values.seed,
+        )
     )
+    if values.report:
+        lines = report(
+            manifest,
+            crops=crops,
+            num_buckets=values.num_buckets,
+            longest=at_rate(values.max_seconds),
+            files=values.report_files,
+            threads=values.threads,
+        )
+        for line in lines:
+            print(line, flush=True)
+
+
+def _crops(seconds: Sequence[str]) -> list[int]:
+    try:
+        crops = [at_rate(float(value)) for value in seconds]
+    except (ValueError, OverflowError):
+        crops = []
+    if not crops or min(crops) < SAMPLE_RATE // 10:
+        raise UserError(
+            f"--crop_seconds={','.join(seconds)}: give lengths from 0.1 s on, such as 2,4,8,15.6"
+        )
+    return crops
 
 
 if __name__ == "__main__":

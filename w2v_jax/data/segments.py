@@ -2,9 +2,14 @@
 
 import dataclasses
 import itertools
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 
-from w2v_jax.audio.waveform import SAMPLE_RATE
+from tqdm import tqdm
+
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe
 from w2v_jax.data.utterances import Utterance, at_rate
 
 _SLACK = SAMPLE_RATE // 20  # by which a part may end behind its file: tables round their seconds
@@ -22,6 +27,24 @@ class Rows:
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     short: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     bad_count: int = 0
+
+
+def measure(paths: list[str], decode: bool, threads: int | None) -> dict[str, int | str]:
+    """Samples at 16 kHz of every file, or why it cannot be used; `threads` files at a time."""
+
+    def check(path: str) -> int | str:
+        if any(character in path for character in "\t\n\r"):
+            return "its name holds a tab or a line break; rename it"
+        try:
+            return probe(path, decode)
+        except AudioError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    with ThreadPool(threads or os.cpu_count()) as pool:
+        results = pool.imap(check, paths, chunksize=8)
+        quiet = not sys.stderr.isatty()
+        results = tqdm(results, total=len(paths), unit=" files", disable=quiet)
+        return dict(zip(paths, results, strict=True))
 
 
 def rows(
