@@ -140,6 +140,20 @@ def test_another_table_of_a_folder_by_its_name(tmp_path):
     assert found.lines_without_audio == [f"{tmp_path}/de/dev.tsv: common_voice_de_3"]
 
 
+def test_damaged_tables(tmp_path):
+    table = common_voice(tmp_path) / "de/train.tsv"
+    text = table.read_text(encoding="utf-8")
+    table.write_text(text.replace("\tde\t\n", "\n"), encoding="utf-8")
+    assert [u.language for u in corpora.find(table).utterances] == ["de", "de"], "of the folder"
+    for damage in ("\ta\tb\tc\td\te\tf\tg\th\n", "c1\t\tx\tno path\n"):
+        table.write_text(text + damage, encoding="utf-8")
+        with pytest.raises(UserError, match=r"train\.tsv: line 4 is damaged"):
+            corpora.find(table)
+    table.write_text(text.replace("sentence\t", "phrase\t"), encoding="utf-8")
+    with pytest.raises(UserError, match="lacks the columns sentence"):
+        corpora.find(table, "common_voice")
+
+
 def test_a_layout_that_is_asked_for(tmp_path):
     common_voice(tmp_path)
     assert [u.corpus for u in corpora.find(tmp_path, "folder").utterances] == [""] * 3
