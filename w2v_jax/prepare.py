@@ -16,7 +16,7 @@ would crop and pad; without an input it reports on the manifest that stands at -
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from absl import flags
@@ -105,7 +105,7 @@ def prepare(
             f"see {listing}"
         )
 
-    manifest = _manifest(result.usable, _root(inputs, result.usable), language, corpus)
+    manifest = _manifest(result.usable, _root(inputs, lengths), language, corpus)
     if minutes:
         manifest = subset(manifest, minutes, seed)
     manifest.write(output)
@@ -128,27 +128,32 @@ def prepare(
     return manifest
 
 
-def _root(inputs: Sequence[str], utterances: list[Utterance]) -> str:
+def _root(inputs: Sequence[str], paths: Iterable[str]) -> str:
     """The folder that all inputs have in common, or, with tables, their audio as well."""
     folders = {os.path.abspath(source) for source in inputs if os.path.isdir(source)}
     if len(folders) < len(inputs):
-        local = (u.path for u in utterances if not files.is_remote(u.path))
-        folders |= {os.path.dirname(path) for path in local}
+        folders |= {os.path.dirname(path) for path in paths if not files.is_remote(path)}
     return os.path.commonpath(folders or {os.path.abspath(os.curdir)})
 
 
 def _manifest(utterances: list[Utterance], root: str, language: str, corpus: str) -> Manifest:
+    below = os.path.join(root, "")
+
+    def relative(path: str) -> str:
+        if path.startswith(below):
+            return path[len(below) :]
+        return path if files.is_remote(path) else os.path.relpath(path, root)
+
     return Manifest(
         root=root,
-        paths=[u.path if files.is_remote(u.path) else os.path.relpath(u.path, root)
-               for u in utterances],
+        paths=[relative(u.path) for u in utterances],
         samples=[u.samples for u in utterances],
         texts=[u.text for u in utterances],
         speakers=[u.speaker for u in utterances],
         languages=[language or u.language for u in utterances],
         starts=[u.start for u in utterances],
         corpora=[corpus or u.corpus for u in utterances],
-    )  # fmt: skip
+    )
 
 
 def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
