@@ -1,7 +1,7 @@
 """Where audio and manifests lie: local paths, and remote ones such as gs://bucket/folder.
 
 Remote paths go through etils.epath, which needs the storage's own package (gs://: gcsfs). What
-fails for another reason than a missing file or right is tried again after a while.
+fails there for another reason than a missing file or right is tried again after a while.
 """
 
 import hashlib
@@ -45,21 +45,6 @@ def retried(action: Callable[[], Answer]) -> Answer:
         except Exception:  # storage packages have errors of their own
             time.sleep(wait)
     return action()
-
-
-def is_failing(path: str | os.PathLike) -> bool:
-    """Whether a local file cannot be read to its end for a reason that may pass."""
-    if not os.path.isfile(path):  # a pipe could be waited for without end
-        return False
-    try:
-        with open(path, "rb") as file:
-            while file.read(1 << 20):
-                pass
-    except _FINAL:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def local_copy(path: str) -> str:

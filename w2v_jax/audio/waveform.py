@@ -4,18 +4,16 @@ Samples are counted at 16 kHz everywhere. A file of `frames` at `rate` has
 `resampled_length(frames, rate)` of them, whatever the resampler returns.
 """
 
-import functools
 import math
 import os
 import re
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import soundfile
 import soxr
 
-from w2v_jax.audio import files
+from w2v_jax.audio.files import RemoteFile, is_remote
 from w2v_jax.errors import UserError
 
 SAMPLE_RATE = 16_000
@@ -47,7 +45,7 @@ class _Stream(soundfile.SoundFile):
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.remote = files.RemoteFile(os.fspath(path)) if files.is_remote(path) else None
+        self.remote = RemoteFile(os.fspath(path)) if is_remote(path) else None
         try:
             super().__init__(self.remote or os.fsencode(path))
         finally:
@@ -63,25 +61,6 @@ def resampled_length(frames: int, rate: int) -> int:
     return (2 * frames * SAMPLE_RATE + rate) // (2 * rate)
 
 
-def _patient(function):
-    """Calls it again after a while where a local file's storage, such as a network file system,
-    fails. (Remote files see to that themselves.)"""
-
-    @functools.wraps(function)
-    def call(path, *args, **kwargs):
-        for wait in files.WAITS:
-            try:
-                return function(path, *args, **kwargs)
-            except AudioError:
-                if files.is_remote(path) or not files.is_failing(path):
-                    raise
-            time.sleep(wait)
-        return function(path, *args, **kwargs)
-
-    return call
-
-
-@_patient
 def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> np.ndarray:
     """Returns samples start..start+count (to the end without `count`) as int16 [count].
 
@@ -93,7 +72,7 @@ def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> n
 
     Raises AudioError for a file that is missing, empty, cut, not audio, has NaN or infinite
     samples, or ends before start+count. `path` may be remote (gs://...): of such a file only the
-    needed parts are fetched. Where the storage fails, reading is tried again, see `files.WAITS`.
+    needed parts are fetched, and what fails on the way is tried again.
     """
     if start < 0 or (count is not None and count < 1):
         raise ValueError(f"start {start} must not be negative and count {count} must be positive")
@@ -131,7 +110,6 @@ def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> n
     return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
 
 
-@_patient
 def probe(path: str | os.PathLike, decode: bool = True) -> int:
     """Returns the number of 16 kHz samples of a file.
 
@@ -178,8 +156,7 @@ def _open(path: str | os.PathLike) -> _Stream:
 
 def _reason(path: str | os.PathLike, error: Exception) -> str:
     try:
-        remote = files.is_remote(path)
-        with files.RemoteFile(os.fspath(path)) if remote else open(path, "rb") as file:
+        with RemoteFile(os.fspath(path)) if is_remote(path) else open(path, "rb") as file:
             empty = not file.read(1)
     except OSError as failure:
         return (failure.strerror or str(failure)).lower()
