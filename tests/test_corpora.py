@@ -9,11 +9,12 @@ import soundfile
 
 from w2v_jax.audio.waveform import read
 from w2v_jax.data import corpora
-from w2v_jax.data.batches import Corpus
+from w2v_jax.data.audio_files import Files
+from w2v_jax.data.items import Corpus
 from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.preparation import prepare
 from w2v_jax.data.segments import cut
 from w2v_jax.errors import UserError
-from w2v_jax.prepare import prepare
 
 
 def noise(path: Path, seconds: float = 0.5) -> Path:
@@ -217,7 +218,7 @@ def test_json_lines_give_segments_that_are_read_from_their_place(tmp_path):
     part = read(manifest.path(1), int(manifest.starts[1]), int(manifest.samples[1]))
     np.testing.assert_array_equal(part, whole[24_000:36_000])
     for cache in (0, 10**6):
-        corpus = Corpus(manifest, cache_bytes=cache)
+        corpus = Corpus(Files(manifest), cache_bytes=cache)
         for _ in range(2):
             np.testing.assert_array_equal(corpus.audio(1, 5, 100), whole[24_005:24_105])
 
