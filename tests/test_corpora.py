@@ -9,10 +9,12 @@ import soundfile
 
 from w2v_jax.audio.waveform import read
 from w2v_jax.data import corpora
+from w2v_jax.data.audio_files import Files
+from w2v_jax.data.items import Corpus
 from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.preparation import prepare
 from w2v_jax.data.segments import cut
 from w2v_jax.errors import UserError
-from w2v_jax.prepare import prepare
 
 
 def noise(path: Path, seconds: float = 0.5) -> Path:
@@ -139,6 +141,20 @@ def test_another_table_of_a_folder_by_its_name(tmp_path):
     assert found.lines_without_audio == [f"{tmp_path}/de/dev.tsv: common_voice_de_3"]
 
 
+def test_damaged_tables(tmp_path):
+    table = common_voice(tmp_path) / "de/train.tsv"
+    text = table.read_text(encoding="utf-8")
+    table.write_text(text.replace("\tde\t\n", "\n"), encoding="utf-8")
+    assert [u.language for u in corpora.find(table).utterances] == ["de", "de"], "of the folder"
+    for damage in ("\ta\tb\tc\td\te\tf\tg\th\n", "c1\t\tx\tno path\n"):
+        table.write_text(text + damage, encoding="utf-8")
+        with pytest.raises(UserError, match=r"train\.tsv: line 4 is damaged"):
+            corpora.find(table)
+    table.write_text(text.replace("sentence\t", "phrase\t"), encoding="utf-8")
+    with pytest.raises(UserError, match="lacks the columns sentence"):
+        corpora.find(table, "common_voice")
+
+
 def test_a_layout_that_is_asked_for(tmp_path):
     common_voice(tmp_path)
     assert [u.corpus for u in corpora.find(tmp_path, "folder").utterances] == [""] * 3
@@ -201,6 +217,10 @@ def test_json_lines_give_segments_that_are_read_from_their_place(tmp_path):
     )
     part = read(manifest.path(1), int(manifest.starts[1]), int(manifest.samples[1]))
     np.testing.assert_array_equal(part, whole[24_000:36_000])
+    for cache in (0, 10**6):
+        corpus = Corpus(Files(manifest), cache_bytes=cache)
+        for _ in range(2):
+            np.testing.assert_array_equal(corpus.audio(1, 5, 100), whole[24_005:24_105])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +273,7 @@ def test_what_has_a_text_is_not_cut(tmp_path):
 def test_cut(seed):
     rng = np.random.default_rng(seed)
     edges = np.sort(rng.uniform(0, 600, 200))
-    voice = [(float(a), float(b)) for a, b in edges.reshape(-1, 2)]
+    voice = edges.reshape(-1, 2)
     count, longest = 600 * 16_000, 20 * 16_000
     parts = cut(count, voice, longest)
     ends = [start + samples for start, samples in parts]
@@ -267,4 +287,4 @@ def test_cut(seed):
     full = [samples for _, samples in parts]
     assert np.mean(full) > longest / 2, "parts are as long as they may be"
     assert cut(100, voice, 200) == [(0, 100)]
-    assert cut(1000, (), 300) == [(0, 250), (250, 250), (500, 250), (750, 250)]
+    assert cut(1000, None, 300) == [(0, 250), (250, 250), (500, 250), (750, 250)]

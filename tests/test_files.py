@@ -16,7 +16,7 @@ from w2v_jax.data.manifest import Manifest, ManifestError
 
 
 class Bucket(MemoryFileSystem):
-    """Answers for gs://; the next `failures` reads break off."""
+    """Answers for gs://; the next `failures` reads break off, and with each the opened file."""
 
     protocol = ("gs", "gcs")
     store, pseudo_dirs = {}, [""]
@@ -28,11 +28,13 @@ class Bucket(MemoryFileSystem):
 
     def _open(self, path, *args, **kwargs):
         file = super()._open(path, *args, **kwargs)
-        plain = type(file).read
+        plain, broken = type(file).read, []
 
         def flaky(*sizes):
-            if Bucket.failures:
+            if Bucket.failures and not broken:
                 Bucket.failures -= 1
+                broken.append(True)
+            if broken:
                 raise ConnectionResetError("the connection was reset")
             return plain(file, *sizes)
 

@@ -17,8 +17,8 @@ import soundfile
 import w2v_jax
 from w2v_jax.data import corpora
 from w2v_jax.data.manifest import Manifest, ManifestError
+from w2v_jax.data.preparation import prepare, subset
 from w2v_jax.errors import UserError
-from w2v_jax.prepare import prepare, subset
 
 SAMPLES = Path(w2v_jax.__file__).parent / "samples"
 ROOT = SAMPLES.parents[1]

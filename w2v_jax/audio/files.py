@@ -21,7 +21,8 @@ Answer = TypeVar("Answer")
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    return re.match(r"[a-z][a-z0-9]+://", os.fspath(path)) is not None
+    path = os.fspath(path)
+    return "://" in path and re.match("[a-z][a-z0-9]+://", path) is not None
 
 
 def absolute(path: str | os.PathLike) -> str:

@@ -8,6 +8,8 @@ import json
 import os
 import re
 
+import numpy as np
+
 from w2v_jax.data.tables import common_voice_table, voxpopuli_table
 from w2v_jax.data.utterances import (
     Found,
@@ -94,7 +96,7 @@ def libri_light(place: str, folders: list[str], names: list[str]) -> Found | Non
             continue
         try:
             about = json.loads(read_text(os.path.join(place, sidecar)))
-            voice = tuple((float(first), float(last)) for first, last in about["voice_activity"])
+            voice = np.array(about["voice_activity"], float).reshape(-1, 2)
             speaker = str(about["speaker"])
         except (ValueError, KeyError, TypeError):
             continue

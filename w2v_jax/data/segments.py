@@ -2,9 +2,15 @@
 
 import dataclasses
 import itertools
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 
-from w2v_jax.audio.waveform import SAMPLE_RATE
+import numpy as np
+from tqdm import tqdm
+
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe
 from w2v_jax.data.utterances import Utterance, at_rate
 
 _SLACK = SAMPLE_RATE // 20  # by which a part may end behind its file: tables round their seconds
@@ -22,6 +28,24 @@ class Rows:
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     short: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     bad_count: int = 0
+
+
+def measure(paths: list[str], decode: bool, threads: int | None) -> dict[str, int | str]:
+    """Samples at 16 kHz of every file, or why it cannot be used; `threads` files at a time."""
+
+    def check(path: str) -> int | str:
+        if any(character in path for character in "\t\n\r"):
+            return "its name holds a tab or a line break; rename it"
+        try:
+            return probe(path, decode)
+        except AudioError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    with ThreadPool(threads or os.cpu_count()) as pool:
+        results = pool.imap(check, paths, chunksize=8)
+        quiet = not sys.stderr.isatty()
+        results = tqdm(results, total=len(paths), unit=" files", disable=quiet)
+        return dict(zip(paths, results, strict=True))
 
 
 def rows(
@@ -72,24 +96,27 @@ def rows(
             parts = cut(count, utterance.voice, at_rate(segment_seconds), shortest)
         for first, samples in parts:
             start = utterance.start + first
-            found.usable.append(dataclasses.replace(utterance, start=start, samples=samples))
+            part = dataclasses.replace(utterance, start=start, samples=samples, voice=None)
+            found.usable.append(part)
     return found
 
 
 def cut(
-    count: int, voice: Sequence[tuple[float, float]], longest: int, shortest: int = 1
+    count: int, voice: np.ndarray | None, longest: int, shortest: int = 1
 ) -> list[tuple[int, int]]:
     """(start, samples) of parts of `count` samples, none longer than `longest`.
 
-    With `voice`, the stretches of speech in seconds, a part is as many of them with the pauses
-    between as fit, and what is outside, or shorter than `shortest`, is left out; a stretch that
-    is too long is cut as audio without `voice`: into equal parts. Audio that is short enough is
-    one part, whatever is in it.
+    With `voice`, the stretches of speech in seconds [n, 2], a part is as many of them with the
+    pauses between as fit, and what is outside, or shorter than `shortest`, is left out; a stretch
+    that is too long is cut as audio without `voice`: into equal parts. Audio that is short enough
+    is one part, whatever is in it.
     """
     if count <= longest:
         return [(0, count)]
-    stretches = [(at_rate(first), min(at_rate(last), count)) for first, last in voice]
-    stretches = [(first, last) for first, last in stretches if first < last] or [(0, count)]
+    stretches = [(0, count)]
+    if voice is not None and len(voice):
+        inside = np.rint(np.clip(voice * SAMPLE_RATE, 0, count)).astype(int)
+        stretches = [(first, last) for first, last in inside.tolist() if first < last]
     parts: list[tuple[int, int]] = []  # first, last
     for first, last in stretches:
         if parts and last - parts[-1][0] <= longest and first >= parts[-1][0]:

@@ -1,5 +1,6 @@
 """Tables that name audio files: Common Voice, VoxPopuli, fairseq, JSON lines, our manifests."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ def common_voice_table(path: str) -> Found:
     found = Found()
     clips = os.path.join(os.path.dirname(path), "clips")
     folder = os.path.basename(os.path.dirname(path))  # older releases have no column locale
-    for row in _rows(path, {"client_id", "path", "sentence"}):
+    for row in _rows(path, "path", {"client_id", "path", "sentence"}):
         name = row["path"] if os.path.splitext(row["path"])[1] else f"{row['path']}.mp3"
         language = row.get("locale") or folder
         found.utterances.append(
@@ -36,7 +37,7 @@ def voxpopuli_table(path: str) -> Found:
     found = Found()
     folder = os.path.dirname(path)
     language = os.path.basename(folder).split("_")[0]  # en_accented is English
-    for row in _rows(path, {"id", "raw_text", "normalized_text", "speaker_id"}):
+    for row in _rows(path, "id", {"id", "raw_text", "normalized_text", "speaker_id"}):
         audio = os.path.join(folder, row["id"][:4], f"{row['id']}.ogg")
         text = clean(row["normalized_text"] or row["raw_text"])
         speaker = row["speaker_id"] if row["speaker_id"] != "None" else ""
@@ -142,17 +143,20 @@ def kind(path: str) -> str:
     return "fairseq" if len(columns) == 1 and first else ""
 
 
-def _rows(path: str, needed: set[str]) -> Iterator[dict[str, str]]:
+def _rows(path: str, key: str, needed: set[str]) -> Iterator[dict[str, str]]:
+    """The rows of a table with column names; the column `key` must not be empty."""
     head, *rest = lines(path)
     names = head.split("\t")
     if not needed <= set(names):
         raise UserError(f"{path}: lacks the columns {', '.join(sorted(needed - set(names)))}")
     for number, line in enumerate(rest, start=2):
-        values = line.split("\t")
-        if len(values) == len(names):
-            yield dict(zip(names, values, strict=True))
-        elif line:
-            raise UserError(f"{path}: line {number} has {len(values)} columns, not {len(names)}")
+        if not line:
+            continue
+        # editors take empty columns away from the ends of lines
+        row = dict(itertools.zip_longest(names, line.split("\t"), fillvalue=""))
+        if len(row) > len(names) or not row[key]:
+            raise UserError(f"{path}: line {number} is damaged: {line[:80]!r}")
+        yield row
 
 
 def _without_missing(path: str, found: Found) -> Found:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from w2v_jax.audio.waveform import SAMPLE_RATE
 
 _READABLE = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph")
@@ -18,7 +20,8 @@ class Utterance:
     """An audio file or a part of one, and what is known about it; '' where nothing is.
 
     start, samples    the part, in samples at 16 kHz; samples None: to the end of the file
-    voice             (first, last) of the stretches with speech, in seconds, where they are known
+    voice             float64 [n, 2], first and last second of every stretch with speech; None
+                      where they are not known
     """
 
     path: str
@@ -28,7 +31,7 @@ class Utterance:
     corpus: str = ""
     start: int = 0
     samples: int | None = None
-    voice: tuple[tuple[float, float], ...] = ()
+    voice: np.ndarray | None = None
 
 
 @dataclass
