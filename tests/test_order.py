@@ -3,12 +3,17 @@ import hashlib
 import numpy as np
 import pytest
 
-from w2v_jax.data.order import SMALL, Interleaving, _feistel, permuted
+from w2v_jax.data.order import SMALL, Interleaving, permuted, permuted_each
+
+
+def computed(places, size, key):
+    """The way that large permutations go, for any size."""
+    return permuted_each(places, np.full(len(places), size), key, np.zeros((1, len(places)), int))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000, SMALL, SMALL + 1, 100_003])
 def test_every_place_once(size):
-    for permute in (permuted, _feistel):
+    for permute in (permuted, computed):
         assert np.array_equal(np.sort(permute(np.arange(size), size, (1, 2))), np.arange(size))
 
 
@@ -24,7 +29,7 @@ def test_order_is_pinned():
 
 def test_computed_permutations_look_random():
     size, bins = 200_000, 50
-    orders = [_feistel(np.arange(size), size, (0, epoch)) for epoch in range(4)]
+    orders = [computed(np.arange(size), size, (0, epoch)) for epoch in range(4)]
     for i, order in enumerate(orders):
         assert (order == np.arange(size)).sum() < 10
         assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.01
@@ -34,6 +39,23 @@ def test_computed_permutations_look_random():
         assert 0.8 < chi < 1.2, "as often from every stretch to every stretch as chance has it"
         for other in orders[:i]:
             assert (order == other).sum() < 10
+
+
+def test_many_permutations_at_once():
+    sizes = np.array([1, 3, 70, 1000, 5000])
+    parts = np.stack([np.arange(5), [0, 0, 1, 0, 2]])
+    which = np.repeat(np.arange(5), sizes)
+    places = np.concatenate([np.arange(size) for size in sizes])
+    shuffle = np.random.default_rng(0).permutation(len(which))
+    which, places = which[shuffle], places[shuffle]
+    found = permuted_each(places, sizes[which], (1,), parts[:, which])
+    for i, size in enumerate(sizes):
+        mine = which == i
+        assert np.array_equal(np.sort(found[mine]), np.arange(size))
+        alone = permuted_each(places[mine], sizes[which][mine], (1,), parts[:, which][:, mine])
+        assert np.array_equal(found[mine], alone)
+    two = [permuted_each(np.arange(99), np.full(99, 99), (1,), np.full((1, 99), i)) for i in (0, 1)]
+    assert (two[0] == two[1]).sum() < 10
 
 
 def test_streams_have_their_shares_and_turns():

@@ -13,6 +13,7 @@ SMALL = 1 << 15  # up to this size a permutation is an array, above it is comput
 CYCLE = 1000  # places over which streams are mixed in proportion
 
 _ROUNDS = 6
+_STEP = np.uint64(0xD1342543DE82EF95)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
 
 
@@ -24,7 +25,7 @@ def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
     """
     if size <= SMALL:
         return _permutation(size, key)[places]
-    return _feistel(places, size, key)
+    return _feistel(places, size, _round_keys(key)[:, None])
 
 
 @functools.lru_cache(maxsize=64)
@@ -32,23 +33,51 @@ def _permutation(size: int, key: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(key).permutation(size)
 
 
-def _feistel(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
-    """A Feistel network over the next even number of bits. A place that lands outside 0..size-1 is
-    sent through again until it lies inside, which keeps the whole a permutation."""
-    half = np.uint64(((size - 1).bit_length() + 1) // 2)
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
-    out = np.asarray(places).astype(np.uint64)
-    todo = np.ones(out.shape, bool)
-    while todo.any():
-        left, right = out[todo] >> half, out[todo] & mask
-        for round_key in keys:
-            mixed = (right ^ round_key) * _MULTIPLIER
-            mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLIER
-            left, right = right, left ^ (mixed >> np.uint64(32)) & mask
-        out[todo] = left << half | right
-        todo[todo] = out[todo] >= size
+def permuted_each(
+    places: np.ndarray, sizes: np.ndarray, key: tuple[int, ...], parts: np.ndarray
+) -> np.ndarray:
+    """Where `places` go, each by a permutation of its own: of 0..sizes[i]-1, drawn from the key and
+    the numbers parts[:, i]. One pass, however many permutations there are. int64 [n]."""
+    keys = _round_keys(key)[:, None]
+    for numbers in parts.astype(np.uint64):
+        keys = _hashed(keys + numbers * _STEP)
+    return _feistel(places, sizes, keys)
+
+
+def _feistel(places: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+    """A Feistel network over the next even number of bits. A place that lands outside is sent
+    through again until it lies inside, which keeps the whole a permutation.
+
+    keys: uint64 [rounds, n], or [rounds, 1] where all places are of one permutation.
+    """
+    places, sizes, keys = np.asarray(places), np.asarray(sizes), np.asarray(keys)
+    sizes = np.broadcast_to(sizes, places.shape).astype(np.uint64)
+    keys = np.broadcast_to(keys, (len(keys), *places.shape))
+    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]  # of the largest place
+    half = ((bits + 1) // 2).astype(np.uint64)
+    out = places.astype(np.uint64)
+    todo = np.arange(len(out))
+    while len(todo):
+        shift = half[todo]
+        mask = (np.uint64(1) << shift) - np.uint64(1)
+        left, right = out[todo] >> shift, out[todo] & mask
+        for round_keys in keys[:, todo]:
+            left, right = right, left ^ _hashed(right ^ round_keys) & mask
+        out[todo] = left << shift | right
+        todo = todo[out[todo] >= sizes[todo]]
     return out.astype(np.int64)
+
+
+def _hashed(numbers: np.ndarray) -> np.ndarray:
+    """Well mixed bits of uint64, the best of them at the low end."""
+    mixed = numbers * _MULTIPLIER
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLIER
+    return mixed >> np.uint64(32) ^ mixed << np.uint64(32)
+
+
+@functools.lru_cache(maxsize=64)
+def _round_keys(key: tuple[int, ...]) -> np.ndarray:
+    return np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
 
 
 class Interleaving:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from w2v_jax.data.order import Interleaving, permuted
+from w2v_jax.data.order import Interleaving, permuted, permuted_each
 from w2v_jax.data.sharing import Ragged, SharedState
 from w2v_jax.errors import UserError
 
@@ -146,17 +146,18 @@ class BatchPlan:
         bucket = self.buckets[index]
         rows = turn * bucket.rows + np.arange(bucket.rows)
         sources, positions = self._sources[index](rows)
-        first = np.array(bucket.bounds)[sources]
-        sizes = np.array(bucket.bounds)[sources + 1] - first
+        bounds = np.array(bucket.bounds)
+        first, sizes = bounds[sources], np.diff(bounds)[sources]
         epochs, offsets = np.divmod(positions, sizes)
+        if len(bucket.shares) > 1:
+            key = (self._seed, 1, int(index))
+            places = first + permuted_each(offsets, sizes, key, np.stack([sources, epochs]))
+            return BatchSpec(int(step), bucket, places)
         places = np.empty_like(rows)
-        for source, epoch in sorted(set(zip(sources.tolist(), epochs.tolist(), strict=True))):
-            here = (sources == source) & (epochs == epoch)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
             key = (self._seed, 1, int(index), epoch)
-            if len(bucket.shares) > 1:
-                key = (*key, source)
-            size = bucket.bounds[source + 1] - bucket.bounds[source]
-            places[here] = first[here] + permuted(offsets[here], size, key)
+            places[here] = permuted(offsets[here], int(sizes[0]), key)
         return BatchSpec(int(step), bucket, places)
 
 

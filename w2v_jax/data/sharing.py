@@ -2,12 +2,14 @@
 
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 
 import numpy as np
 
 SMALL = 1 << 20  # bytes; smaller arrays travel with the message
+_LOCK = threading.Lock()
 
 
 class Shared:
@@ -38,13 +40,14 @@ class SharedState:
     """
 
     def __getstate__(self):
-        shared = self.__dict__.setdefault("_shared", {})
         state = {name: value for name, value in self.__dict__.items() if name != "_shared"}
         for name, value in state.items():
             if isinstance(value, np.ndarray) and value.nbytes > SMALL:
-                if name not in shared:
-                    shared[name] = Shared(value)
-                state[name] = shared[name]
+                with _LOCK:  # one thread per worker process pickles
+                    shared = self.__dict__.setdefault("_shared", {})
+                    if name not in shared:
+                        shared[name] = Shared(value)
+                    state[name] = shared[name]
         return state
 
     def __setstate__(self, state):
