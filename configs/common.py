@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from w2v_jax.data import augmentation, mixing
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig
 
@@ -137,13 +138,18 @@ def finetuning(size: str) -> ConfigDict:
 
 def data() -> ConfigDict:
     config = ConfigDict()
-    config.train = ""  # manifests, written by python -m w2v_jax.prepare
+    # manifests or folders of shards, written by python -m w2v_jax.prepare: one, or several with
+    # commas or as a pattern; how much is heard of each: configs' mix, see w2v_jax/data/mixing.py
+    config.train = ""
     config.valid = ""
+    config.update(mixing.DEFAULTS)
     config.batch_seconds = 5760.0  # audio per update, all devices together
     config.row_multiple = 8  # rows of a batch are a multiple of this
     config.accumulation = 1  # micro-batches per update
     config.threads = 4  # that read audio
+    config.workers = 0  # processes with that many threads each; 0: the threads are this process's
     config.cache_gigabytes = 0.0  # decoded audio kept in memory
+    config.augment = ConfigDict(augmentation.DEFAULTS)
     config.max_bad_share = 0.05  # of unreadable files before a run stops
     return config
 

@@ -22,7 +22,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 @pytest.fixture(scope="session")
 def manifests(tmp_path_factory):
     """Manifests of the speech in the repository: {"train", "dev", "test"} -> path."""
-    from w2v_jax.prepare import prepare
+    from w2v_jax.data.preparation import prepare
 
     folder = tmp_path_factory.mktemp("manifests")
     paths = {}

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "w2v_jax"
-ENTRY_POINTS = {"prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report"}
+ENTRY_POINTS = {
+    "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
+}  # fmt: skip
 SHARED = {"errors", "samples"}
 # room -> the rooms it may import from, besides itself
 ROOMS = {
@@ -22,14 +24,18 @@ ROOMS = {
 }
 DOORS = {
     "grain": {"data/batches.py"},
+    "array_record": {"data/shards.py"},
     "orbax": {"training/checkpoint.py"},
     "soundfile": {"audio/waveform.py"},
-    "soxr": {"audio/waveform.py"},
+    "soxr": {"audio/waveform.py", "audio/augment.py"},
+    "etils": {"audio/files.py"},
+    "pyarrow": {"data/columns.py", "data/manifest.py", "data/manifest_files.py"},
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {"command_line.py", *(f"{name}.py" for name in ENTRY_POINTS)},
-    "absl": {"command_line.py", *(f"{name}.py" for name in ENTRY_POINTS)},
+    # grain's worker processes want absl's flags parsed
+    "absl": {"command_line.py", "data/batches.py", *(f"{name}.py" for name in ENTRY_POINTS)},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

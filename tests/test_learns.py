@@ -6,9 +6,12 @@ import numpy as np
 
 from tests import small
 from w2v_jax import finetune, pretrain
-from w2v_jax.data.batches import Corpus, Loader, concatenated, iterate, transcribed
-from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.batches import iterate
+from w2v_jax.data.items import Corpus, concatenated, transcribed
+from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets
+from w2v_jax.data.sharing import Ragged
+from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import score
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
@@ -45,7 +48,7 @@ def test_contrastive_task(manifests):
     config.quantizer.codes = 16
     config.masking.update(prob=0.4, span=5)
     config.loss.update(penalty_weight=0.0, negatives=100)
-    corpus = concatenated(Manifest.read(manifests["train"]), 32_000, seed=0)
+    corpus = concatenated(Corpus(open_sources(manifests["train"])), 32_000, seed=0)
     plan = BatchPlan(crop_buckets(corpus.lengths, [32_000], 128_000, 1), seed=0, num_steps=160)
     model = Wav2Vec2(
         EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
@@ -66,14 +69,14 @@ def test_contrastive_task(manifests):
 
 def test_ctc_learns_a_few_utterances_by_heart(manifests):
     alphabet = Alphabet.english()
-    manifest, labels = transcribed(Manifest.read(manifests["train"]), alphabet)
-    short = np.argsort(manifest.samples)[200:204]
-    manifest, labels = manifest.select(short), [labels[i] for i in short]
+    (source,), labels = transcribed(open_sources(manifests["train"]), alphabet)
+    short = np.argsort(source.manifest.samples)[200:204]
+    source, labels = source.select(short), Ragged.of([labels[i] for i in short])
     config = small.finetuning(**WIDER)
     config.model.feature_grad_mult = 1.0
     config.time_masking.update(prob=0.0, minimum=0)
     config.channel_masking.prob = 0.0
-    corpus = Corpus(manifest, cache_bytes=10**7)
+    corpus = Corpus(source, cache_bytes=10**7)
     size = int(-(-corpus.lengths.max() // 1600) * 1600)
     plan = BatchPlan(pad_buckets(corpus.lengths, [size], 4 * size, 1), seed=0, num_steps=250)
     encoder = EncoderConfig.from_dict(config.model)

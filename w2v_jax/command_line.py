@@ -77,7 +77,9 @@ def no_arguments(argv: list[str]) -> None:
 FREE_KEYS = ("mesh", "log_steps", "save_steps", "eval_steps", "init_from")
 # what changes no number beyond rounding, so that a run may move to another machine
 FREE_MODEL_KEYS = ("remat", "scan", "pos_conv_method")
-FREE_DATA_KEYS = ("train", "valid", "threads", "cache_gigabytes", "max_bad_share", "accumulation")
+FREE_DATA_KEYS = (
+    "train", "valid", "threads", "workers", "cache_gigabytes", "max_bad_share", "accumulation",
+)  # fmt: skip
 
 
 def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from absl import flags
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.batches import Corpus, Loader, iterate, transcribed
-from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.batches import iterate
+from w2v_jax.data.items import Corpus, transcribed
+from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
+from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import Score, score
 from w2v_jax.interop.exported import encoder_of
@@ -38,8 +40,8 @@ def evaluate(
     variables, config = load_exported(checkpoint, "ctc")
     alphabet = Alphabet.from_dict(config["alphabet"])
     encoder = encoder_of(config, checkpoint)
-    manifest, labels = transcribed(Manifest.read(data), alphabet)
-    corpus = Corpus(manifest)
+    sources, labels = transcribed(open_sources(data), alphabet)
+    corpus = Corpus(sources)
     edges = bucket_edges(corpus.lengths, BUCKETS)
     specs = sequential(pad_buckets(corpus.lengths, edges, round(batch_seconds * SAMPLE_RATE), 1))
     loader = Loader(corpus, 0, crop=False, replace_bad=False, max_bad_share=max_bad_share)
@@ -51,7 +53,7 @@ def evaluate(
     with open(output, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t")
         table.writerow(["path", "reference", "hypothesis"])
-        table.writerows(zip(manifest.paths[read], references, hypotheses, strict=True))
+        table.writerows(zip(map(corpus.path, read), references, hypotheses, strict=True))
     result = score(references, hypotheses)
     minutes = corpus.lengths[read].sum() / SAMPLE_RATE / 60
     print(f"{data}: {len(references)} utterances, {minutes:.1f} min")

@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.batches import Corpus, Loader, check_rows, iterate, transcribed
-from w2v_jax.data.manifest import Manifest
+from w2v_jax.data import augmentation, mixing
+from w2v_jax.data.batches import check_rows, iterate
+from w2v_jax.data.items import Corpus, transcribed
+from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, bucket_edges, pad_buckets, sequential
+from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import score
 from w2v_jax.errors import UserError
@@ -78,21 +81,28 @@ def make_loss(config: ConfigDict, vocabulary: int):
 
 def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: str):
     """(corpus, labels) of the utterances that can be trained on; the rest is reported."""
-    manifest = Manifest.read(path)
+    sources = open_sources(path)
     low, high = (round(s * SAMPLE_RATE) for s in (config.min_seconds, config.max_seconds))
-    fits = (manifest.samples >= low) & (manifest.samples <= high)
-    if not fits.any():
+    fitting = []
+    for source in sources:
+        samples = source.manifest.samples
+        fits = (samples >= low) & (samples <= high)
+        if fits.any():
+            fitting.append(source.select(fits))
+    if not fitting:
         raise UserError(
             f"{path}: no utterance has between {config.min_seconds:g} and "
             f"{config.max_seconds:g} s; change --config.data.min_seconds and max_seconds"
         )
-    written, labels = transcribed(manifest.select(fits), alphabet)
+    written, labels = transcribed(fitting, alphabet)
+    corpus = Corpus(written, cache_bytes=int(config.cache_gigabytes * 1e9))
+    total, fit = (sum(len(source.manifest) for source in some) for some in (sources, fitting))
     print(
-        f"{name}: {len(written)} utterances, {written.hours * 60:.1f} min; left out: "
-        f"{len(manifest) - fits.sum()} by length, {fits.sum() - len(written)} by transcript",
+        f"{name}: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
+        f"{total - fit} by length, {fit - len(corpus)} by transcript",
         flush=True,
     )
-    return Corpus(written, cache_bytes=int(config.cache_gigabytes * 1e9)), labels
+    return corpus, labels
 
 
 def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
@@ -137,9 +147,15 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     batch = round(data.batch_seconds * SAMPLE_RATE)
     buckets = pad_buckets(corpus.lengths, edges, batch, data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
+    buckets = mixing.by_config(
+        buckets, corpus, data.mix, weights=data.mix_weights, alpha=data.mix_alpha
+    )
     plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
     bad = {"max_bad_share": data.max_bad_share}
-    loader = Loader(corpus, config.seed, data.accumulation, crop=False, labels=labels, **bad)
+    loader = Loader(
+        corpus, config.seed, data.accumulation, crop=False, labels=labels, **bad,
+        augmentation=augmentation.open_augmentation(data.augment, config.seed),
+    )  # fmt: skip
 
     evaluate = None
     if data.valid:
@@ -159,7 +175,8 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
             result = score(references, list(texts.values()))
             return {"valid/wer": result.wer, "valid/cer": result.cer}
 
-    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict()})
+    new_keys = mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}
+    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict(), "data": new_keys})
     if not config.init_from and (config.freeze_steps or encoder.feature_grad_mult == 0):
         log.warning(
             "a random encoder is frozen (freeze_steps %d, model.feature_grad_mult %g): to train "
@@ -185,7 +202,12 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         state,
         train_step,
         lambda start: iterate(
-            plan, loader, start=start, threads=data.threads, sharding=batch_sharding(mesh)
+            plan,
+            loader,
+            start=start,
+            threads=data.threads,
+            workers=data.workers,
+            sharding=batch_sharding(mesh),
         ),
         workdir=workdir,
         num_steps=config.num_steps,
@@ -193,7 +215,8 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         save_steps=config.save_steps,
         eval_steps=config.eval_steps,
         evaluate=evaluate,
-        meta={"training manifest": corpus.manifest.digest},
+        data_metrics=loader.metrics,
+        meta={"training manifest": corpus.digest},
     )
 
 

@@ -1,209 +1,149 @@
-"""Writes the manifest of one or more folders of audio.
+"""Writes the manifest of one or more folders of audio, or tables of it.
 
-    python -m w2v_jax.prepare --input=LibriSpeech/train-clean-100 --output=train.tsv
+    python -m w2v_jax.prepare --input=LibriSpeech/train-clean-100 --output=train.arrow
+    python -m w2v_jax.prepare --input=cv-corpus/de/train.tsv --input=mls_german/train \
+        --output=german.arrow
+    python -m w2v_jax.prepare --download=train-clean-100 --download_to=data --output=train.arrow
 
-Every file is decoded once (--decode=false believes the headers instead). What cannot be used is
-left out, counted, and listed in OUTPUT.skipped.tsv.
+The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common Voice, VoxPopuli,
+MLS, fairseq, JSON lines, plain folders, our own manifests; --layout names it). Every file is
+decoded once (--decode=false believes the headers instead). What cannot be used is left out,
+counted, and listed in OUTPUT.skipped.tsv.
+
+--report prints lengths, speakers, languages, what is wrong with the audio, and what the batches
+would crop and pad; without an input it reports on the manifest that stands at --output.
+
+    python -m w2v_jax.prepare --output=train.arrow --shards=train-shards --verify
+
+packs the audio of a manifest into a few large files (data/shards.py), which training reads instead
+(--config.data.train=train-shards). What an interrupted run has finished is kept.
 """
 
-import math
-import os
-import sys
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
 
-import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from w2v_jax import command_line
-from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe
-from w2v_jax.data import corpora
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.download import ARCHIVES, download
 from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.preparation import prepare
+from w2v_jax.data.shards import FORMATS, verify_shards, write_shards
+from w2v_jax.data.statistics import report
+from w2v_jax.data.utterances import at_rate
 from w2v_jax.errors import UserError
 
-_SHOWN = 5  # unreadable files that are printed; the list has all of them
-
-
-def prepare(
-    inputs: Sequence[str],
-    output: str,
-    *,
-    language: str = "",
-    decode: bool = True,
-    threads: int | None = None,
-    min_seconds: float = 0.1,
-    max_bad_share: float = 0.1,
-    minutes: float = 0.0,
-    seed: int = 0,
-) -> Manifest:
-    """Writes the manifest of all audio below the folders `inputs` to `output` and returns it.
-
-    `language` is noted for every utterance. Files that cannot be read or are shorter than
-    `min_seconds` are left out; they and transcript lines without audio are listed in
-    `output`.skipped.tsv (path, reason), which exists only when there are any. `minutes` above 0
-    keeps a `subset` of what is usable. Prints a summary.
-
-    Raises UserError if an input is no folder, if no file is usable, if the share of unreadable
-    files is above `max_bad_share`, if there is less audio than `minutes`, and if `output` cannot
-    be written.
-    """
-    if not math.isfinite(minutes):
-        raise UserError(f"--minutes={minutes} is no length")
-    found = [corpora.find(folder) for folder in inputs]
-    utterances = sorted({u.path: u for f in found for u in f.utterances}.items())
-    utterances = [utterance for _, utterance in utterances]
-    where = ", ".join(map(str, inputs))
-    if not utterances:
-        names = " ".join(sorted(corpora.EXTENSIONS))
-        raise UserError(f"--input={where}: no audio files below it (looked for {names})")
-    _check_writable(output)
-
-    def check(utterance: corpora.Utterance) -> int | str:
-        if any(character in utterance.path for character in "\t\n\r"):
-            return "its name holds a tab or a line break; rename it"
-        try:
-            return probe(utterance.path, decode)
-        except AudioError as error:
-            return str(error).removeprefix(f"{utterance.path}: ")
-
-    with ThreadPool(threads or os.cpu_count()) as pool:
-        results = pool.imap(check, utterances, chunksize=8)
-        quiet = not sys.stderr.isatty()
-        results = list(tqdm(results, total=len(utterances), unit=" files", disable=quiet))
-
-    shortest = round(min_seconds * SAMPLE_RATE)
-    usable, bad, short = [], [], []
-    for utterance, result in zip(utterances, results, strict=True):
-        if isinstance(result, str):
-            bad.append((utterance.path, result))
-        elif result < shortest:
-            seconds = result / SAMPLE_RATE
-            short.append((utterance.path, f"{seconds:.3f} s is shorter than {min_seconds:g} s"))
-        else:
-            usable.append((utterance, result))
-    lines = sorted({line for f in found for line in f.lines_without_audio})
-    unheard = [(line, "transcript line without audio") for line in lines]
-    listing = f"{output}.skipped.tsv"
-    _write_skipped(listing, bad + short + unheard)
-
-    for path, reason in bad[:_SHOWN]:
-        print(f"skipped: {path}: {reason}")
-    if len(bad) > _SHOWN:
-        print(f"skipped: ... and {len(bad) - _SHOWN} more, see {listing}")
-    if len(bad) > max_bad_share * len(utterances):
-        raise UserError(
-            f"{len(bad)} of {len(utterances)} audio files cannot be read, a share of "
-            f"{len(bad) / len(utterances):.3f}, more than --max_bad_share={max_bad_share:g}; "
-            f"repair or remove what {listing} lists, or raise --max_bad_share"
-        )
-    if not usable:
-        raise UserError(
-            f"--input={where}: none of {len(utterances)} audio files is usable, {len(bad)} "
-            f"unreadable and {len(short)} shorter than --min_seconds={min_seconds:g}; see {listing}"
-        )
-
-    root = os.path.commonpath([os.path.abspath(folder) for folder in inputs])
-    manifest = Manifest(
-        root=root,
-        paths=[os.path.relpath(utterance.path, root) for utterance, _ in usable],
-        samples=[samples for _, samples in usable],
-        texts=[utterance.text for utterance, _ in usable],
-        speakers=[utterance.speaker for utterance, _ in usable],
-        languages=[language or utterance.language for utterance, _ in usable],
-    )
-    if minutes:
-        manifest = subset(manifest, minutes, seed)
-    manifest.write(output)
-
-    untold = {path for f in found for path in f.audio_without_line}
-    untold &= {manifest.path(i) for i in range(len(manifest))}
-    counts = {
-        "unreadable": len(bad),
-        f"shorter than {min_seconds:g} s": len(short),
-        "transcript lines without audio": len(unheard),
-    }
-    skipped = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    print(
-        f"{output}: {len(manifest)} utterances, {manifest.hours:.2f} hours, "
-        f"{len(set(manifest.speakers) - {''})} known speakers, "
-        f"{sum(map(bool, manifest.texts))} transcripts"
-        + (f" ({len(untold)} missing from transcript files)" if untold else "")
-        + (f"; skipped {skipped}, listed in {listing}" if skipped else "; nothing skipped")
-    )
-    return manifest
-
-
-def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
-    """Utterances drawn from `seed`, in the order of the manifest, until they hold `minutes`.
-
-    A larger subset of the same seed contains the smaller. Raises UserError if the manifest has
-    less audio.
-    """
-    order = np.random.default_rng(seed).permutation(len(manifest))
-    total = manifest.samples[order].cumsum()
-    wanted = round(minutes * 60 * SAMPLE_RATE)
-    if wanted > total[-1]:
-        raise UserError(
-            f"--minutes={minutes:g} is more than the {60 * manifest.hours:.1f} minutes there are"
-        )
-    return manifest.select(np.sort(order[: np.searchsorted(total, wanted) + 1]))
-
-
-def _check_writable(output: str) -> None:
-    """Fails before the audio is decoded instead of an hour later."""
-    folder = os.path.dirname(os.path.abspath(output))
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output}: {error.strerror}; choose another place") from None
-    if os.path.isdir(output):
-        raise UserError(f"--output={output}: is a folder; name a file, as {output}/manifest.tsv")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output={output}: {folder} is not writable; choose another place")
-
-
-def _write_skipped(path: str, rows: list[tuple[str, str]]) -> None:
-    if not rows:
-        if os.path.exists(path):
-            os.remove(path)
-        return
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write("path\treason\n")
-        for name, reason in rows:
-            escaped = name.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-            file.write(f"{escaped}\t{reason}\n")
+# of the report: the values of configs/common.py
+CROP_SECONDS = ("2.0", "4.0", "8.0", "12.0", "15.6")
+NUM_BUCKETS = 8
+MAX_SECONDS = 30.0
 
 
 def define_flags() -> None:
     """Defines the command line; a function so that importing this module defines nothing."""
-    flags.DEFINE_multi_string("input", None, "Folder with audio; may be given several times.")
-    flags.DEFINE_string("output", None, "Manifest to write.")
+    flags.DEFINE_multi_string(
+        "input", None, "Folder with audio, or a table of it; may be given several times."
+    )
+    flags.DEFINE_string("output", None, "Manifest to write: .arrow, or .tsv as text.")
+    flags.DEFINE_string("layout", "", "Layout of the inputs; recognised if not given.")
+    flags.DEFINE_string("corpus", "", "Name of the corpus of all utterances, for mixing.")
     flags.DEFINE_string("language", "", "Language of all utterances, such as en.")
     flags.DEFINE_boolean("decode", True, "Decode every file; false believes the headers.")
     flags.DEFINE_integer("threads", None, "Files read at a time; all cores if not given.", 1)
     flags.DEFINE_float("min_seconds", 0.1, "Shorter files are left out.", 0.0)
+    flags.DEFINE_float(
+        "segment_seconds", 0.0, "Cuts longer utterances without a text; 0 cuts nothing.", 0.0
+    )
     flags.DEFINE_float("minutes", 0.0, "Random subset with this much audio; 0 takes all.", 0.0)
     flags.DEFINE_integer("seed", 0, "Decides the subset.", 0)
     flags.DEFINE_float("max_bad_share", 0.1, "Share of unreadable files tolerated.", 0.0, 1.0)
-    flags.mark_flags_as_required(["input", "output"])
+    flags.DEFINE_multi_enum(
+        "download", None, list(ARCHIVES), "Subset that is fetched and is then an input."
+    )
+    flags.DEFINE_string("download_to", ".", "Folder for what is downloaded.")
+    flags.DEFINE_string("download_url", "", "Another place of the archives, such as a mirror.")
+    flags.DEFINE_boolean("report", False, "Prints statistics of the manifest.")
+    flags.DEFINE_integer("report_files", 10_000, "Utterances listened to; 0: all.", 0)
+    flags.DEFINE_list("crop_seconds", list(CROP_SECONDS), "Crops of pre-training, for the report.")
+    flags.DEFINE_integer("num_buckets", NUM_BUCKETS, "Of fine-tuning, for the report.", 1)
+    flags.DEFINE_float("max_seconds", MAX_SECONDS, "Of fine-tuning, for the report.", 0.1)
+    _define_shard_flags()
+    flags.mark_flag_as_required("output")
+
+
+def _define_shard_flags() -> None:
+    flags.DEFINE_string("shards", "", "Folder to pack the audio of OUTPUT into, as ArrayRecord.")
+    flags.DEFINE_enum("shard_format", "pcm", FORMATS, "16-bit samples as they are, or as FLAC.")
+    flags.DEFINE_integer("shard_megabytes", 1000, "Samples in a shard, in MB before FLAC.", 1)
+    flags.DEFINE_integer("processes", None, "That write shards; one per core if not given.", 1)
+    flags.DEFINE_boolean("verify", False, "Reads and checks the shards once they are written.")
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; give every folder as --input={argv[1]}")
     values = flags.FLAGS
+    inputs = list(values.input or ())
+    for name in values.download or ():
+        inputs.append(download(name, values.download_to, values.download_url))
+    crops = _crops(values.crop_seconds)
+    if inputs:
+        _prepare(inputs, values)
+    elif not values.shards and not values.report:
+        raise UserError("give --input=FOLDER, a folder with audio or a table, or --download=SUBSET")
+    # without inputs those of a manifest that is there already
+    if values.report:
+        _report(Manifest.read(values.output), crops, values)
+    if values.shards:
+        write_shards(
+            Manifest.read(values.output), values.shards, shard_format=values.shard_format,
+            megabytes=values.shard_megabytes, processes=values.processes,
+            max_bad_share=values.max_bad_share,
+        )  # fmt: skip
+        if values.verify:
+            verify_shards(values.shards, processes=values.processes)
+
+
+def _prepare(inputs: Sequence[str], values: flags.FlagValues) -> None:
     prepare(
-        values.input,
+        inputs,
         values.output,
+        layout=values.layout,
         language=values.language,
+        corpus=values.corpus,
         decode=values.decode,
         threads=values.threads,
         min_seconds=values.min_seconds,
+        segment_seconds=values.segment_seconds,
         max_bad_share=values.max_bad_share,
         minutes=values.minutes,
         seed=values.seed,
     )
+
+
+def _report(manifest: Manifest, crops: Sequence[int], values: flags.FlagValues) -> None:
+    lines = report(
+        manifest,
+        crops=crops,
+        num_buckets=values.num_buckets,
+        longest=at_rate(values.max_seconds),
+        files=values.report_files,
+        threads=values.threads,
+    )
+    for line in lines:
+        print(line, flush=True)
+
+
+def _crops(seconds: Sequence[str]) -> list[int]:
+    try:
+        crops = [at_rate(float(value)) for value in seconds]
+    except (ValueError, OverflowError):
+        crops = []
+    if not crops or min(crops) < SAMPLE_RATE // 10:
+        raise UserError(
+            f"--crop_seconds={','.join(seconds)}: give lengths from 0.1 s on, such as 2,4,8,15.6"
+        )
+    return crops
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.batches import Corpus, Loader, check_rows, concatenated, iterate
-from w2v_jax.data.manifest import Manifest
+from w2v_jax.data import augmentation, mixing
+from w2v_jax.data.batches import check_rows, iterate
+from w2v_jax.data.items import Corpus, concatenated
+from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket, crop_buckets, sequential
+from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
@@ -183,13 +186,12 @@ def make_evaluation(config: ConfigDict, mesh, specs, loader: Loader):
 
 
 def open_corpus(config: ConfigDict, path: str) -> Corpus:
-    """The corpus of a manifest, short utterances joined if the config says so."""
-    manifest = Manifest.read(path)
-    cache = int(config.cache_gigabytes * 1e9)
+    """The corpus of manifests, short utterances joined if the config says so."""
+    corpus = Corpus(open_sources(path), cache_bytes=int(config.cache_gigabytes * 1e9))
     if config.concatenate_seconds:
         target = round(config.concatenate_seconds * SAMPLE_RATE)
-        return concatenated(manifest, target, seed=0, cache_bytes=cache)
-    return Corpus(manifest, cache_bytes=cache)
+        return concatenated(corpus, target, seed=0)
+    return corpus
 
 
 def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -> list[Bucket]:
@@ -207,7 +209,7 @@ def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -
         )
     kept = sum(len(b.items) * b.samples for b in buckets)
     print(
-        f"{name}: {corpus.manifest.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
+        f"{name}: {corpus.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
         f"than {min(config.crop_seconds):g} s left out; a pass hears "
         f"{kept / 3600 / SAMPLE_RATE:.2f} h; "
         + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
@@ -247,8 +249,14 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     corpus = open_corpus(data, data.train)
     buckets = make_buckets(data, corpus, "training", data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
+    buckets = mixing.by_config(
+        buckets, corpus, data.mix, weights=data.mix_weights, alpha=data.mix_alpha
+    )
     plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
-    loader = Loader(corpus, config.seed, data.accumulation, max_bad_share=data.max_bad_share)
+    loader = Loader(
+        corpus, config.seed, data.accumulation, max_bad_share=data.max_bad_share,
+        augmentation=augmentation.open_augmentation(data.augment, config.seed),
+    )  # fmt: skip
     evaluate = None
     if data.valid:
         held_out = open_corpus(data, data.valid)
@@ -257,7 +265,9 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         evaluation_loader = Loader(held_out, 0, replace_bad=False, max_bad_share=data.max_bad_share)
         evaluate = make_evaluation(config, mesh, specs, evaluation_loader)
 
-    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict(), "loss": NEGATIVES})
+    newer = {"model": EncoderConfig().to_dict(), "loss": NEGATIVES}
+    newer["data"] = mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}
+    check_unchanged(workdir, settings, newer)
     optimizer = make_optimizer(config.optim)
     schedule = make_schedule(config.optim, config.num_steps)
 
@@ -281,7 +291,12 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         state,
         train_step,
         lambda start: iterate(
-            plan, loader, start=start, threads=data.threads, sharding=batch_sharding(mesh)
+            plan,
+            loader,
+            start=start,
+            threads=data.threads,
+            workers=data.workers,
+            sharding=batch_sharding(mesh),
         ),
         workdir=workdir,
         num_steps=config.num_steps,
@@ -289,7 +304,8 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         save_steps=config.save_steps,
         eval_steps=config.eval_steps,
         evaluate=evaluate,
-        meta={"training manifest": corpus.manifest.digest},
+        data_metrics=loader.metrics,
+        meta={"training manifest": corpus.digest},
     )
 
 

@@ -1,102 +1,62 @@
-"""Finds the utterances of a folder: LibriSpeech-style trees, plain folders, and mixtures."""
+"""Finds the utterances of a folder or a table, whatever corpus it holds."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 
+from w2v_jax.data.layouts import LAYOUTS
+from w2v_jax.data.tables import TABLES, kind
+from w2v_jax.data.utterances import Found
+from w2v_jax.data.utterances import walk as _walk
 from w2v_jax.errors import UserError
 
-_READABLE = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph")
-_READABLE += (".w64", ".wav", ".wave")
-# libsndfile cannot decode these: they are found so that they are reported, not passed over.
-_UNREADABLE = (".aac", ".amr", ".m4a", ".webm", ".wma")
-EXTENSIONS = frozenset(_READABLE + _UNREADABLE)
-_TRANSCRIPT = ".trans.txt"
 
+def find(source: str | os.PathLike, layout: str = "") -> Found:
+    """Returns every utterance of a folder or a table, sorted by path and place in the file.
 
-@dataclass(frozen=True)
-class Utterance:
-    """An audio file and what is known about it; '' where nothing is."""
-
-    path: str
-    text: str = ""
-    speaker: str = ""
-    language: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What `find` found, sorted by path.
-
-    lines_without_audio    `transcript file: id` of every transcript line that has no audio file
-    audio_without_line     paths of utterances without a text that lie beside a transcript file
+    A table (a file) is known by its suffix and its first line, see `tables.kind`. In a folder and
+    each folder below it the first layout of `layouts.LAYOUTS` whose mark is there is taken, so a
+    folder may hold several corpora; `layout` takes that one everywhere. Hidden files are left
+    out, links to folders are followed. Raises UserError where there is no such folder or file,
+    where it is not of the `layout`, and for damaged tables.
     """
-
-    utterances: tuple[Utterance, ...]
-    lines_without_audio: tuple[str, ...]
-    audio_without_line: tuple[str, ...]
-
-
-def find(folder: str | os.PathLike) -> Found:
-    """Returns every audio file below `folder` with its text and speaker, where they are known.
-
-    Beside a `*.trans.txt` (LibriSpeech: `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`, lines of
-    `ID TEXT`) the text is the line of the file's name and the speaker is the first part of it.
-    Anywhere else the text is that of `name.txt` beside `name.flac`, if there is one. Bytes that
-    are not UTF-8 become U+FFFD, which no alphabet accepts. Hidden files are left out, links to
-    folders are followed. Raises UserError where `folder` is not a folder.
-    """
-    folder = os.path.abspath(folder)
-    if not os.path.isdir(folder):
-        problem = "is a file" if os.path.exists(folder) else "does not exist"
-        raise UserError(f"{folder}: {problem}; give a folder with audio files")
-    utterances, no_audio, no_line = [], [], []
-    for place, names in _walk(folder):
-        lines = {}
-        for name in names:
-            if name.endswith(_TRANSCRIPT):
-                lines.update(_read_lines(os.path.join(place, name)))
-        present = set(names)
-        heard = set()
-        for name in names:
-            stem, extension = os.path.splitext(name)
-            if extension.lower() not in EXTENSIONS:
-                continue
-            path = os.path.join(place, name)
-            heard.add(stem)
-            text, speaker = lines.get(stem, ("", ""))[0], stem.split("-")[0] if lines else ""
-            if not text and f"{stem}.txt" in present:
-                text = _clean(_read_text(os.path.join(place, f"{stem}.txt")))
-            if lines and not text:
-                no_line.append(path)
-            utterances.append(Utterance(path, text, speaker))
-        no_audio += [f"{file}: {key}" for key, (_, file) in lines.items() if key not in heard]
-    utterances.sort(key=lambda utterance: utterance.path)
-    return Found(tuple(utterances), tuple(sorted(no_audio)), tuple(sorted(no_line)))
+    source = os.path.abspath(source)
+    known = sorted(LAYOUTS.keys() | TABLES.keys())
+    if layout and layout not in known:
+        raise UserError(f"--layout={layout} is unknown; choose {', '.join(known)}")
+    if os.path.isfile(source):
+        found = _read_table(source, layout)
+    elif os.path.isdir(source):
+        found = _search(source, layout)
+    else:
+        raise UserError(f"{source}: does not exist; give a folder with audio files, or a table")
+    found.utterances.sort(key=lambda utterance: (utterance.path, utterance.start))
+    found.lines_without_audio.sort()
+    found.audio_without_line.sort()
+    return found
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield place, sorted(name for name in names if not name.startswith("."))
+def _read_table(path: str, layout: str) -> Found:
+    name = layout or kind(path)
+    if name not in TABLES:
+        raise UserError(
+            f"{path}: is a file, and no table of audio that is known; give a folder with audio "
+            f"files, or say what it is with --layout={'|'.join(TABLES)}"
+        )
+    return TABLES[name](path)
 
 
-def _read_lines(path: str) -> dict[str, tuple[str, str]]:
-    """Returns id -> (text, path) of a transcript file."""
-    pairs = (line.split(maxsplit=1) for line in _read_text(path).splitlines() if line.strip())
-    return {key: (_clean("".join(text)), path) for key, *text in pairs}
-
-
-def _read_text(path: str) -> str:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return file.read()
-
-
-def _clean(text: str) -> str:
-    return " ".join(text.split())
+def _search(folder: str, layout: str) -> Found:
+    if layout and layout not in LAYOUTS:
+        raise UserError(f"{folder}: is a folder; --layout={layout} needs a file")
+    wanted = [LAYOUTS[layout]] if layout else LAYOUTS.values()
+    total, seen = Found(), False
+    for place, folders, names in _walk(folder):
+        for read in wanted:
+            found = read(place, folders, names)
+            if found is not None:
+                seen = True
+                total.add(found)
+                break
+    if not seen:
+        mark = " ".join(LAYOUTS[layout].__doc__.split("\n\n")[0].split())
+        raise UserError(f"{folder}: holds nothing of --layout={layout}, which is {mark}")
+    return total

@@ -1,142 +1,230 @@
-"""The list of utterances every other step works on: path, length, text, speaker, language."""
+"""The list of utterances every other step works on: columns, from a few rows to many millions."""
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
+from w2v_jax.audio import files
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.errors import UserError
-
-_MARK = "#w2v_jax-manifest\troot="
-_COLUMNS = ("path", "samples", "text", "speaker", "language")
-# File names are bytes: one that is not UTF-8 must survive a round trip.
-_ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+from w2v_jax.data import manifest_files
+from w2v_jax.data.columns import Labels, Strings, select
+from w2v_jax.data.manifest_files import ManifestError
 
 
-class ManifestError(UserError):
-    """A manifest that cannot be read or written."""
-
-
-@dataclass(frozen=True, eq=False)
 class Manifest:
-    """Utterances as columns of equal length; row i is one utterance.
+    """Utterances as columns of equal length; row i is one utterance, a file or a part of one.
 
-    root       absolute folder that relative paths start from
-    paths      object [n] of str, relative to `root` or absolute
-    samples    int64 [n], length at 16 kHz
-    texts, speakers, languages    object [n] of str, '' where unknown
+    root        absolute or remote folder that relative paths start from
+    paths       Strings [n], relative to `root`, absolute or remote (gs://...)
+    samples     int64 [n], length at 16 kHz
+    texts       Strings [n], '' where unknown
+    speakers, languages, corpora    Labels [n] (codes and names), '' where unknown
+    starts      int64 [n], first sample at 16 kHz within the file
 
-    Sequences are accepted for the columns and turned into arrays.
+    The numbers are read-only views of the stored column unless rows were selected. A manifest that
+    was read from an .arrow file is pickled as the file's name and the selection.
     """
 
-    root: str
-    paths: np.ndarray
-    samples: np.ndarray
-    texts: np.ndarray
-    speakers: np.ndarray
-    languages: np.ndarray
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        paths: Sequence[str],
+        samples: Sequence[int],
+        texts: Sequence[str] | None = None,
+        speakers: Sequence[str] | None = None,
+        languages: Sequence[str] | None = None,
+        *,
+        starts: Sequence[int] | None = None,
+        corpora: Sequence[str] | None = None,
+    ):
+        columns = {
+            "path": paths, "samples": samples, "text": texts, "speaker": speakers,
+            "language": languages, "start": starts, "corpus": corpora,
+        }  # fmt: skip
+        self._set(files.absolute(root), manifest_files.make_batch(len(paths), columns))
 
-    def __post_init__(self):
-        object.__setattr__(self, "root", os.path.abspath(self.root))
-        object.__setattr__(self, "samples", np.asarray(self.samples, np.int64))
-        for name in ("paths", "texts", "speakers", "languages"):
-            object.__setattr__(self, name, np.array(getattr(self, name), dtype=object))
-        if len({len(column) for column in self._columns()}) != 1:
-            raise ValueError("the columns of a manifest must have the same length")
-
-    def _columns(self) -> tuple[np.ndarray, ...]:
-        return self.paths, self.samples, self.texts, self.speakers, self.languages
+    def _set(self, root: str, batch: pa.RecordBatch, rows=None, source=None) -> "Manifest":
+        self.root = root
+        self._batch = batch
+        self._rows = rows  # integers [n], which rows of the batch; None: all
+        self._source = source  # (.arrow file that the batch is mapped from, its digest) or None
+        return self
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self._batch.num_rows if self._rows is None else len(self._rows)
+
+    @cached_property
+    def paths(self) -> Strings:
+        return Strings(self._batch["path"], self._rows)
+
+    @cached_property
+    def texts(self) -> Strings:
+        return Strings(self._batch["text"], self._rows)
+
+    @cached_property
+    def speakers(self) -> Labels:
+        return Labels(self._batch["speaker"], self._rows)
+
+    @cached_property
+    def languages(self) -> Labels:
+        return Labels(self._batch["language"], self._rows)
+
+    @cached_property
+    def corpora(self) -> Labels:
+        return Labels(self._batch["corpus"], self._rows)
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        return self._numbers("samples")
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        return self._numbers("start")
+
+    def _numbers(self, name: str) -> np.ndarray:
+        column = self._batch[name].to_numpy()
+        if self._rows is not None:
+            column = column[self._rows]
+            column.flags.writeable = False
+        return column
 
     def path(self, i: int) -> str:
-        """Returns the absolute path of utterance i."""
-        return os.path.join(self.root, self.paths[i])
+        """Returns the absolute path of the file that utterance i is in."""
+        return files.join(self.root, self.paths[i])
 
     @property
     def hours(self) -> float:
         """The length of all utterances together."""
         return float(self.samples.sum()) / SAMPLE_RATE / 3600
 
-    def select(self, rows: np.ndarray) -> "Manifest":
-        """Returns the manifest of the given rows: indices, in their order, or a mask [n]."""
-        rows = np.asarray(rows)
-        if rows.size == 0:
-            rows = rows.astype(np.int64)
-        return Manifest(self.root, *(column[rows] for column in self._columns()))
+    def select(self, rows) -> "Manifest":
+        """Returns the manifest of the given rows: indices, in their order, or a mask [n].
+
+        It keeps an index into this manifest's columns, four bytes per row.
+        """
+        rows = select(rows, self._rows, len(self))
+        return object.__new__(Manifest)._set(self.root, self._batch, rows, self._source)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all rows, hexadecimal. It does not depend on `root`: a corpus may move."""
+        """sha256 of all rows as an .tsv file has them, hexadecimal.
+
+        It does not depend on `root`: a corpus may move. That of an .arrow file is computed when
+        the file is written and believed when it is read.
+        """
+        if self._source and self._rows is None:
+            return self._source[1]
         digest = hashlib.sha256()
-        for line in self._lines():
-            digest.update(line.encode("utf-8", "surrogateescape"))
+        for lines in manifest_files.text_lines(self._compact()):
+            digest.update(lines)
         return digest.hexdigest()
 
-    def _lines(self) -> Iterator[str]:
-        return ("\t".join(map(str, row)) + "\n" for row in zip(*self._columns(), strict=True))
+    def _compact(self) -> pa.RecordBatch:
+        """The selected rows in one piece, with the names that occur in them."""
+        arrays = [
+            self.paths.arrow(), pa.array(self.samples), self.texts.arrow(),
+            self.speakers.without_unused(), self.languages.without_unused(),
+            pa.array(self.starts), self.corpora.without_unused(),
+        ]  # fmt: skip
+        return pa.RecordBatch.from_arrays(arrays, names=self._batch.schema.names)
+
+    def __reduce__(self):
+        if self._source is None:
+            return _unpickle, (self.root, self._batch, self._rows)
+        return _reopen, (*self._source, self._rows)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes a UTF-8 table: a line with the root, a line of column names, a line per row.
+        """Writes the rows to an .arrow file or, with any other suffix, as text.
 
         A root that is the manifest's own folder or lies below it is written relative to that
         folder, so that audio and manifest can be moved together; any other is written absolute.
-        The file is replaced in one step. Raises ManifestError for a tab or a line break in a
-        value, and where the file cannot be written.
+        The file is replaced in one step: a process that has the old one mapped keeps it. Raises
+        ManifestError for a tab or a line break in a value, and where the file cannot be written.
         """
-        path = os.path.abspath(path)
-        for i, line in enumerate(self._lines()):
-            if line.count("\t") != len(_COLUMNS) - 1 or line.count("\n") != 1 or "\r" in line:
-                raise ManifestError(
-                    f"{path}: row {i}, {self.paths[i]!r}, has a tab or a line break in its name "
-                    "or text; remove it"
-                )
-        root = os.path.relpath(self.root, os.path.dirname(path))
-        if root.split(os.sep)[0] == os.pardir:
-            root = self.root
+        path = files.absolute(path)
+        root = _relative(self.root, os.path.dirname(path))
+        try:
+            if not files.is_remote(path):
+                self._write(path, root)
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                local = os.path.join(folder, os.path.basename(path))
+                self._write(local, root)
+                files.upload(local, path)
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}; choose another place or other rows") from None
+        except Exception as error:  # of the storage
+            raise ManifestError(f"{path}: cannot be written ({error})") from None
+
+    def _write(self, path: str, root: str) -> None:
         temporary = f"{path}.{os.getpid()}.tmp"
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(temporary, "w", **_ENCODING) as file:
-                file.write(f"{_MARK}{root}\n" + "\t".join(_COLUMNS) + "\n")
-                file.writelines(self._lines())
+            if path.endswith(".arrow"):
+                manifest_files.write_arrow(temporary, root, self._compact(), self.digest)
+            else:
+                manifest_files.write_text(temporary, root, self._compact())
             os.replace(temporary, path)
-        except OSError as error:
-            raise ManifestError(
-                f"{path}: cannot be written ({error.strerror}); choose another place"
-            ) from None
+        except (OSError, ManifestError) as error:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+            if isinstance(error, ManifestError):
+                raise
+            raise ManifestError(f"cannot be written ({error.strerror})") from None
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Manifest":
         """Returns the manifest in a file; a relative root starts from the file's own folder.
 
-        Raises ManifestError for a missing file, a file that is no manifest, and damaged rows.
+        A remote file is copied to this machine first, see `files.local_copy`. Of an .arrow file
+        only the frame is checked: its rows and its digest are believed. Raises ManifestError for
+        a missing file, a file that is no manifest, and damaged rows.
         """
-        path = os.path.abspath(path)
+        path = files.absolute(path)
         remedy = f"write it with: python -m w2v_jax.prepare --input=FOLDER --output={path}"
+        source = None
         try:
-            with open(path, **_ENCODING) as file:
-                mark, names, *lines = [*file.read().split("\n"), ""]
+            local = files.local_copy(path) if files.is_remote(path) else path
+            if path.endswith(".arrow"):
+                root, batch, digest = manifest_files.read_arrow(local)
+                source = path, digest
+            else:
+                root, batch = manifest_files.read_text(local)
         except OSError as error:
-            raise ManifestError(f"{path}: {error.strerror.lower()}; {remedy}") from None
-        if not mark.startswith(_MARK) or tuple(names.split("\t")) != _COLUMNS:
-            raise ManifestError(f"{path}: not a w2v_jax manifest; {remedy}")
-        if any(lines[-2:]):
-            raise ManifestError(f"{path}: the last line is cut; {remedy}")
-        rows = []
-        for number, line in enumerate(lines[:-2], start=3):
-            row = line.split("\t")
-            if len(row) != len(_COLUMNS) or not row[0] or not row[1].isdecimal():
-                raise ManifestError(
-                    f"{path}: line {number} is damaged: {line[:80]!r} is not "
-                    f"{', '.join(_COLUMNS)}; {remedy}"
-                )
-            rows.append(row)
-        columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
-        columns[1] = [int(samples) for samples in columns[1]]
-        return cls(os.path.join(os.path.dirname(path), mark.removeprefix(_MARK)), *columns)
+            reason = (error.strerror or str(error)).lower()
+            raise ManifestError(f"{path}: {reason}; {remedy}") from None
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}; {remedy}") from None
+        return object.__new__(cls)._set(_absolute_root(path, root), batch, None, source)
+
+
+def _relative(root: str, folder: str) -> str:
+    """`root` as seen from `folder` where it is that or below, as it is elsewhere."""
+    if files.is_remote(root) or files.is_remote(folder):
+        below = f"{root.rstrip('/')}/".removeprefix(f"{folder.rstrip('/')}/")
+        return root if below == f"{root.rstrip('/')}/" else below.rstrip("/") or os.curdir
+    relative = os.path.relpath(root, folder)
+    return root if relative.split(os.sep)[0] == os.pardir else relative
+
+
+def _absolute_root(path: str, root: str) -> str:
+    """The root noted in the manifest `path`, from the root of its storage."""
+    root = files.join(os.path.dirname(path), root)
+    return root.removesuffix("/.") if files.is_remote(root) else os.path.abspath(root)
+
+
+def _unpickle(root, batch, rows) -> Manifest:
+    return object.__new__(Manifest)._set(root, batch, rows)
+
+
+def _reopen(file: str, digest: str, rows) -> Manifest:
+    """In another process: the rows of the mapped file. Raises ManifestError if it was replaced."""
+    manifest = Manifest.read(file)
+    if manifest.digest != digest:
+        raise ManifestError(f"{file}: was replaced while the program ran; start the program again")
+    return manifest if rows is None else manifest.select(rows)

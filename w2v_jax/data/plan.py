@@ -5,33 +5,61 @@ utterances into a few buckets of one length each, so that a handful of shapes is
 """
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
+from w2v_jax.data.order import Interleaving, permuted, permuted_each
+from w2v_jax.data.sharing import Ragged, SharedState
 from w2v_jax.errors import UserError
-
-CYCLE = 1000  # steps over which the buckets are mixed in proportion
 
 
 @dataclasses.dataclass(frozen=True)
-class Bucket:
-    """Items that are batched together: `rows` of them, each cut or padded to `samples`."""
+class Bucket(SharedState):
+    """Items that are batched together: `rows` of them, each cut or padded to `samples`.
+
+    Where several sources are mixed the items are sorted by source: those of source i stand at
+    bounds[i]..bounds[i+1] and fill the share shares[i] of the rows.
+    """
 
     samples: int
     rows: int
-    items: np.ndarray  # int64, indices of items
+    items: np.ndarray  # int [n], indices of items, ascending within a source
+    bounds: tuple[int, ...] = ()
+    shares: tuple[float, ...] = (1.0,)
+    weight: float = 0.0  # share of the batches, up to a common factor
+
+    def __post_init__(self):
+        set_field = object.__setattr__
+        set_field(self, "bounds", self.bounds or (0, len(self.items)))
+        set_field(self, "weight", self.weight or len(self.items) / self.rows)
+
+    def stand_in(self, place: int, number: int) -> int:
+        """The place of the item that replaces the one at `place` when `number - 1` others failed:
+        the next ones of the same source, round and round. Number 0 is the item itself."""
+        source = int(np.searchsorted(self.bounds, place, side="right")) - 1
+        first, last = self.bounds[source], self.bounds[source + 1]
+        return first + (place - first + number) % (last - first)
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
-    """The content of one global batch. Item -1 is a row that fills up the last batch."""
+    """The content of one global batch."""
 
-    samples: int
-    items: np.ndarray  # int64 [rows]
     step: int
     bucket: Bucket
+    places: np.ndarray  # int64 [rows], into bucket.items; -1 is a row that fills up the last batch
+
+    @property
+    def samples(self) -> int:
+        return self.bucket.samples
+
+    @property
+    def items(self) -> np.ndarray:
+        """int64 [rows], -1 for rows that fill up."""
+        items = self.bucket.items[np.maximum(self.places, 0)].astype(np.int64)
+        return np.where(self.places < 0, -1, items)
 
 
 def _rows(samples: int, batch_samples: int, multiple: int) -> int:
@@ -62,7 +90,11 @@ def pad_buckets(
 
 def _buckets(choice, sizes, batch_samples, multiple) -> list[Bucket]:
     buckets = [
-        Bucket(size, _rows(size, batch_samples, multiple), np.flatnonzero(choice == i))
+        Bucket(
+            size,
+            _rows(size, batch_samples, multiple),
+            np.flatnonzero(choice == i).astype(np.int32),
+        )
         for i, size in enumerate(sizes)
     ]
     return [bucket for bucket in buckets if len(bucket.items)]
@@ -87,10 +119,11 @@ def bucket_edges(lengths: np.ndarray, count: int, step: int = 1600) -> list[int]
 
 
 class BatchPlan:
-    """An endless sequence of batches, `plan[step]`, for buckets mixed by their share of the audio.
+    """An endless sequence of batches, `plan[step]`, for buckets mixed by their weights.
 
-    Within a bucket the items come in epochs, each a permutation drawn from (seed, bucket, epoch).
-    Nothing is carried from step to step: the position of the data is the step.
+    Within a bucket, and within each source of a mixture, the items come in epochs, each a
+    permutation drawn from (seed, bucket, epoch). Nothing is carried from step to step: the position
+    of the data is the step.
     """
 
     def __init__(self, buckets: Sequence[Bucket], *, seed: int, num_steps: int):
@@ -100,45 +133,36 @@ class BatchPlan:
             )
         self.buckets = list(buckets)
         self._seed, self._num_steps = seed, num_steps
-        batches = np.array([len(b.items) / b.rows for b in buckets])
-        self._share = batches / batches.sum()
+        self._turns = Interleaving([bucket.weight for bucket in buckets], (seed, 0))
+        self._sources = [
+            Interleaving(bucket.shares, (seed, 4, index)) for index, bucket in enumerate(buckets)
+        ]
 
     def __len__(self) -> int:
         return self._num_steps
 
-    def _used(self, cycle: int) -> np.ndarray:
-        """Batches of every bucket in the cycles before `cycle`; a rare bucket has its turn too."""
-        used = np.floor(cycle * CYCLE * self._share + 0.5).astype(int)
-        largest = int(self._share.argmax())
-        used[largest] += cycle * CYCLE - used.sum()
-        return used
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 a plan lives as long as its run
-    def _cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-        """(the bucket of every step of a cycle, the batches of every bucket before the cycle)."""
-        before = self._used(cycle)
-        order = np.repeat(np.arange(len(self.buckets)), self._used(cycle + 1) - before)
-        return np.random.default_rng([self._seed, 0, cycle]).permutation(order), before
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019
-    def _epoch(self, index: int, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self._seed, 1, index, epoch])
-        return rng.permutation(self.buckets[index].items)
-
     def __getitem__(self, step: int) -> BatchSpec:
-        cycle, place = divmod(int(step), CYCLE)
-        order, before = self._cycle(cycle)
-        index = int(order[place])
-        earlier = int(before[index]) + np.count_nonzero(order[:place] == index)
+        (index,), (turn,) = self._turns(np.array([step]))
         bucket = self.buckets[index]
-        position = earlier * bucket.rows + np.arange(bucket.rows)
-        epochs, offsets = np.divmod(position, len(bucket.items))
-        items = [self._epoch(index, int(e))[o] for e, o in zip(epochs, offsets, strict=True)]
-        return BatchSpec(bucket.samples, np.array(items), int(step), bucket)
+        rows = turn * bucket.rows + np.arange(bucket.rows)
+        sources, positions = self._sources[index](rows)
+        bounds = np.array(bucket.bounds)
+        first, sizes = bounds[sources], np.diff(bounds)[sources]
+        epochs, offsets = np.divmod(positions, sizes)
+        if len(bucket.shares) > 1:
+            key = (self._seed, 1, int(index))
+            places = first + permuted_each(offsets, sizes, key, np.stack([sources, epochs]))
+            return BatchSpec(int(step), bucket, places)
+        places = np.empty_like(rows)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            key = (self._seed, 1, int(index), epoch)
+            places[here] = permuted(offsets[here], int(sizes[0]), key)
+        return BatchSpec(int(step), bucket, places)
 
 
 def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
-    """Every item once, bucket by bucket; the last batch of a bucket is filled up with -1.
+    """Every item once, bucket by bucket; the last batch of a bucket is filled up.
 
     A bucket with fewer items than rows gets as many rows (a multiple of `multiple`) as it needs.
     """
@@ -147,26 +171,39 @@ def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
         needed = -(-len(bucket.items) // multiple) * multiple
         bucket = dataclasses.replace(bucket, rows=min(bucket.rows, needed))
         count = -(-len(bucket.items) // bucket.rows) * bucket.rows
-        items = np.full(count, -1)
-        items[: len(bucket.items)] = bucket.items
-        for rows in items.reshape(-1, bucket.rows):
-            specs.append(BatchSpec(bucket.samples, rows, len(specs), bucket))
+        places = np.full(count, -1)
+        places[: len(bucket.items)] = np.arange(len(bucket.items))
+        for rows in places.reshape(-1, bucket.rows):
+            specs.append(BatchSpec(len(specs), bucket, rows))
     return specs
 
 
-def concatenation(
-    samples: np.ndarray, speakers: Sequence[str], target: int, *, seed: int
-) -> list[np.ndarray]:
+def concatenation(samples: np.ndarray, speakers: np.ndarray, target: int, *, seed: int) -> Ragged:
     """Groups short utterances of one speaker, in random order, until each group has `target`
-    samples; the rest of a speaker is a shorter group. Returns arrays of row indices."""
+    samples; the rest of a speaker is a shorter group.
+
+    samples: int64 [n]; speakers: integers [n]. The groups come in the order in which the random
+    walk through all rows fills them, the rests at the end by speaker.
+    """
     order = np.random.default_rng([seed, 2]).permutation(len(samples))
-    open_groups: dict[str, list[int]] = {}
-    groups, heard = [], {}
-    for row in order:
-        speaker = speakers[row]
-        open_groups.setdefault(speaker, []).append(int(row))
-        heard[speaker] = heard.get(speaker, 0) + int(samples[row])
-        if heard[speaker] >= target:
-            groups.append(np.array(open_groups.pop(speaker)))
-            heard[speaker] = 0
-    return groups + [np.array(rows) for _, rows in sorted(open_groups.items())]
+    by_speaker = np.argsort(speakers[order], kind="stable")  # places in `order`
+    rows = order[by_speaker]
+    heard = np.cumsum(samples[rows])
+    changes = np.flatnonzero(np.diff(speakers[rows])) + 1
+    # A group that starts at row i ends before row full[i], unless its speaker ends earlier.
+    full = np.searchsorted(heard, heard - samples[rows] + target) + 1
+    ends, rests = [], []
+    for first, last in itertools.pairwise([0, *changes.tolist(), len(rows)]):
+        reach = full[first:last].tolist()
+        place = first
+        while place < last:
+            end = reach[place - first]
+            rests.append(end > last)
+            place = min(end, last)
+            ends.append(place)
+    ends, rests = np.array(ends, np.int64), np.array(rests, bool)
+    filled_at = np.where(rests, len(rows) + np.arange(len(ends)), by_speaker[ends - 1])
+    turn = np.argsort(filled_at)
+    sizes = np.diff(ends, prepend=0)
+    inside = np.repeat(ends[turn] - sizes[turn].cumsum(), sizes[turn]) + np.arange(len(rows))
+    return Ragged(rows[inside].astype(np.int32), np.append(0, sizes[turn].cumsum()))

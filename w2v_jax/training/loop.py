@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -7,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def train(
     state: TrainState,
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
-    batches: Callable[[int], Iterator[tuple[Any, float]]],
+    batches: Callable[[int], Generator[tuple[Any, float], None, None]],
     *,
     workdir: str | Path,
     num_steps: int,
@@ -97,13 +98,15 @@ def train(
     save_steps: int,
     eval_steps: int,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    data_metrics: Callable[[], dict[str, float]] = dict,
     meta: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains until `num_steps` and returns the last state.
 
     batches(start) yields (global batch, seconds of audio in it) for steps start, start + 1, ...;
-    `meta` is stored with every checkpoint and must be the same when a run continues (the digest
-    of the data, say).
+    it is a generator, closed at the end. data_metrics() is added to every log line. `meta` is
+    stored with every checkpoint and must be the same when a run continues (the digest of the data,
+    say).
 
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
     the device never waits for the host), log line, checkpoint, stop request, evaluation. A run
@@ -145,8 +148,8 @@ def train(
     progress = _Progress(start, num_steps, clock)
     skipped = 0
     waited = 0.0
-    iterator = batches(start)
-    with _Stop() as stop:
+    # closed in any case: worker processes end with the generator
+    with _Stop() as stop, contextlib.closing(batches(start)) as iterator:
         pending = None
         for step in range(start + 1, num_steps + 1):
             before = time.monotonic()
@@ -175,7 +178,7 @@ def train(
             clock["hours_heard"] += seconds / 3600
             if logs:
                 scalars = window.means()
-                scalars |= progress.rates(step, clock, waited)
+                scalars |= progress.rates(step, clock, waited) | data_metrics()
                 waited = 0.0
                 writer.write(step, scalars)
                 progress.show(step, scalars)
@@ -237,6 +240,7 @@ class _Progress:
         shown = "  ".join(f"{k} {v:.4g}" for k, v in shown.items() if k != "skipped" or v)
         print(
             f"step {step}/{self._num_steps}  {shown}  audio {rate:.3g} h/h  "
+            f"wait {scalars['time/loader_wait_share']:.1%}  "
             f"left {datetime.timedelta(seconds=left)}",
             flush=True,
         )

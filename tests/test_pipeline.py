@@ -1,0 +1,45 @@
+"""Training on several corpora from files and shards, mixed and augmented, with a worker process."""
+
+import numpy as np
+import pytest
+
+from tests import small
+from w2v_jax import command_line, pretrain
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.shards import write_shards
+from w2v_jax.errors import UserError
+from w2v_jax.training.writer import read_lines
+
+
+@pytest.fixture
+def config(manifests, tmp_path):
+    write_shards(Manifest.read(manifests["dev"]), tmp_path / "dev-shards", processes=1)
+    config = small.pretraining()
+    config.data.update(
+        train=f"{manifests['test']},{tmp_path}/dev-shards", mix="weights", mix_weights=(1.0, 3.0),
+        crop_seconds=(1.0,), workers=1,
+    )  # fmt: skip
+    config.data.augment.update(speed_prob=0.5, noise_prob=0.5, noise_manifest=manifests["dev"])
+    config.update(num_steps=2, log_steps=1, save_steps=2)
+    config.mesh.data = 1
+    config.mesh.fsdp = 8
+    return config
+
+
+def test_training_reads_all_of_it(config, tmp_path, capsys):
+    pretrain.main(config, str(tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert "mix: dev-shards 75.0% of the audio" in out
+    assert "wait " in out
+    lines = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    for line in lines:
+        assert 0 <= line["time/loader_wait_share"] <= 1
+        assert line["data/unreadable"] == 0
+        assert np.isfinite(line["train/contrastive_bits"])
+    # what decides the data is part of the run's settings, who reads it is not
+    settings = command_line.run_settings(config, "pretrained")
+    config.data.workers = 0
+    assert command_line.run_settings(config, "pretrained") == settings
+    config.data.mix_weights = (1.0, 1.0)
+    with pytest.raises(UserError, match="mix_weights"):
+        pretrain.main(config, str(tmp_path / "run"))

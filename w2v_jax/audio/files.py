@@ -1,0 +1,136 @@
+"""Where audio and manifests lie: local paths, and remote ones such as gs://bucket/folder.
+
+Remote paths go through etils.epath, which needs the storage's own package (gs://: gcsfs). What
+fails there for another reason than a missing file or right is tried again after a while.
+"""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from etils import epath
+
+WAITS = (0.5, 2.0, 8.0)  # seconds before the second, third and last attempt
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
+Answer = TypeVar("Answer")
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    path = os.fspath(path)
+    return "://" in path and re.match("[a-z][a-z0-9]+://", path) is not None
+
+
+def absolute(path: str | os.PathLike) -> str:
+    """The path from the root of its storage."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
+def join(folder: str, name: str) -> str:
+    """`name` below `folder`, or `name` itself where it is absolute or remote."""
+    return name if is_remote(name) else os.path.join(folder, name)
+
+
+def retried(action: Callable[[], Answer]) -> Answer:
+    """The answer of `action()`, which is tried again where the storage fails."""
+    for wait in WAITS:
+        try:
+            return action()
+        except _FINAL:
+            raise
+        except Exception:  # storage packages have errors of their own
+            time.sleep(wait)
+    return action()
+
+
+def local_copy(path: str) -> str:
+    """The name of a local copy of a remote file, made where there is none of this version.
+
+    Copies are kept in W2V_JAX_CACHE (default ~/.cache/w2v_jax)/files.
+    """
+    stat = retried(epath.Path(path).stat)
+    folder = os.environ.get("W2V_JAX_CACHE", os.path.expanduser("~/.cache/w2v_jax"))
+    key = hashlib.sha256(f"{path} {stat.length} {stat.mtime}".encode()).hexdigest()[:32]
+    copy = os.path.join(folder, "files", key + os.path.splitext(path)[1])
+    if not os.path.exists(copy):
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        temporary = f"{copy}.{os.getpid()}.tmp"
+        remote = RemoteFile(path)
+        with open(temporary, "wb") as file:
+            shutil.copyfileobj(remote, file, 1 << 24)
+        if remote.failure:
+            os.remove(temporary)
+            raise remote.failure
+        os.replace(temporary, copy)
+    return copy
+
+
+def upload(local: str, path: str) -> None:
+    """Replaces a remote file by a local one; object stores do so in one step."""
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def action() -> None:
+        with open(local, "rb") as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 24)
+
+    retried(action)
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file to read from at any place; every read is retried.
+
+    libsndfile calls it and cannot pass an exception on: a read that failed for good looks like
+    the end of the file, and `failure` has the reason. Raises what opening the file raises.
+    """
+
+    def __init__(self, path: str):
+        self._path = epath.Path(path)
+        self._file = None
+        self._position = 0
+        self.failure: Exception | None = None
+        self._length = self._tried(lambda file: file.seek(0, os.SEEK_END))
+
+    def _tried(self, action: Callable[[io.IOBase], Answer]) -> Answer:
+        def attempt() -> Answer:
+            if self._file is None:
+                self._file = self._path.open("rb")
+            try:
+                return action(self._file)
+            except Exception:
+                self._file = None  # its connection may be what is broken
+                raise
+
+        return retried(attempt)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        def action(file: io.IOBase) -> bytes:
+            file.seek(self._position)
+            return file.read(len(buffer))
+
+        try:
+            data = self._tried(action)
+        except Exception as error:
+            self.failure = error
+            return 0
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

@@ -1,0 +1,141 @@
+"""Which augmentation an utterance gets: a pure function of (seed, step, item)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from w2v_jax.audio.augment import (
+    add_noise,
+    change_gain,
+    change_speed,
+    reverberate,
+    shift_pitch,
+    to_int16,
+)
+from w2v_jax.audio.waveform import AudioError
+from w2v_jax.data.items import Corpus
+from w2v_jax.data.sources import open_sources
+from w2v_jax.errors import UserError
+
+KINDS = ("speed", "pitch", "reverb", "noise", "gain")  # in the order in which they are applied
+# keys of config.data.augment; every probability is per utterance
+DEFAULTS = {
+    "speed_prob": 0.0,
+    "speed_factors": (0.9, 1.1),  # one of these
+    "pitch_prob": 0.0,
+    "pitch_semitones": 3.0,  # up or down by at most this much
+    "reverb_prob": 0.0,
+    "reverb_manifest": "",  # impulse responses
+    "noise_prob": 0.0,
+    "noise_manifest": "",
+    "noise_snr_db": (5.0, 20.0),
+    "gain_prob": 0.0,
+    "gain_db": (-6.0, 6.0),
+}
+_CACHE = 64_000_000  # bytes of recordings kept in memory, of each kind
+_TRIES = 4  # recordings of noise that are tried before the utterance goes without
+
+
+class Augmentation:
+    """Draws and applies what `settings` (config.data.augment) allow.
+
+    Every kind has a stream of random numbers of its own, so that switching one on or off changes
+    no other. Raises UserError for settings that make no sense.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        noise: Corpus | None = None,
+        impulses: Corpus | None = None,
+    ):
+        self._settings = dict(settings)
+        self._seed = seed
+        self.recordings = {"noise": noise, "reverb": impulses}
+        for kind in KINDS:
+            prob = settings[f"{kind}_prob"]
+            if not 0 <= prob <= 1:
+                raise UserError(f"--config.data.augment.{kind}_prob={prob} must be from 0 to 1")
+        for kind, corpus in self.recordings.items():
+            if settings[f"{kind}_prob"] > 0 and not corpus:
+                raise UserError(
+                    f"--config.data.augment.{kind}_prob={settings[f'{kind}_prob']} needs "
+                    f"recordings; set --config.data.augment.{kind}_manifest"
+                )
+        factors = settings["speed_factors"]
+        if not factors or not all(0.5 <= factor <= 2 for factor in factors):
+            raise UserError(
+                f"--config.data.augment.speed_factors={tuple(factors)} must be from 0.5 to 2"
+            )
+
+    def _draw(self, kind: str, step: int, item: int) -> np.random.Generator | None:
+        """The random numbers of this utterance and kind, or None where it is spared."""
+        prob = self._settings[f"{kind}_prob"]
+        if not prob:
+            return None
+        rng = np.random.default_rng([self._seed, 5, KINDS.index(kind), step, item])
+        return rng if rng.random() < prob else None
+
+    def speed(self, step: int, item: int) -> float:
+        """How much faster the utterance is to be; 1 leaves it alone."""
+        rng = self._draw("speed", step, item)
+        return float(rng.choice(self._settings["speed_factors"])) if rng else 1.0
+
+    def __call__(
+        self, audio: np.ndarray, count: int, step: int, item: int
+    ) -> tuple[np.ndarray, list[tuple[str, int, str]]]:
+        """(int16 [count], recordings that could not be read: (kind, item, reason)).
+
+        audio: int16 [n], brought to `count` samples by its speed.
+        """
+        if not len(audio):
+            return audio, []
+        out, bad = audio, []
+        if count != len(audio):
+            out = change_speed(out, len(audio) / count)
+        if rng := self._draw("pitch", step, item):
+            widest = self._settings["pitch_semitones"]
+            out = shift_pitch(out, rng.uniform(-widest, widest))
+        if (rng := self._draw("reverb", step, item)) and (
+            impulse := self._recording("reverb", rng, None, bad)
+        ) is not None:
+            out = reverberate(out, impulse)
+        if (rng := self._draw("noise", step, item)) and (
+            noise := self._recording("noise", rng, count, bad)
+        ) is not None:
+            out = add_noise(out, noise, rng.uniform(*self._settings["noise_snr_db"]))
+        if rng := self._draw("gain", step, item):
+            out = change_gain(out, rng.uniform(*self._settings["gain_db"]))
+        return (out if out is audio else to_int16(out)), bad
+
+    def _recording(self, kind: str, rng, count: int | None, bad: list) -> np.ndarray | None:
+        """A recording drawn evenly, or `count` samples of it, repeated where it is shorter."""
+        corpus = self.recordings[kind]
+        for item in self._choices(rng, len(corpus)):
+            size = corpus.length(item)
+            wanted = size if count is None else min(count, size)
+            start = int(rng.integers(size - wanted + 1))
+            try:
+                audio = corpus.audio(item, start, wanted)
+            except AudioError as error:
+                bad.append((kind, item, str(error)))
+                continue
+            return audio if count is None else np.resize(audio, count)
+        return None
+
+    @staticmethod
+    def _choices(rng, size: int) -> Iterator[int]:
+        return (int(rng.integers(size)) for _ in range(_TRIES))
+
+
+def open_augmentation(settings: Mapping[str, Any], seed: int) -> Augmentation | None:
+    """The augmentation of config.data.augment with its recordings; None where nothing is on."""
+    if not any(settings[f"{kind}_prob"] for kind in KINDS):
+        return None
+    recordings = [
+        Corpus(open_sources(path), cache_bytes=_CACHE) if path else None
+        for path in (settings["noise_manifest"], settings["reverb_manifest"])
+    ]
+    return Augmentation(settings, seed, *recordings)

@@ -1,0 +1,194 @@
+"""Items, what batches are made of: utterances, or a few short ones put end to end."""
+
+import copy
+import hashlib
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from w2v_jax.data.plan import concatenation
+from w2v_jax.data.sharing import Ragged, SharedState
+from w2v_jax.data.sources import Source
+from w2v_jax.errors import UserError
+from w2v_jax.text.alphabet import Alphabet, TextError
+
+log = logging.getLogger(__name__)
+MAX_NAMED = 20  # transcripts left out that are named one by one
+
+
+class Corpus(SharedState):
+    """Items of one or several sources, which can be read by index.
+
+    Rows are counted through the sources in their order. An item is a row, or with `groups` the rows
+    of one group. `cache_bytes` of decoded rows are kept in memory.
+    """
+
+    def __init__(
+        self,
+        sources: Source | Sequence[Source],
+        groups: Ragged | None = None,
+        *,
+        cache_bytes: int = 0,
+    ):
+        self.sources = list(sources) if isinstance(sources, Sequence) else [sources]
+        self.groups = groups
+        sizes = [len(source.manifest) for source in self.sources]
+        self._first = np.concatenate([[0], np.cumsum(sizes)])  # row of every source
+        self._start_cache(cache_bytes)
+
+    def _start_cache(self, room: int) -> None:
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = self._cache_bytes = room
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        """Without what is large and can be had again: worker processes map the manifests."""
+        own = ("_cache", "_lock", "_room", "lengths", "row_lengths")
+        return {k: v for k, v in super().__getstate__().items() if k not in own}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._start_cache(self._cache_bytes)
+
+    def with_cache(self, cache_bytes: int) -> "Corpus":
+        """The same items with a cache of another size."""
+        other = copy.copy(self)
+        other._start_cache(cache_bytes)
+        return other
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._cache_bytes
+
+    @cached_property
+    def row_lengths(self) -> np.ndarray:
+        """int64 [rows]: samples of every row; of a single source a view of the manifest."""
+        return _joined([source.manifest.samples for source in self.sources])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [items]: samples of every item."""
+        if self.groups is None:
+            return self.row_lengths
+        return np.add.reduceat(self.row_lengths[self.groups.values], self.groups.bounds[:-1])
+
+    @property
+    def first_rows(self) -> np.ndarray:
+        """int [items]: the row of every item, or the first of its rows."""
+        if self.groups is None:
+            return np.arange(len(self))
+        return self.groups.values[self.groups.bounds[:-1]]
+
+    @property
+    def hours(self) -> float:
+        return sum(source.manifest.hours for source in self.sources)
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest, or one of those of several."""
+        digests = [source.manifest.digest for source in self.sources]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._first[-1]) if self.groups is None else len(self.groups)
+
+    def length(self, item: int) -> int:
+        """Samples of one item; in a worker process cheaper than `lengths`."""
+        if self.groups is None:
+            return self._row_length(item)
+        return sum(self._row_length(int(row)) for row in self.groups[item])
+
+    def path(self, item: int) -> str:
+        """The file of an item, or the first of its files, as its manifest writes it."""
+        source, place = self._place(item if self.groups is None else int(self.groups[item][0]))
+        return source.manifest.paths[place]
+
+    def _place(self, row: int) -> tuple[Source, int]:
+        if len(self.sources) == 1:
+            return self.sources[0], row
+        index = int(np.searchsorted(self._first, row, side="right")) - 1
+        return self.sources[index], row - int(self._first[index])
+
+    def _row_length(self, row: int) -> int:
+        source, place = self._place(row)
+        return int(source.manifest.samples[place])
+
+    def _read(self, row: int, start: int, count: int) -> np.ndarray:
+        source, place = self._place(row)
+        cached = self._cache.get(row)
+        if cached is None:
+            size = int(source.manifest.samples[place])
+            if 2 * size > self._room:
+                return source.audio(place, start, count)
+            cached = source.audio(place, 0, size)
+            with self._lock:
+                if row not in self._cache and cached.nbytes <= self._room:
+                    self._cache[row] = cached
+                    self._room -= cached.nbytes
+        return cached[start : start + count]
+
+    def audio(self, item: int, start: int, count: int) -> np.ndarray:
+        """int16 [count] from sample `start` of the item. Raises AudioError."""
+        if self.groups is None:
+            return self._read(item, start, count)
+        parts = []
+        for row in self.groups[item].tolist():
+            size = self._row_length(row)
+            if start < size and count > 0:
+                parts.append(self._read(row, start, min(count, size - start)))
+                count -= len(parts[-1])
+            start = max(start - size, 0)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def concatenated(corpus: Corpus, target: int, *, seed: int) -> Corpus:
+    """A corpus whose items are short utterances joined up to `target` samples: of one speaker of
+    one source, in one language."""
+    speakers = []
+    for index, source in enumerate(corpus.sources):
+        manifest = source.manifest
+        languages = len(manifest.languages.names)
+        key = (np.int64(index) << 48) + manifest.speakers.codes.astype(np.int64) * languages
+        speakers.append(key + manifest.languages.codes)
+    groups = concatenation(corpus.row_lengths, _joined(speakers), target, seed=seed)
+    return Corpus(corpus.sources, groups, cache_bytes=corpus.cache_bytes)
+
+
+def transcribed(sources: Sequence[Source], alphabet: Alphabet) -> tuple[list[Source], Ragged]:
+    """The rows whose transcript the alphabet can write, and their labels, row by row.
+
+    The others are counted and named in the log, the first with the reason. Raises UserError where
+    none is left.
+    """
+    kept, labels, bad = [], [], []
+    total = 0
+    for source in sources:
+        rows = []
+        for row, text in enumerate(source.manifest.texts):
+            try:
+                labels.append(alphabet.encode(text))
+                rows.append(row)
+            except TextError as error:
+                bad.append(f"{source.manifest.path(row)}: {error}")
+        total += len(source.manifest)
+        if rows:
+            kept.append(source.select(np.array(rows)))
+    if bad:
+        log.warning("%d of %d transcripts are left out:", len(bad), total)
+        for line in bad[:MAX_NAMED]:
+            log.warning("  %s", line)
+        if len(bad) > MAX_NAMED:
+            log.warning("  and %d more", len(bad) - MAX_NAMED)
+    if not labels:
+        reason = f"; first: {bad[0]}" if bad else ""
+        raise UserError(f"none of {total} utterances has a usable transcript{reason}")
+    return kept, Ragged.of(labels)
+
+
+def _joined(columns: list[np.ndarray]) -> np.ndarray:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)

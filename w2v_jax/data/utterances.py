@@ -1,0 +1,90 @@
+"""What every layout of a corpus is turned into, and the reading they have in common."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from w2v_jax.audio.waveform import SAMPLE_RATE
+
+_READABLE = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph")
+_READABLE += (".w64", ".wav", ".wave")
+# libsndfile cannot decode these: they are found so that they are reported, not passed over.
+_UNREADABLE = (".aac", ".amr", ".m4a", ".webm", ".wma")
+EXTENSIONS = frozenset(_READABLE + _UNREADABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """An audio file or a part of one, and what is known about it; '' where nothing is.
+
+    start, samples    the part, in samples at 16 kHz; samples None: to the end of the file
+    voice             float64 [n, 2], first and last second of every stretch with speech; None
+                      where they are not known
+    """
+
+    path: str
+    text: str = ""
+    speaker: str = ""
+    language: str = ""
+    corpus: str = ""
+    start: int = 0
+    samples: int | None = None
+    voice: np.ndarray | None = None
+
+
+@dataclass
+class Found:
+    """The utterances of a folder or table.
+
+    lines_without_audio    `transcript file: id` of every transcript line that has no audio file
+    audio_without_line     paths of utterances without a text that lie beside a transcript file
+    """
+
+    utterances: list[Utterance] = field(default_factory=list)
+    lines_without_audio: list[str] = field(default_factory=list)
+    audio_without_line: list[str] = field(default_factory=list)
+
+    def add(self, other: "Found") -> None:
+        self.utterances += other.utterances
+        self.lines_without_audio += other.lines_without_audio
+        self.audio_without_line += other.audio_without_line
+
+
+def at_rate(seconds: float) -> int:
+    """Samples at 16 kHz."""
+    return round(seconds * SAMPLE_RATE)
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(folder, its folders, its files), sorted, without hidden ones; links are followed, once."""
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield place, folders, sorted(name for name in names if not name.startswith("."))
+
+
+def audio_names(names: list[str]) -> list[str]:
+    return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+
+
+def read_text(path: str) -> str:
+    """The text of a file; bytes that are not UTF-8 become U+FFFD, which no alphabet accepts."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return file.read()
+
+
+def lines(path: str) -> list[str]:
+    """The lines of a file. Only line feeds end them: U+2028 and the like occur in sentences."""
+    return [line.removesuffix("\r") for line in read_text(path).split("\n")]
+
+
+def clean(text: str) -> str:
+    """The text with single spaces."""
+    return " ".join(text.split())
