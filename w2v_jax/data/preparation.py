@@ -51,6 +51,8 @@ def prepare(
     found = Found()
     for source in inputs:
         found.add(corpora.find(source, layout))
+    for table in found.tables:
+        print(f"{table}: stands for its folder; other tables of it can be given as --input")
     utterances = found.utterances
     utterances.sort(key=lambda utterance: utterance.place)
     pairs = itertools.zip_longest(utterances, utterances[1:])

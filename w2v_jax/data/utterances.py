@@ -51,16 +51,19 @@ class Found:
 
     lines_without_audio    `transcript file: id` of every transcript line that has no audio file
     audio_without_line     paths of utterances without a text that lie beside a transcript file
+    tables                 the table that stands for a folder which has several
     """
 
     utterances: list[Utterance] = field(default_factory=list)
     lines_without_audio: list[str] = field(default_factory=list)
     audio_without_line: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
         self.utterances += other.utterances
         self.lines_without_audio += other.lines_without_audio
         self.audio_without_line += other.audio_without_line
+        self.tables += other.tables
 
 
 def at_rate(seconds: float) -> int:
