@@ -111,7 +111,7 @@ def test_layouts_are_recognised(tmp_path, make):
     assert listed(corpora.find(make(tmp_path)), tmp_path) == ROWS[make]
 
 
-def test_corpora_side_by_side(tmp_path):
+def test_corpora_side_by_side(tmp_path, capsys):
     for make in ROWS:
         make(tmp_path / make.__name__)
     noise(tmp_path / "own.wav")
@@ -122,6 +122,9 @@ def test_corpora_side_by_side(tmp_path):
         "": 2, "common_voice": 2, "librilight": 1, "mls": 2, "voxpopuli": 3,
     }  # fmt: skip
     assert set(manifest.languages.counts()) == {"", "de", "en", "hr", "pl"}
+    printed = capsys.readouterr().out
+    assert printed.count("stands for its folder") == 2
+    assert f"{tmp_path}/common_voice/de/train.tsv: stands" in printed
 
 
 def test_lines_without_audio_and_audio_without_line(tmp_path):

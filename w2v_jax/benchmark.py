@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE, encode, read
 from w2v_jax.data import augmentation
-from w2v_jax.data.batches import iterate
+from w2v_jax.data.batches import check_rows, iterate
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest
@@ -32,7 +32,7 @@ from w2v_jax.data.plan import BatchPlan, crop_buckets
 from w2v_jax.data.shards import write_shards
 from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
-from w2v_jax.training.sharding import batch_sharding, make_mesh
+from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
 
 WORKERS = (0, 1, 2)
 SAMPLES = Path(__file__).parent / "samples"
@@ -133,14 +133,18 @@ def _cpu_seconds() -> float:
 def make_corpora(folder: Path) -> dict[str, str]:
     """The package's speech put end to end and cut as LibriSpeech is, over and over; what
     `open_sources` takes for each kind of file and of shards."""
-    speech = np.concatenate([read(path) for path in sorted(SAMPLES.glob("*/*/*/*.ogg"))])
     size = round(TYPICAL_SECONDS * SAMPLE_RATE)
     count = round(MINUTES * 60 / TYPICAL_SECONDS)
+    parts: list[np.ndarray] = []
+    for path in sorted(SAMPLES.glob("*/*/*/*.ogg")):
+        if sum(map(len, parts)) < count * size:
+            parts.append(read(path))
+    speech = np.concatenate(parts)
     sources = {}
     for kind in ("flac", "wav", "opus"):
         (folder / kind).mkdir()
         for i in range(count):
-            part = np.take(speech, range(i * size, (i + 1) * size), mode="wrap")
+            part = np.take(speech, np.arange(i * size, (i + 1) * size), mode="wrap")
             (folder / kind / f"{i}.{kind}").write_bytes(encode(part, kind))
         names = [f"{kind}/{i}.{kind}" for i in range(count)]
         sources[kind] = str(folder / f"{kind}.arrow")
@@ -166,7 +170,8 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
     data = config.data
     crops = [round(length * SAMPLE_RATE) for length in data.get("crop_seconds", CROP_SECONDS)]
     changes = augmentation.open_augmentation(data.augment, config.seed)
-    sharding = batch_sharding(make_mesh(config.mesh))
+    mesh = make_mesh(config.mesh)
+    sharding = batch_sharding(mesh)
     device = jax.devices()[0]
     print(f"{os.cpu_count()} cores, {jax.device_count()} x {device.device_kind}; batches of "
           f"{data.batch_seconds:g} s, {data.threads} threads per process")  # fmt: skip
@@ -179,6 +184,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
         corpus = Corpus(open_sources(source))
         batch = round(data.batch_seconds * SAMPLE_RATE)
         buckets = crop_buckets(corpus.lengths, crops, batch, data.row_multiple)
+        check_rows(buckets, shards_of_batch(mesh), data.accumulation)
         plan = BatchPlan(buckets, seed=config.seed, num_steps=10**9)
         loader = Loader(corpus, config.seed, data.accumulation, augmentation=changes)
         loader(plan[0])  # the first touch of files and libraries is not measured

@@ -17,6 +17,7 @@ from etils import epath
 
 WAITS = (0.5, 2.0, 8.0)  # seconds before the second, third and last attempt
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
+_BLOCK = 1 << 18  # bytes per request: libsndfile asks for 8 kB at a time
 Answer = TypeVar("Answer")
 
 
@@ -91,7 +92,8 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, path: str):
         self._path = epath.Path(path)
         self._file = None
-        self._position = 0
+        self._position = self._held_at = 0
+        self._held = b""  # what was fetched last, from _held_at on
         self.failure: Exception | None = None
         self._length = self._tried(lambda file: file.seek(0, os.SEEK_END))
 
@@ -106,6 +108,10 @@ class RemoteFile(io.RawIOBase):
                 raise
 
         return retried(attempt)
+
+    def _fetched(self, file: io.IOBase, wanted: int) -> bytes:
+        file.seek(self._position)
+        return file.read(max(wanted, _BLOCK))
 
     def readable(self) -> bool:
         return True
@@ -122,15 +128,16 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer) -> int:
-        def action(file: io.IOBase) -> bytes:
-            file.seek(self._position)
-            return file.read(len(buffer))
-
-        try:
-            data = self._tried(action)
-        except Exception as error:
-            self.failure = error
-            return 0
+        wanted = len(buffer)
+        if not self._held_at <= self._position <= self._held_at + len(self._held) - wanted:
+            try:
+                self._held = self._tried(lambda file: self._fetched(file, wanted))
+            except Exception as error:
+                self.failure = error
+                return 0
+            self._held_at = self._position
+        first = self._position - self._held_at
+        data = self._held[first : first + wanted]
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

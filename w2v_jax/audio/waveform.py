@@ -148,7 +148,9 @@ def _open(path: str | os.PathLike) -> _Stream:
         sound = _Stream(path)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         raise AudioError(f"{path}: {_reason(path, error)}") from None
-    except Exception as error:  # of the storage
+    except FileNotFoundError:  # storages have their own words for it
+        raise AudioError(f"{path}: no such file or directory") from None
+    except Exception as error:
         raise AudioError(f"{path}: cannot be opened ({_first_line(error)})") from None
     notes = sound.extra_info
     wav = _CUT_WAV.search(notes)

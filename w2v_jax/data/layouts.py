@@ -7,6 +7,7 @@ is not there. `corpora.find` asks them in the order of LAYOUTS.
 import json
 import os
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -37,8 +38,14 @@ def common_voice(place: str, folders: list[str], names: list[str]) -> Found | No
     for name in ("train.tsv", "validated.tsv"):
         if name in names:
             folders.clear()
-            return common_voice_table(os.path.join(place, name))
+            return _by_table(common_voice_table, os.path.join(place, name))
     return None
+
+
+def _by_table(read: Callable[[str], Found], table: str) -> Found:
+    found = read(table)
+    found.tables.append(table)
+    return found
 
 
 def voxpopuli(place: str, folders: list[str], names: list[str]) -> Found | None:
@@ -50,7 +57,7 @@ def voxpopuli(place: str, folders: list[str], names: list[str]) -> Found | None:
     """
     if "asr_train.tsv" in names:
         folders.clear()
-        return voxpopuli_table(os.path.join(place, "asr_train.tsv"))
+        return _by_table(voxpopuli_table, os.path.join(place, "asr_train.tsv"))
     parent, year = os.path.split(place)
     language = os.path.basename(parent).split("_")[0]
     if not re.fullmatch(r"(19|20)\d\d", year) or not re.fullmatch("[a-z]{2}", language):

@@ -1,5 +1,6 @@
 """The list of utterances every other step works on: columns, from a few rows to many millions."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -196,7 +197,9 @@ class Manifest:
             else:
                 root, batch = manifest_files.read_text(local)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            missing = isinstance(error, FileNotFoundError)  # storages have their own words for it
+            reason = os.strerror(errno.ENOENT) if missing else error.strerror or str(error)
+            reason = reason.lower()
             raise ManifestError(f"{path}: {reason}; {remedy}") from None
         except ManifestError as error:
             raise ManifestError(f"{path}: {error}; {remedy}") from None

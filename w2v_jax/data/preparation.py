@@ -1,5 +1,6 @@
 """From folders and tables of audio to a manifest on disk, with a list of what was left out."""
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -50,8 +51,12 @@ def prepare(
     found = Found()
     for source in inputs:
         found.add(corpora.find(source, layout))
-    utterances = {(u.path, u.start, u.samples or 0): u for u in found.utterances}
-    utterances = [utterance for _, utterance in sorted(utterances.items())]
+    for table in found.tables:
+        print(f"{table}: stands for its folder; other tables of it can be given as --input")
+    utterances = found.utterances
+    utterances.sort(key=lambda utterance: utterance.place)
+    pairs = itertools.zip_longest(utterances, utterances[1:])
+    utterances = [u for u, after in pairs if after is None or u.place != after.place]
     where = ", ".join(map(str, inputs))
     if not utterances:
         names = " ".join(sorted(EXTENSIONS))

@@ -1,5 +1,6 @@
 """From utterances and the lengths of their files to the rows of a manifest."""
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -55,7 +56,7 @@ def rows(
     min_seconds: float,
     segment_seconds: float,
 ) -> Rows:
-    """The rows of a manifest and what is left out.
+    """The rows of a manifest and what is left out. Takes the utterances over: it may change them.
 
     lengths: samples at 16 kHz of every file, or why it cannot be read. `segment_seconds` above 0
     cuts utterances without a text that are longer, see `cut`.
@@ -94,9 +95,10 @@ def rows(
         if segment_seconds and not utterance.text:
             shortest = round(min_seconds * SAMPLE_RATE)
             parts = cut(count, utterance.voice, at_rate(segment_seconds), shortest)
+        utterance.voice = None
         for first, samples in parts:
-            start = utterance.start + first
-            part = dataclasses.replace(utterance, start=start, samples=samples, voice=None)
+            part = utterance if len(parts) == 1 else copy.copy(utterance)
+            part.start, part.samples = utterance.start + first, samples
             found.usable.append(part)
     return found
 

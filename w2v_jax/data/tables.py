@@ -48,7 +48,7 @@ def voxpopuli_table(path: str) -> Found:
 def fairseq_table(path: str) -> Found:
     """fairseq: a line with the root, then `path<TAB>frames`. Texts, line by line, in NAME.wrd
     (words) or NAME.ltr (letters with | between words) beside NAME.tsv."""
-    root, *rows = lines(path)
+    root, *rows = [*lines(path)] or [""]
     rows = [row for row in rows if row]
     root = join(os.path.dirname(path), root)
     texts = [""] * len(rows)
@@ -56,8 +56,7 @@ def fairseq_table(path: str) -> Found:
         file = os.path.splitext(path)[0] + suffix
         if not os.path.exists(file):
             continue
-        *texts, rest = lines(file)  # the last line ends with a line feed as well
-        texts += [rest] if rest else []
+        texts = list(lines(file))
         if len(texts) != len(rows):
             raise UserError(
                 f"{file}: {len(texts)} lines for {len(rows)} rows of {path}; they must be as many"
@@ -145,8 +144,8 @@ def kind(path: str) -> str:
 
 def _rows(path: str, key: str, needed: set[str]) -> Iterator[dict[str, str]]:
     """The rows of a table with column names; the column `key` must not be empty."""
-    head, *rest = lines(path)
-    names = head.split("\t")
+    rest = lines(path)
+    names = next(rest, "").split("\t")
     if not needed <= set(names):
         raise UserError(f"{path}: lacks the columns {', '.join(sorted(needed - set(names)))}")
     for number, line in enumerate(rest, start=2):

@@ -1,6 +1,7 @@
 """What every layout of a corpus is turned into, and the reading they have in common."""
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ _UNREADABLE = (".aac", ".amr", ".m4a", ".webm", ".wma")
 EXTENSIONS = frozenset(_READABLE + _UNREADABLE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Utterance:
     """An audio file or a part of one, and what is known about it; '' where nothing is.
 
@@ -33,6 +34,16 @@ class Utterance:
     samples: int | None = None
     voice: np.ndarray | None = None
 
+    def __post_init__(self):
+        # the same few names in millions of rows
+        self.speaker = sys.intern(self.speaker)
+        self.language, self.corpus = sys.intern(self.language), sys.intern(self.corpus)
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """By which utterances are sorted, and known to be the same."""
+        return self.path, self.start, self.samples or 0
+
 
 @dataclass
 class Found:
@@ -40,16 +51,19 @@ class Found:
 
     lines_without_audio    `transcript file: id` of every transcript line that has no audio file
     audio_without_line     paths of utterances without a text that lie beside a transcript file
+    tables                 the table that stands for a folder which has several
     """
 
     utterances: list[Utterance] = field(default_factory=list)
     lines_without_audio: list[str] = field(default_factory=list)
     audio_without_line: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
         self.utterances += other.utterances
         self.lines_without_audio += other.lines_without_audio
         self.audio_without_line += other.audio_without_line
+        self.tables += other.tables
 
 
 def at_rate(seconds: float) -> int:
@@ -74,15 +88,21 @@ def audio_names(names: list[str]) -> list[str]:
     return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
 
 
+# Bytes that are not UTF-8 become U+FFFD, which no alphabet accepts. Only line feeds end a line:
+# U+2028 and the like occur in sentences.
+_ENCODING = {"encoding": "utf-8-sig", "errors": "replace", "newline": "\n"}
+
+
 def read_text(path: str) -> str:
-    """The text of a file; bytes that are not UTF-8 become U+FFFD, which no alphabet accepts."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+    with open(path, **_ENCODING) as file:
         return file.read()
 
 
-def lines(path: str) -> list[str]:
-    """The lines of a file. Only line feeds end them: U+2028 and the like occur in sentences."""
-    return [line.removesuffix("\r") for line in read_text(path).split("\n")]
+def lines(path: str) -> Iterator[str]:
+    """The lines of a file, without their ends."""
+    with open(path, **_ENCODING) as file:
+        for line in file:
+            yield line.rstrip("\r\n")
 
 
 def clean(text: str) -> str:
