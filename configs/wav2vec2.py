@@ -40,7 +40,7 @@ def get_config(size: str = "base"):
         config.save_steps = config.eval_steps = 500
         config.log_steps = 20
     elif size != "base":
-        config.data.crop_seconds = (2.0, 4.0, 8.0, 12.0, 16.0, 20.0)
+        config.data.crop_seconds = (2.0, 5.0, 7.4, 9.8, 11.6, 13.4, 14.4, 16.0, 20.0)
         config.data.batch_seconds = 9720.0
         config.optim.peak_lr = 3e-4
         config.num_steps = STEPS[size]

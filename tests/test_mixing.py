@@ -118,6 +118,8 @@ def test_joined_utterances_are_of_one_speaker_language_and_source(corpus):
         rows = joined.groups[i]
         assert joined.lengths[i] == corpus.lengths[rows].sum() == joined.length(i)
         assert len(set(zip(parts[rows], speakers[rows], strict=True))) == 1
+    two = concatenated(Corpus([source("two", ["en"] * 20, ["x", "y"] * 10)]), 160_000, seed=0)
+    assert all(len(set(two.groups[i] % 2)) == 1 for i in range(len(two))), "x and y are two corpora"
     mix = mixture(joined, "temperature")
     assert np.array_equal(mix.codes, parts[[joined.groups[i][0] for i in range(len(joined))]])
 

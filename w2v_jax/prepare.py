@@ -34,8 +34,8 @@ from w2v_jax.data.utterances import at_rate
 from w2v_jax.errors import UserError
 
 # of the report: the values of configs/common.py
-CROP_SECONDS = ("2.0", "4.0", "8.0", "12.0", "15.6")
-NUM_BUCKETS = 8
+CROP_SECONDS = ("2.0", "5.0", "7.4", "9.8", "11.6", "13.4", "14.4", "15.6")
+NUM_BUCKETS = 14
 MAX_SECONDS = 30.0
 
 

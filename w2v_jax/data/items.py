@@ -148,13 +148,13 @@ class Corpus(SharedState):
 
 def concatenated(corpus: Corpus, target: int, *, seed: int) -> Corpus:
     """A corpus whose items are short utterances joined up to `target` samples: of one speaker of
-    one source, in one language."""
+    one source and corpus, in one language."""
     speakers = []
     for index, source in enumerate(corpus.sources):
-        manifest = source.manifest
-        languages = len(manifest.languages.names)
-        key = (np.int64(index) << 48) + manifest.speakers.codes.astype(np.int64) * languages
-        speakers.append(key + manifest.languages.codes)
+        key = source.manifest.speakers.codes.astype(np.int64)
+        for labels in (source.manifest.languages, source.manifest.corpora):
+            key = key * len(labels.names) + labels.codes
+        speakers.append((np.int64(index) << 48) + key)
     groups = concatenation(corpus.row_lengths, _joined(speakers), target, seed=seed)
     return Corpus(corpus.sources, groups, cache_bytes=corpus.cache_bytes)
 
