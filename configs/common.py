@@ -29,7 +29,7 @@ SIZES = {
         width=1024, num_layers=24, num_heads=16, feed_forward=4096,
         conv_bias=True, conv_norm="layer", norm_order="pre", normalize_waveform=True,
         feature_grad_mult=1.0, dropout=0.0, attention_dropout=0.0, dropout_input=0.0,
-        dropout_features=0.0, layerdrop=0.0, conformer_dropout=0.0,
+        dropout_features=0.0, layerdrop=0.0,
     ),
 }  # fmt: skip
 # XLS-R (arXiv 2111.09296): the network of large_lv60k, wider and deeper
@@ -37,7 +37,7 @@ SIZES["xlsr_300m"] = SIZES["large_lv60k"]
 SIZES["xlsr_1b"] = SIZES["large_lv60k"] | dict(width=1280, num_layers=48, feed_forward=5120)
 SIZES["xlsr_2b"] = SIZES["large_lv60k"] | dict(width=1920, num_layers=48, feed_forward=7680)
 # wav2vec2-conformer: large_lv60k with conformer blocks
-CONFORMER = dict(block="conformer", activation="swish")
+CONFORMER = dict(block="conformer", activation="swish", conformer_dropout=0.0)
 SIZES["conformer_rel_large"] = SIZES["large_lv60k"] | CONFORMER | dict(positions="relative")
 SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | dict(positions="rotary")
 # HuBERT (arXiv 2106.07447): like them, without bias in the feature encoder
@@ -88,7 +88,9 @@ def pretraining(size: str) -> ConfigDict:
         dict(
             negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
             negatives_from="masked",  # | everywhere: any frame of the utterance
-            cross_negatives=0,  # so many more, from the whole micro-batch
+            # so many more from the whole micro-batch; its rows, and with them the memory of all
+            # pairs of their masked frames, shrink with data.accumulation
+            cross_negatives=0,
         )
     )  # fmt: skip
     config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))

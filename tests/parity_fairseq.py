@@ -133,16 +133,15 @@ def wav2vec2(path: Path):
             mutable=["intermediates"],
         )  # fmt: skip
         task = contrastive.across_batch(
-            out.context, out.targets, out.codes, negatives, np.ones_like(index, bool), own
+            out.context, out.targets, out.codes, negatives, np.ones_like(index, bool), own, usable
         )
-        loss, _, count = contrastive.contrastive_loss(*task[:5], config["logit_temp"], task[5])
+        loss, _, count = contrastive.contrastive_loss(**task, temperature=config["logit_temp"])
         diversity, soft = contrastive.diversity_loss(out.code_logits, usable)
         groups, codes = out.code_logits.shape[-2:]
         total = loss + (DIVERSITY_WEIGHT * diversity + PENALTY_WEIGHT * out.penalty) * count
-        context, targets, *_, task_own = task
-        chosen = jnp.concatenate([task_own[:, :, None], negatives.reshape(1, rows * size, -1)], -1)
+        chosen = jnp.concatenate([task["own"][:, :, None], task["negatives"]], -1)
         unit = contrastive.unit
-        cosine = jnp.einsum("bmq,bkq->bmk", unit(context), unit(targets))
+        cosine = jnp.einsum("bmq,bkq->bmk", unit(task["context"]), unit(task["targets"]))
         logits = jnp.take_along_axis(cosine, chosen, 2)[0] / config["logit_temp"]
         encoded = changed["intermediates"]["encoder"]["__call__"][0]
         return total, captured(changed, encoder, encoded) | {

@@ -69,21 +69,29 @@ def test_twin_with_candidates_everywhere(case, cross):
     task = case | dict(
         targets=rng.normal(size=(B, frames, Q)).astype(np.float32),
         codes=rng.integers(0, 3, (B, frames, 2)), negatives=np.asarray(negatives), own=own,
+        usable=np.ones((B, frames), bool),
     )  # fmt: skip
     if cross:
-        present = np.ones((B, frames), bool)
-        others = sample_cross_negatives(keys, present, own, 5)
+        others = sample_cross_negatives(keys, task["usable"], own, 5)
         task["negatives"] = np.concatenate(
             [negatives + frames * np.arange(B)[:, None, None], others], -1
         )
-        names = ("context", "targets", "codes", "negatives", "valid", "own")
-        joined = across_batch(*(task[name] for name in names))
-        task = dict(zip(names, map(np.asarray, joined), strict=True))
+        task = {k: np.asarray(x) for k, x in across_batch(**task).items()}
         assert (np.sort(task["negatives"][0, -1]) // frames != B - 1).any()
     loss, won, count = contrastive_loss(**task, temperature=0.1)
+    del task["usable"]  # all are
     expected = twin(**task, temperature=0.1)
     assert float(loss) == pytest.approx(expected[0], rel=1e-5)
     assert (int(won), int(count)) == expected[1:]
+
+
+def test_candidates_that_do_not_count(case):
+    """A row with one masked frame has no negatives: its loss is 0, with or without `own`."""
+    case["valid"] = np.arange(M) < np.array([[1], [1], [1]])
+    case["negatives"] = np.ones_like(case["negatives"])
+    own = np.broadcast_to(np.arange(M), (B, M))
+    for rest in ({}, {"own": own}):
+        assert float(contrastive_loss(**case, **rest, temperature=0.1)[0]) == 0
 
 
 def test_negatives_of_the_whole_batch():

@@ -43,7 +43,8 @@ def test_every_kind_changes_the_share_asked_for(corpus, kind):
         assert np.array_equal(before["id"], after["id"])
         assert np.array_equal(before["length"], after["length"]), "a crop stays full"
         touched += [
-            not np.array_equal(a, b) for a, b in zip(before["audio"][0], after["audio"][0])  # noqa: B905
+            not np.array_equal(a, b)
+            for a, b in zip(before["audio"][0], after["audio"][0])  # noqa: B905
         ]
     assert 0.25 < np.mean(touched) < 0.75, np.mean(touched)
     assert len(touched) > 30

@@ -175,8 +175,9 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
             result = score(references, list(texts.values()))
             return {"valid/wer": result.wer, "valid/cer": result.cer}
 
-    new_keys = mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}
-    check_unchanged(workdir, settings, {"model": EncoderConfig().to_dict(), "data": new_keys})
+    newer = {"model": encoder.earlier_keys()}
+    newer["data"] = mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}
+    check_unchanged(workdir, settings, newer)
     if not config.init_from and (config.freeze_steps or encoder.feature_grad_mult == 0):
         log.warning(
             "a random encoder is frozen (freeze_steps %d, model.feature_grad_mult %g): to train "

@@ -93,7 +93,7 @@ def masked_prediction(config: ConfigDict, *, train: bool):
             cross = sample_cross_negatives(cross_keys, usable, own, settings.cross_negatives)
             offset = usable.shape[1] * jnp.arange(rows)[:, None, None]
             negatives = jnp.concatenate([negatives + offset, cross], -1)
-        return out, Task(valid, usable, own if everywhere else None, negatives, temperature)
+        return out, Task(valid, usable, own, negatives, temperature)
 
     return forward
 
@@ -103,20 +103,22 @@ class Task(NamedTuple):
 
     valid: jax.Array  # bool [B, M]: masked frames
     usable: jax.Array  # bool [B, K]: candidates, whose codes count
-    own: jax.Array | None  # int32 [B, M], or None where frame i is candidate i
+    own: jax.Array  # int32 [B, M]: the candidate that is the frame itself
     negatives: jax.Array  # int32 [B, M, N]; with cross_negatives into all B * K candidates
     temperature: jax.Array  # of the Gumbel softmax
 
 
 def score_task(settings: ConfigDict, out: PretrainingOutput, task: Task):
     """The contrastive loss, won frames and frame count of a batch."""
-    arrays = (out.context, out.targets, out.codes, task.negatives, task.valid)
-    own = task.own
+    arrays = dict(
+        context=out.context, targets=out.targets, codes=out.codes, negatives=task.negatives,
+        valid=task.valid, own=task.own, usable=task.usable,
+    )  # fmt: skip
     if settings.cross_negatives:
-        if own is None:
-            own = jnp.broadcast_to(jnp.arange(task.valid.shape[1]), task.valid.shape)
-        *arrays, own = across_batch(*arrays, own)
-    return contrastive_loss(*arrays, settings.temperature, own)
+        arrays = across_batch(**arrays)
+    elif settings.negatives_from == "masked":
+        arrays["own"] = None  # frame i is candidate i: no gather
+    return contrastive_loss(**arrays, temperature=settings.temperature)
 
 
 def make_loss(config: ConfigDict):
@@ -265,7 +267,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         evaluation_loader = Loader(held_out, 0, replace_bad=False, max_bad_share=data.max_bad_share)
         evaluate = make_evaluation(config, mesh, specs, evaluation_loader)
 
-    newer = {"model": EncoderConfig().to_dict(), "loss": NEGATIVES}
+    newer = {"model": encoder.earlier_keys(), "loss": NEGATIVES}
     newer["data"] = mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}
     check_unchanged(workdir, settings, newer)
     optimizer = make_optimizer(config.optim)

@@ -213,6 +213,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for whatever is missing or cannot be expressed.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --workdir is the .pt file itself with --from=fairseq")
     return convert(torch_file.load(path, ("model", "cfg", "args", "task_state")), path)
 
 
@@ -220,15 +222,18 @@ def convert(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[
     """As `read`, of the content of the file `path` as dicts and arrays."""
     if not isinstance(state.get("model"), Mapping):
         raise UserError(f"{path} is no checkpoint of fairseq: it has no 'model'")
-    kind, model, task = _settings(path, state)
-    rate = task.get("sample_rate") or SAMPLE_RATE
-    if rate != SAMPLE_RATE:
-        raise UserError(f"{path}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
     try:
+        kind, model, task = _settings(path, state)
+        rate = task.get("sample_rate") or SAMPLE_RATE
+        if rate != SAMPLE_RATE:
+            raise UserError(f"{path}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
+        normalize = task.get("normalize", False)
+        if not isinstance(normalize, bool | int):
+            raise UserError(f"{path}: normalize is {normalize!r}, neither true nor false")
         encoder = encoder_config(model)
         variables = parameters(rename(state["model"], encoder, kind), encoder, kind)
-        normalize = {"normalize_waveform": bool(task.get("normalize", False))}
-        config = {"kind": kind, "model": encoder.to_dict() | normalize}
+        settings = encoder.to_dict() | {"normalize_waveform": bool(normalize)}
+        config = {"kind": kind, "model": settings}
         if kind == "pretrained":
             config["quantizer"] = quantizer_config(model).to_dict()
         elif kind == "hubert":
@@ -261,9 +266,21 @@ def _settings(path: Path, state: Mapping[str, Any]) -> tuple[str, dict, dict]:
 
 def _split(whole: Mapping[str, Any]) -> tuple[dict, dict]:
     """(model, task) of a config; in old files one flat namespace is both."""
-    if "model" in whole and isinstance(whole["model"], dict):
-        return whole["model"], whole.get("task") or {}
+    if isinstance(whole.get("model"), dict):
+        parts = whole["model"], whole.get("task") or {}
+        return tuple({key: _resolved(x, whole) for key, x in part.items()} for part in parts)
     return dict(whole), dict(whole)
+
+
+def _resolved(value: Any, whole: Mapping[str, Any]) -> Any:
+    """A value with hydra's references, such as ${task.normalize}, followed: files of its first
+    months hold them."""
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    if reference is None:
+        return value
+    for key in reference[1].split("."):
+        whole = whole[key]
+    return whole
 
 
 def _classes(path: Path, state: Mapping[str, Any]) -> tuple[int, ...]:

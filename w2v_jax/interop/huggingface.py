@@ -4,18 +4,17 @@ with the pre-training head (not Hubert) and with the CTC head.
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.interop import safetensors
 from w2v_jax.interop.exported import check_shapes
+from w2v_jax.interop.huggingface_files import read_alphabet, read_json, read_preprocessor
 from w2v_jax.interop.huggingface_tensors import PREFIXES, parameters, tensors
-from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.text.alphabet import Alphabet
 
@@ -54,6 +53,22 @@ QUANTIZER = {
     "proj_codevector_dim": "projection",
 }
 
+# of transformers 5.23's config classes: a config.json may lack what is as usual
+DEFAULTS = {
+    "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_bias": False, "feat_extract_norm": "group",
+    "feat_extract_activation": "gelu", "hidden_size": 768, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16,
+    "do_stable_layer_norm": False, "feat_proj_layer_norm": True, "conv_pos_batch_norm": False,
+    "hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1,
+    "feat_proj_dropout": 0.0, "feat_quantizer_dropout": 0.0, "final_dropout": 0.1,
+    "conformer_conv_dropout": 0.1, "layerdrop": 0.1, "num_codevector_groups": 2,
+    "num_codevectors_per_group": 320, "codevector_dim": 256, "proj_codevector_dim": 256,
+    "pad_token_id": 0, "position_embeddings_type": "relative", "conv_depthwise_kernel_size": 31,
+    "adapter_attn_dim": None, "add_adapter": False, "num_adapter_layers": 3, "adapter_stride": 2,
+    "output_hidden_size": None,
+}  # fmt: skip
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
     "rotary_embedding_base": 10000,
@@ -94,21 +109,24 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     UserError for what our models cannot express.
     """
     _choose(config, "model_type", PREFIXES)
+    config = DEFAULTS | dict(config)
     conformer = config["model_type"] == "wav2vec2-conformer"
     for key, value in ONLY.items():
         if config.get(key, value) != value:
             raise _refuse(config, key, f"only {value!r} is supported")
-    layers = [_get(config, f"conv_{key}") for key in ("dim", "kernel", "stride")]
+    layers = [config[f"conv_{key}"] for key in ("dim", "kernel", "stride")]
+    if not all(isinstance(layer, list) for layer in layers):
+        raise _refuse(config, "conv_dim", "conv_dim, conv_kernel and conv_stride must be lists")
     if len({len(layer) for layer in layers}) > 1:
         raise _refuse(config, "conv_dim", "conv_kernel and conv_stride must have the same length")
     output = {}
-    if config.get("add_adapter"):
+    if config["add_adapter"] and config["model_type"] != "hubert":  # which ignores the key
         output = {
-            "output_layers": config.get("num_adapter_layers", 3),
+            "output_layers": config["num_adapter_layers"],
             "output_width": _output_width(config),
-            "output_stride": config.get("adapter_stride", 2),
+            "output_stride": config["adapter_stride"],
         }
-    stable = conformer or _get(config, "do_stable_layer_norm")
+    stable = conformer or config["do_stable_layer_norm"]
     positions = "conv"
     if conformer:  # the positional convolution is in the checkpoint, but never called
         kinds = {"relative": "relative", "rotary": "rotary", None: "none"}
@@ -117,31 +135,33 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         conv_layers=tuple(zip(*layers, strict=True)),
         conv_activation=_choose(config, "feat_extract_activation", ACTIVATIONS),
         feature_grad_mult=1.0,
-        feature_norm=config.get("feat_proj_layer_norm", True),
+        feature_norm=config["feat_proj_layer_norm"],
         block="conformer" if conformer else "transformer",
         norm_order="pre" if stable else "post",
         activation=_choose(config, "hidden_act", ACTIVATIONS),
         positions=positions,
-        pos_conv_norm="batch" if config.get("conv_pos_batch_norm") else "weight",
-        adapter_dim=config.get("adapter_attn_dim") or 0,
-        conformer_kernel=config.get("conv_depthwise_kernel_size", 31),
-        conformer_dropout=config.get("conformer_conv_dropout", 0.1),
-        dropout_features=config.get("feat_quantizer_dropout", 0.0),
+        pos_conv_norm="batch" if config["conv_pos_batch_norm"] else "weight",
+        adapter_dim=config["adapter_attn_dim"] or 0,
+        conformer_kernel=config["conv_depthwise_kernel_size"],
+        conformer_dropout=config["conformer_conv_dropout"],
+        dropout_features=config["feat_quantizer_dropout"],
         padding_leaks=True,
-        **{ours: _get(config, theirs) for theirs, ours in SAME.items()},
+        normalize_eps=1e-7,
+        **{ours: config[theirs] for theirs, ours in SAME.items()},
         **output,
     )
 
 
 def _output_width(config: Mapping[str, Any]) -> int:
     """0 where the output is as wide as the model: then there is no projection to it."""
-    width = config.get("output_hidden_size") or config["hidden_size"]
+    width = config["output_hidden_size"] or config["hidden_size"]
     return 0 if width == config["hidden_size"] else width
 
 
 def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
     """The quantizer and the projections of a transformers config.json."""
-    return QuantizerConfig(**{ours: _get(config, theirs) for theirs, ours in QUANTIZER.items()})
+    config = DEFAULTS | dict(config)
+    return QuantizerConfig(**{ours: config[theirs] for theirs, ours in QUANTIZER.items()})
 
 
 def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,13 +173,19 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     Raises UserError for whatever is missing or cannot be expressed.
     """
     folder = Path(folder)
-    theirs = _read_json(folder / "config.json")
+    theirs = read_json(folder / "config.json")
     try:
         encoder, kind = encoder_config(theirs), model_kind(theirs)
     except (TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
         raise UserError(f"{folder}/config.json has a value of the wrong kind: {error}") from None
+    preprocessor = read_preprocessor(folder)
     # transformers normalises unless told not to
-    normalize = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
+    normalize = preprocessor.get("do_normalize", True)
+    rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{folder}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
+    if not re.fullmatch(r"[\w-]*", language):
+        raise UserError(f"--language={language} is no name of a language, such as eng")
     arrays = safetensors.read(folder)
     if language:
         arrays |= safetensors.read(folder, f"adapter.{language}.safetensors")
@@ -169,47 +195,13 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
         config["quantizer"] = quantizer_config(theirs).to_dict()
     if kind == "ctc":
         head = variables["params"]["head"]
-        blank = _get(theirs, "pad_token_id")
-        alphabet, order = _read_alphabet(folder, len(head["bias"]), blank, language)
+        blank = theirs.get("pad_token_id", DEFAULTS["pad_token_id"])
+        alphabet, order = read_alphabet(folder, len(head["bias"]), blank, language)
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
-        config["final_dropout"] = theirs.get("final_dropout", 0.0)
+        config["final_dropout"] = theirs.get("final_dropout", DEFAULTS["final_dropout"])
     check_shapes(variables, config)
     return variables, config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); is its folder a model?") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; is its folder a model?")
-    return content
-
-
-def _read_alphabet(
-    folder: Path, outputs: int, blank: int, language: str
-) -> tuple[Alphabet, np.ndarray]:
-    """The alphabet, blank first, and which of their outputs every symbol is."""
-    ids = _read_json(folder / "vocab.json")
-    if all(isinstance(content, dict) for content in ids.values()):
-        if language not in ids:
-            some = ", ".join(sorted(ids)[:5])
-            raise UserError(
-                f"{folder}/vocab.json has one vocabulary per language; name one with --language, "
-                f"such as {some}"
-            )
-        ids = ids[language]
-    if (folder / "added_tokens.json").exists():
-        ids |= _read_json(folder / "added_tokens.json")
-    if sorted(ids.values()) != list(range(outputs)):
-        raise UserError(f"{folder}/vocab.json does not number the {outputs} outputs of the model")
-    symbols = sorted(ids, key=ids.get)
-    if blank not in ids.values():
-        raise UserError(f"config.json: pad_token_id is {blank!r}; the model has {outputs} outputs")
-    order = np.array([blank, *(i for i in range(outputs) if i != blank)])
-    return checked_alphabet([symbols[i] for i in order], folder / "vocab.json"), order
 
 
 def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -12,25 +12,30 @@ from safetensors.numpy import save_file
 from w2v_jax.errors import UserError
 
 WHOLE, INDEX, TORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+TORCH_INDEX = f"{TORCH}.index.json"
 
 
 def read(folder: Path, name: str = "") -> dict[str, np.ndarray]:
-    """The tensors of model.safetensors, of its shards or of pytorch_model.bin, or of the file
+    """The tensors of model.safetensors or pytorch_model.bin, whole or in shards, or of the file
     `name`, floats as float32.
 
     Raises UserError where there is none of them, one is damaged, or torch is needed and missing.
     """
     if name or (folder / WHOLE).exists():
         return _read_file(folder / (name or WHOLE))
-    if (folder / INDEX).exists():
-        try:
-            shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder / INDEX} cannot be read: {error}") from None
-        return {name: x for shard in shards for name, x in _read_file(folder / shard).items()}
+    for index, read_part in ((folder / INDEX, _read_file), (folder / TORCH_INDEX, _read_torch)):
+        if index.exists():
+            return {k: x for part in _parts(index) for k, x in read_part(folder / part).items()}
     if (folder / TORCH).exists():
         return _read_torch(folder / TORCH)
     raise UserError(f"{folder} holds neither {WHOLE} nor {INDEX} nor {TORCH}")
+
+
+def _parts(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} cannot be read: {error}") from None
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:

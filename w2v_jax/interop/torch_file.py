@@ -7,6 +7,7 @@ so that no package of the writer is needed.
 import argparse
 import pickle
 import types
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,12 +36,22 @@ def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     except ImportError:
         raise UserError(f"{path} needs torch (pip install torch)") from None
     try:
+        if _is_program(path):  # torch.load would run it, whatever it is told about pickles
+            raise ValueError("it holds a TorchScript program, not a checkpoint")
         content = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not a dict")
         return {key: _plain(content[key]) for key in keys if key in content}
     except Exception as error:  # pickle and zip raise many kinds
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _is_program(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        parts = [name.split("/") for name in archive.namelist()]
+    return any(part[-1] == "constants.pkl" or "code" in part[:-1] for part in parts)
 
 
 class _Record:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.text.alphabet import Alphabet, TextError
 
 
 def checked_alphabet(symbols: Sequence[str], source: str | Path) -> Alphabet:
@@ -16,4 +16,7 @@ def checked_alphabet(symbols: Sequence[str], source: str | Path) -> Alphabet:
             f"{source} has letters of several characters: {', '.join(long[:5])}; "
             "an alphabet here has single characters"
         )
-    return Alphabet(tuple(symbols))
+    try:
+        return Alphabet(tuple(symbols))
+    except TextError as error:
+        raise UserError(f"{source}: {error}") from None

@@ -55,6 +55,7 @@ class EncoderConfig(_FromDict):
     conv_smoothing: float = 0.0  # 0 to 1: how much the kernels start as averages over time
     conv_activation: str = "gelu"  # | gelu_tanh | relu | swish: also of the positional conv
     normalize_waveform: bool = False  # zero mean, unit variance per utterance
+    normalize_eps: float = 1e-5  # added to that variance; transformers: 1e-7
     feature_grad_mult: float = 0.1  # scales the gradient into the feature encoder; 0 freezes it
     feature_norm: bool = True  # layer norm of the features before their projection
     # context network
@@ -198,6 +199,7 @@ class EncoderConfig(_FromDict):
     def architecture(self) -> dict[str, Any]:
         """The keys that decide shapes and meaning of the parameters."""
         free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks", "frame_rule")
+        free += ("normalize_eps",)
         free += ("dtype", "remat", "scan", "pos_conv_method")
         return {
             key: value
@@ -205,16 +207,21 @@ class EncoderConfig(_FromDict):
             if key not in free and "dropout" not in key
         }
 
+    def earlier_keys(self) -> dict[str, Any]:
+        """What a run of an earlier version did where it lacks a key of ours."""
+        same = self.dropout if self.block == "conformer" else self.conformer_dropout
+        return EncoderConfig().to_dict() | {"conformer_dropout": same}
+
     def check_same(self, other: "EncoderConfig", where: str) -> None:
         """Raises ConfigError naming what differs from the encoder in `where`."""
         old, new = other.architecture(), self.architecture()
-        changed = [
-            f"{key}: {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]
-        ]
+        changed = [key for key in new if old[key] != new[key]]
         if changed:
+            there = "; ".join(f"{key}: {old[key]} there, {new[key]} here" for key in changed)
+            flags = " ".join(f"--config.model.{key}={old[key]}" for key in changed)
             raise ConfigError(
-                f"the encoder in {where} is another one ({'; '.join(changed)}); "
-                "use a config of the same size"
+                f"the encoder in {where} is another one ({there}); use a config of the same size, "
+                f"or {flags}"
             )
 
 

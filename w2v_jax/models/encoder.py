@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         end early); collect: return every hidden state.
         """
         cfg, dtype = self.config, self.config.compute_dtype
-        x = scale_waveform(audio, length, cfg.normalize_waveform)
+        x = scale_waveform(audio, length, cfg.normalize_waveform, cfg.normalize_eps)
         features = FeatureEncoder(cfg, name="feature_encoder")(x, length)[:, :frames]  # [B, T, C]
         length = None if length is None else valid_frames(cfg, length, audio, features)
         mask = frame_mask(length, features.shape[1])

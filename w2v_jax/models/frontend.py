@@ -10,11 +10,13 @@ from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.layers import ACTIVATIONS, GroupNorm, boxed, frame_mask, layer_norm
 
 
-def scale_waveform(audio: jax.Array, length: jax.Array | None, normalize: bool) -> jax.Array:
+def scale_waveform(
+    audio: jax.Array, length: jax.Array | None, normalize: bool, eps: float = 1e-5
+) -> jax.Array:
     """PCM int16 or float [B, S] -> float32 [B, S]; what lies beyond `length` becomes 0.
 
-    int16 is divided by 32768. `normalize` gives every utterance mean 0 and variance 1
-    (eps 1e-5, fairseq raw_audio_dataset.py), padding not counted.
+    int16 is divided by 32768. `normalize` gives every utterance mean 0 and variance 1, padding not
+    counted; `eps` is added to the variance before (1e-5: fairseq raw_audio_dataset.py).
     """
     x = audio.astype(jnp.float32)
     if audio.dtype == jnp.int16:
@@ -28,7 +30,7 @@ def scale_waveform(audio: jax.Array, length: jax.Array | None, normalize: bool) 
     mean = x.sum(1, keepdims=True) / count
     centred = x - mean if mask is None else jnp.where(mask, x - mean, 0)
     var = jnp.square(centred).sum(1, keepdims=True) / count
-    return centred * jax.lax.rsqrt(var + 1e-5)
+    return centred * jax.lax.rsqrt(var + eps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

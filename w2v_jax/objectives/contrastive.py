@@ -63,15 +63,16 @@ def contrastive_loss(
     valid: jax.Array,
     temperature: float,
     own: jax.Array | None = None,
+    usable: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-log softmax of the true target among itself and its negatives, cosine / temperature.
 
     context float32 [B, M, Q] of the masked frames; targets float32 [B, K, Q] and codes int32
     [B, K, G] of the candidates; negatives int32 [B, M, N]: candidates, of which those with the
     codes of the positive do not count; valid bool [B, M]; own int32 [B, M]: the positive of every
-    frame, by default candidate i of frame i, and then only valid frames are candidates. Returns
-    the loss in nats summed over valid frames, the number of frames where the positive wins, and
-    the frame count.
+    frame, by default candidate i of frame i; usable bool [B, K]: candidates that count, by default
+    `valid`. Returns the loss in nats summed over valid frames, the number of frames where the
+    positive wins, and the frame count.
 
     All pairs of an utterance are one [M, K] product. A frame drawn k times weighs k in the
     softmax, so the negatives are counts over that matrix and [B, M, N, Q] never exists.
@@ -80,14 +81,15 @@ def contrastive_loss(
     logits = jnp.einsum("bmq,bkq->bmk", unit(context), unit(targets)) / temperature
     rows = jnp.arange(b)[:, None, None], jnp.arange(m)[None, :, None]
     drawn = jnp.zeros(logits.shape).at[*rows, negatives].add(1.0)
+    usable = valid if usable is None else usable
     if own is None:
-        chosen, excluded = codes, ~valid[:, None, :]
+        chosen = codes
         positive = jnp.diagonal(logits, axis1=1, axis2=2)  # [B, M]
     else:
-        chosen, excluded = jnp.take_along_axis(codes, own[:, :, None], axis=1), False
+        chosen = jnp.take_along_axis(codes, own[:, :, None], axis=1)
         positive = jnp.take_along_axis(logits, own[:, :, None], axis=2)[:, :, 0]
     same = (chosen[:, :, None, :] == codes[:, None, :, :]).all(-1)  # [B, M, K], own ones too
-    drawn = jnp.where(same | excluded, 0, drawn)
+    drawn = jnp.where(same | ~usable[:, None, :], 0, drawn)
     others = jnp.where(drawn > 0, logits, EXCLUDED)
     best = jax.lax.stop_gradient(jnp.maximum(positive, others.max(-1)))[:, :, None]
     total = jnp.exp(positive - best[:, :, 0]) + (drawn * jnp.exp(others - best)).sum(-1)
@@ -99,18 +101,24 @@ def contrastive_loss(
 
 
 def across_batch(
-    context, targets, codes, negatives, valid, own
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    context: jax.Array,
+    targets: jax.Array,
+    codes: jax.Array,
+    negatives: jax.Array,
+    valid: jax.Array,
+    own: jax.Array,
+    usable: jax.Array,
+) -> dict[str, jax.Array]:
     """The arguments of `contrastive_loss` with the whole batch as one long utterance.
 
     negatives index the B * K candidates of the batch already, own those of its row.
     """
     b, k = targets.shape[:2]
-    own = own + k * jnp.arange(b)[:, None]
-    return tuple(
-        x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:])
-        for x in (context, targets, codes, negatives, valid, own)
-    )
+    arrays = dict(
+        context=context, targets=targets, codes=codes, negatives=negatives, valid=valid,
+        own=own + k * jnp.arange(b)[:, None], usable=usable,
+    )  # fmt: skip
+    return {name: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]) for name, x in arrays.items()}
 
 
 def average_usage(x: jax.Array, valid: jax.Array) -> jax.Array:
