@@ -143,7 +143,7 @@ def finetuning(size: str) -> ConfigDict:
 def data() -> ConfigDict:
     config = ConfigDict()
     # manifests or folders of shards, written by python -m w2v_jax.prepare: one, or several with
-    # commas or as a pattern; how much is heard of each: configs' mix, see w2v_jax/data/mixing.py
+    # commas or as a pattern; `mix` says how much is heard of each (w2v_jax/data/mixing.py)
     config.train = ""
     config.valid = ""
     config.update(mixing.DEFAULTS)

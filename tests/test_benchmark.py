@@ -22,10 +22,12 @@ def config(manifests):
 
 def test_prints_a_line_per_source(config, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "WORKERS", (0,))
+    config.data.augment.pitch_prob = 0.5
     (row,) = benchmark_data(config, 1.0)
     assert row["source"] == config.data.train
     assert all(row[stage] >= 0 for stage in ("decode", "crop", "augment", "transfer"))
     assert row["decode"] > row["crop"], "Opus is expensive to decode"
+    assert row["augment"] > 0.1
     assert 10 < row["0 workers"] < 1e6
     assert config.data.train[-12:] in capsys.readouterr().out
 

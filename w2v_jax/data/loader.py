@@ -97,7 +97,9 @@ class Loader:
 
     def _audio(self, spec: BatchSpec, row: int, item: int, problems: list[Problem]) -> np.ndarray:
         size = self.corpus.length(item)
-        speed = self.augmentation.speed(spec.step, item) if self.augmentation else 1.0
+        speed = 1.0
+        if self.augmentation is not None:
+            speed = self.augmentation.speed(spec.step, item)
         start = 0
         if self.crop:
             # a faster crop needs more of the item, as far as there is more
@@ -108,7 +110,7 @@ class Loader:
             # a slower utterance must still fit its bucket
             wanted, count = size, min(round(size / speed), spec.samples)
         audio = self.corpus.audio(item, start, wanted)
-        if self.augmentation:
+        if self.augmentation is not None:
             audio, bad = self.augmentation(audio, count, spec.step, item)
             problems += bad
         return audio
