@@ -17,6 +17,7 @@ from tests.reference import GOLDEN
 from w2v_jax import export
 from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
@@ -60,6 +61,34 @@ def test_old_files_have_one_flat_namespace():
     flat = {key: x for key, x in flat.items() if key not in ("layer_type", "quantizer_depth")}
     found = fairseq.convert({"model": new["model"], "args": flat}, FILE)[1]
     assert found == fairseq.convert(new, FILE)[1]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_references_of_early_hydra_files_are_followed(normalize, tmp_path):
+    content = fine_tuned()
+    content["cfg"]["model"]["normalize"] = "${task.normalize}"
+    content["cfg"]["task"]["normalize"] = normalize
+    content["task_state"] = {"target_dictionary": {"symbols": [*fairseq.SPECIAL, *LETTERS]}}
+    config = fairseq.convert(content, FILE)[1]
+    assert config["model"]["normalize_waveform"] is normalize
+    content["cfg"]["task"]["normalize"] = "???"
+    with pytest.raises(UserError, match=r"normalize is '\?\?\?', neither"):
+        fairseq.convert(content, FILE)
+
+
+def test_defaults_are_those_of_fairseq():
+    """An old file says little: what it leaves out is wav2vec 2.0 BASE as its code builds it."""
+    found = fairseq.encoder_config({"dropout": 0.0, "attention_dropout": 0.1})
+    base = EncoderConfig(
+        feature_grad_mult=1.0, dropout=0.0, dropout_input=0.0, dropout_features=0.0, layerdrop=0.0,
+        padding_leaks=True,
+    )  # fmt: skip
+    assert found == base
+    assert fairseq.quantizer_config({"final_dim": 256}).to_dict() == QuantizerConfig().to_dict()
+    conformer = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rope"}
+    found = fairseq.encoder_config(conformer | {"dropout": 0.3, "attention_dropout": 0.1})
+    assert (found.positions, found.activation, found.conformer_kernel) == ("rotary", "swish", 31)
+    assert {found.attention_dropout, found.activation_dropout, found.conformer_dropout} == {0.3}
 
 
 @pytest.mark.parametrize("name", ["fs_hubert_base", "fs_hubert_100hz_2sets"])
@@ -114,6 +143,7 @@ def test_conv_layers_are_parsed_not_run():
         ("encoder_layers", "many", "wrong kind"),
         ("encoder_embed_dim", 64, "the tensors disagree"),
         ("encoder_layers", 4, r"missing: encoder\.layers\.3\.attention\.k_proj\.bias"),
+        ("label_rate", "${task.label_rate}", "wrong kind"),
         ("encoder_layers", 2, r"without a place: encoder\.layers\.2\.attention"),
     ],
 )
@@ -138,6 +168,13 @@ def test_what_is_missing_is_named(tmp_path, change, words):
         fairseq.convert(fine_tuned() | change, tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("change", [{"cfg": 3}, {"cfg": "x"}, {"cfg": {"model": 3}},
+                                    {"cfg": {"model": {"_name": ["wav2vec2"]}}}])  # fmt: skip
+def test_odd_configs_end_in_an_error(change):
+    with pytest.raises(UserError):
+        fairseq.convert(state("fs_w2v2_base") | change, FILE)
+
+
 def test_other_sample_rates_are_refused():
     with pytest.raises(UserError, match="8000 samples per second"):
         fairseq.convert(state("fs_w2v2_base", sample_rate=8000), FILE)
@@ -145,6 +182,20 @@ def test_other_sample_rates_are_refused():
 
 class Mode(enum.Enum):
     GROUP = "default"
+
+
+class Node:
+    """As omegaconf keeps a value."""
+
+    def __init__(self, value):
+        self._val = value
+
+
+class Container:
+    """As omegaconf keeps a dict."""
+
+    def __init__(self, content):
+        self._content = {key: Node(value) for key, value in content.items()}
 
 
 class Dictionary:
@@ -164,12 +215,13 @@ def test_the_file_itself(tmp_path, monkeypatch, legacy):
     monkeypatch.chdir(tmp_path)
     content = fine_tuned()
     package = types.ModuleType("absent_package")
-    for cls in (Mode, Dictionary):
+    for cls in (Mode, Dictionary, Node, Container):
         cls.__module__, cls.__qualname__ = "absent_package", cls.__name__
         setattr(package, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "absent_package", package)
     inner = content["cfg"]["model"]["w2v_args"]["model"] | {"extractor_mode": Mode.GROUP}
     content["cfg"]["model"]["w2v_args"] = argparse.Namespace(**inner)
+    content["cfg"]["task"] = Container({"normalize": True})
     content["model"] = {key: torch.tensor(x).half() for key, x in content["model"].items()}
     content["task_state"] = {"target_dictionary": Dictionary()}
     content["extra_state"] = Harm()
@@ -188,6 +240,30 @@ def test_the_file_itself(tmp_path, monkeypatch, legacy):
     Path("broken.pt").write_bytes(b"PK not a file")
     with pytest.raises(UserError, match=r"broken\.pt cannot be read"):
         fairseq.read("broken.pt")
+
+
+def test_programs_are_not_run(tmp_path, monkeypatch):
+    """torch.load would run a TorchScript archive, whatever it is told about pickles."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+
+    class Program(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+        @torch.jit.export
+        def __getstate__(self):
+            return torch.zeros(1), self.training
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[torch.Tensor, bool]):
+            torch.save(state[0], "harmed")
+            self.training = state[1]
+
+    torch.jit.script(Program()).save("x.pt")
+    with pytest.raises(UserError, match="a TorchScript program"):
+        fairseq.read("x.pt")
+    assert not Path("harmed").exists()
 
 
 def test_without_torch_the_error_says_so(monkeypatch):

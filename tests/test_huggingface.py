@@ -22,7 +22,7 @@ from w2v_jax.interop import fairseq, huggingface
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.interop.huggingface_tensors import parameters
 from w2v_jax.interop.safetensors import INDEX, WHOLE, write
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
@@ -121,6 +121,48 @@ def test_what_the_config_states_is_checked(directory, tmp_path):
             encoder_of(config | {key: value}, "x")
 
 
+def test_a_short_config_means_the_usual_values(directory):
+    """Old configs lack keys, and so do those written as differences from the usual."""
+    found = huggingface.encoder_config({"model_type": "wav2vec2", "hidden_dropout_prob": 0.3})
+    usual = EncoderConfig(
+        feature_grad_mult=1.0, activation_dropout=0.1, dropout_input=0.0, dropout_features=0.0,
+        layerdrop=0.1, padding_leaks=True, normalize_eps=1e-7,
+    )  # fmt: skip
+    assert found == usual
+    conformer = huggingface.encoder_config({"model_type": "wav2vec2-conformer"})
+    assert (conformer.positions, conformer.conformer_kernel) == ("relative", 31)
+    assert conformer.conformer_dropout == 0.1
+    assert huggingface.quantizer_config({}) == QuantizerConfig()
+    adapter = huggingface.encoder_config({"model_type": "wav2vec2", "add_adapter": True})
+    assert (adapter.output_layers, adapter.output_stride, adapter.context_width) == (3, 2, 768)
+    hubert = huggingface.encoder_config({"model_type": "hubert", "add_adapter": True})
+    assert hubert.output_layers == 0
+
+
+@pytest.mark.parametrize("normalize", [True, False, None])
+def test_how_audio_is_scaled(directory, normalize):
+    """transformers 5 keeps it in the processor's file; it normalises unless told not to."""
+    folder = directory("w2v2_base_g2")
+    (folder / "preprocessor_config.json").unlink()
+    part = {} if normalize is None else {"do_normalize": normalize}
+    whole = folder / "processor_config.json"
+    whole.write_text(json.dumps({"feature_extractor": part, "processor_class": "x"}))
+    assert huggingface.read(folder)[1]["model"]["normalize_waveform"] is (normalize is not False)
+    whole.write_text(json.dumps({"feature_extractor": {"sampling_rate": 8000}}))
+    with pytest.raises(UserError, match="8000 samples per second"):
+        huggingface.read(folder)
+
+
+def test_other_names_of_boundary_and_blank(directory):
+    folder = directory("ctc_w2v2_base")
+    letters = ["_", " ", *"abcdefghijklmnopqrstuvwxyz'"]
+    (folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(letters)}))
+    with pytest.raises(UserError, match=r"vocab\.json.*'\|'"):
+        huggingface.read(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"word_delimiter_token": " "}))
+    assert huggingface.read(folder)[1]["alphabet"]["symbols"][:3] == ["<pad>", "|", "a"]
+
+
 def test_shards(directory):
     folder = directory("w2v2_base_g2")
     whole = huggingface.read(folder)[0]
@@ -173,6 +215,8 @@ def test_language_of_an_mms_model(directory, tmp_path):
     np.testing.assert_array_equal(ours, old)
     with pytest.raises(UserError, match=r"adapter\.deu\.safetensors cannot be read"):
         huggingface.read(folder, "deu")
+    with pytest.raises(UserError, match="is no name of a language"):
+        huggingface.read(folder, "../eng")
     with pytest.raises(UserError, match="needs --from=huggingface"):
         export(folder, tmp_path / "x", language="ces")
 
@@ -231,6 +275,8 @@ def test_half_precision_becomes_float32(directory):
             "of several characters: x1",
         ),
         ("vocab.json", ["<pad>"], "no JSON object"),
+        ("vocab.json", {"<pad>": None}, "does not number"),
+        ("config.json", {"conv_dim": "x"}, "must be lists"),
         ("config.json", {"pad_token_id": 99}, "pad_token_id is 99; the model has 29 outputs"),
         ("config.json", {"hidden_size": 64}, "the tensors disagree"),
         ("config.json", {"num_attention_heads": 0}, "a value of the wrong kind"),

@@ -10,12 +10,14 @@ import numpy as np
 import optax
 import pytest
 
+from configs import common
 from tests import small
 from w2v_jax import finetune, pretrain
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.objectives.masking import masked_frames, span_mask, utterance_keys
 from w2v_jax.training.checkpoint import Checkpoints, export_model
 from w2v_jax.training.loop import check_unchanged
 from w2v_jax.training.metrics import Window
@@ -277,3 +279,57 @@ def test_rows_that_fill_up_are_no_candidates(place):
     config.loss.negatives_from = "nowhere"
     with pytest.raises(UserError, match="negatives_from is 'nowhere'"):
         pretrain.make_loss(config)
+
+
+@pytest.mark.parametrize("place", ["masked", "everywhere"])
+@pytest.mark.parametrize("cross", [0, 7])
+def test_what_the_contrastive_task_asks(place, cross):
+    """The positive is the frame itself, no negative is, and those of the own row are in it."""
+    config = small.pretraining(**small.NO_DROPOUT)
+    config.loss.update(negatives_from=place, cross_negatives=cross)
+    encoder = EncoderConfig.from_dict(config.model)
+    model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config.quantizer))
+    batch = {key: x[0] for key, x in small.noise_batch(3, 16000).items()}
+    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
+    init = lambda: model.init(jax.random.key(0), AUDIO, None, mask, index)  # noqa: E731
+    variables = nn.meta.unbox(jax.jit(init)())
+    forward = jax.jit(pretrain.masked_prediction(config, train=False))
+    keys = (jax.random.key(1), jax.random.key(2))
+    out, task = jax.device_get(forward(variables, batch, 0, keys))
+    rows, size, count = task.negatives.shape
+    frames = task.usable.shape[1]
+    assert count == config.loss.negatives + cross
+    assert frames == (49 if place == "everywhere" else size)
+    offset = frames * np.arange(rows)[:, None, None] * bool(cross)
+    own = task.own[:, :, None] + offset
+    valid = task.valid[:, :, None]
+    assert not ((task.negatives == own) & valid).any()
+    inside = task.negatives[:, :, : config.loss.negatives] - offset
+    usable = np.take_along_axis(task.usable[:, None, :], inside.clip(0, frames - 1), 2)
+    assert (((inside >= 0) & (inside < frames) & usable) | ~valid).all()
+    if cross:
+        others = task.negatives[:, :, config.loss.negatives :]
+        assert (others // frames != np.arange(rows)[:, None, None])[task.valid].any()
+        # drawn for the whole batch on its own, not the same draw again
+        assert not np.array_equal(others % frames, inside[:, :, :cross])
+    # the positive of a masked frame is the target made of that frame
+    mask_keys = utterance_keys(jax.random.fold_in(keys[0], 0), batch["id"])
+    time_mask = span_mask(mask_keys, jnp.full(rows, 49), 49, **config.masking)
+    index, valid = masked_frames(time_mask, size)
+    np.testing.assert_array_equal(valid, task.valid)
+    every = np.broadcast_to(np.arange(49), (rows, 49))
+    apply = jax.jit(lambda mask, index: model.apply(variables, batch["audio"], None, mask, index))
+    whole = apply(np.zeros((rows, 49), bool), every).targets
+    found = np.take_along_axis(out.targets, task.own[:, :, None], 1)[task.valid]
+    expected = np.take_along_axis(whole, index[:, :, None], 1)[task.valid]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_runs_of_earlier_versions_go_on():
+    """They had one dropout for the whole of a conformer block, and none of it elsewhere."""
+    for size in ("base", "large_lv60k", "xlsr_300m"):
+        model = dict(common.model(size))
+        earlier = EncoderConfig.from_dict(model).earlier_keys()
+        assert earlier["conformer_dropout"] == model["conformer_dropout"]
+    conformer = EncoderConfig(block="conformer", dropout=0.05)
+    assert conformer.earlier_keys()["conformer_dropout"] == 0.05
