@@ -7,7 +7,8 @@
 split: 10m, 1h, 10h, 100h, 960h
 size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_rel_large,
        conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
-       hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split)
+       hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split; converted
+       checkpoints may have other switches, model.conv_bias say: the error message names the flags)
 Not measured with this code yet.
 """
 

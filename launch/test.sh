@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# Installs into .venv if needed and runs the tests; arguments go to pytest.
+# Installs into .venv if needed and runs the tests, two at a time; arguments go to pytest.
+# W2V_TEST_PROCESSES  how many at a time; each needs up to 3 GB
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-exec python -m pytest "$@"
+exec python -m pytest -n "${W2V_TEST_PROCESSES:-2}" --dist worksteal "$@"
