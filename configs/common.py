@@ -159,8 +159,17 @@ def data() -> ConfigDict:
 
 
 def add_run(config: ConfigDict) -> None:
+    config.ema_decay = 0.0  # of an average of the weights, which is evaluated and exported; 0: none
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
     config.num_steps = 400_000
     config.log_steps = 200
     config.save_steps = 5_000
     config.eval_steps = 5_000
+    # checkpoints: the newest ones, besides them every so many steps, and the best of `valid`
+    config.keep_last = 2
+    config.keep_every = 0
+    config.keep_best = 0
+    config.max_skipped = 10  # updates in a row with non-finite gradients before a run stops
+    config.hang_seconds = 1800.0  # without a finished step before all stacks are dumped; 0: never
+    config.profile_steps = ""  # first:last step of a trace, e.g. 100:105
+    config.dry_run = False  # read a batch, compile the step, say what it needs, and stop

@@ -82,7 +82,7 @@ def digests(
     readers = []
     for host in range(hosts):
         plan, loader = make_loader(names, steps)
-        loader.process, loader.processes = host, hosts
+        loader.parts, loader.of = (host,), hosts
         readers.append(iterate(plan, loader, start=start, workers=workers, threads=1))
     result = []
     for parts in zip(*readers, strict=True):

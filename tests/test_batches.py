@@ -76,7 +76,7 @@ def test_accumulation_and_processes_cut_the_same_rows(manifest):
     cut = Loader(loader.corpus, 3, accumulation=2)(spec)["audio"]
     assert cut.shape[:2] == (2, 2)
     np.testing.assert_array_equal(cut.reshape(4, -1), whole)
-    hosts = [Loader(loader.corpus, 3, 2, process=p, processes=2)(spec)["audio"] for p in (0, 1)]
+    hosts = [Loader(loader.corpus, 3, 2, parts=(p,), of=2)(spec)["audio"] for p in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(hosts, 1), cut)
 
 

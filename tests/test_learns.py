@@ -1,11 +1,11 @@
 """Both tasks are learnt on real speech, from a few seconds of it."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tests import small
-from w2v_jax import finetune, pretrain
 from w2v_jax.data.batches import iterate
 from w2v_jax.data.items import Corpus, concatenated, transcribed
 from w2v_jax.data.loader import Loader
@@ -14,24 +14,20 @@ from w2v_jax.data.sharing import Ragged
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import score
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.ctc import CTCModel
-from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.tasks.finetuning import finetuning_task
+from w2v_jax.tasks.pretraining import pretraining_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.metrics import Window
-from w2v_jax.training.optim import make_optimizer
 from w2v_jax.training.sharding import batch_sharding, make_mesh
-from w2v_jax.training.state import build, make_train_step
+from w2v_jax.training.state import Task, build
 
-AUDIO = jnp.zeros((1, 16000), jnp.int16)
 WIDER = dict(width=64, feed_forward=128, norm_order="pre", **small.NO_DROPOUT)
 
 
-def train(init, optimizer, loss, rate, plan, loader, steps):
+def train(task: Task, rate, plan, loader, steps):
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    state, step = build(
-        init, optimizer, make_train_step(loss, optimizer, lambda s: rate, seed=0), mesh
-    )
+    state, step = build(dataclasses.replace(task, schedule=lambda s: rate), mesh)
     history = []
     for _, (batch, _) in zip(
         range(steps), iterate(plan, loader, sharding=batch_sharding(mesh)), strict=False
@@ -50,15 +46,7 @@ def test_contrastive_task(manifests):
     config.loss.update(penalty_weight=0.0, negatives=100)
     corpus = concatenated(Corpus(open_sources(manifests["train"])), 32_000, seed=0)
     plan = BatchPlan(crop_buckets(corpus.lengths, [32_000], 128_000, 1), seed=0, num_steps=160)
-    model = Wav2Vec2(
-        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
-    )
-    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
-    _, history = train(
-        lambda: model.init(jax.random.key(0), AUDIO, None, mask, index),
-        make_optimizer(config.optim), pretrain.make_loss(config), 2e-3, plan,
-        Loader(corpus, 0), 160,
-    )  # fmt: skip
+    _, history = train(pretraining_task(config), 2e-3, plan, Loader(corpus, 0), 160)
     mean = lambda name, part: np.mean([line[name] for line in history[part]])  # noqa: E731
     last = slice(-20, None)
     assert mean("train/contrastive_bits", last) < 6.5, "chance is 6.66 bits"
@@ -80,15 +68,12 @@ def test_ctc_learns_a_few_utterances_by_heart(manifests):
     size = int(-(-corpus.lengths.max() // 1600) * 1600)
     plan = BatchPlan(pad_buckets(corpus.lengths, [size], 4 * size, 1), seed=0, num_steps=250)
     encoder = EncoderConfig.from_dict(config.model)
-    model = CTCModel(encoder, len(alphabet))
-    state, history = train(
-        lambda: model.init(jax.random.key(0), AUDIO),
-        make_optimizer(config.optim), finetune.make_loss(config, len(alphabet)), 3e-3, plan,
-        Loader(corpus, 0, crop=False, labels=labels), 250,
-    )  # fmt: skip
+    task = finetuning_task(config, len(alphabet))
+    loader = Loader(corpus, 0, crop=False, labels=labels)
+    state, history = train(task, 3e-3, plan, loader, 250)
     assert history[-1]["train/ctc_loss"] < 0.1 * history[0]["train/ctc_loss"]
     recognizer = Recognizer(encoder, alphabet)
-    variables = {"params": state.params, "stats": state.stats}
+    variables = state.variables
     texts = [
         recognizer.text(variables, corpus.audio(i, 0, int(corpus.lengths[i]))) for i in range(4)
     ]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests import small
-from w2v_jax import finetune
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
+from w2v_jax.tasks.finetuning import make_loss
 
 LENGTHS = (16000, 9000, 12345)
 VARIANTS = {
@@ -64,7 +64,7 @@ def test_outputs(variant):
 def test_loss_and_gradient(variant):
     """The sum over rows alone equals the batch, masks included (they are keyed by utterance)."""
     config, _, variables = build(variant)
-    loss = finetune.make_loss(config, 32)
+    loss = make_loss(config, 32)
     batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
     keys = (jax.random.key(3), jax.random.key(4))
 
@@ -104,7 +104,7 @@ def test_the_switch_restores_the_leak(variant):
 
 def test_batch_norm_statistics_ignore_padding():
     config, _, variables = build("conformer batch norm")
-    loss = finetune.make_loss(config, 32)
+    loss = make_loss(config, 32)
     batch = {k: v[0] for k, v in small.labelled_batch(3, 16000, lengths=LENGTHS).items()}
     keys = (jax.random.key(3), jax.random.key(4))
     run = jax.jit(

@@ -15,15 +15,16 @@ from tests import small
 from w2v_jax import finetune, pretrain
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.wav2vec2 import Wav2Vec2
 from w2v_jax.objectives.masking import masked_frames, span_mask, utterance_keys
+from w2v_jax.tasks.finetuning import finetuning_task
+from w2v_jax.tasks.pretraining import make_loss, masked_prediction, pretraining_task
 from w2v_jax.training.checkpoint import Checkpoints, export_model
-from w2v_jax.training.loop import check_unchanged
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
+from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import make_mesh
-from w2v_jax.training.state import build, make_train_step
+from w2v_jax.training.state import build
 from w2v_jax.training.writer import Writer, read_lines
 
 AUDIO = jnp.zeros((1, 16000), jnp.int16)
@@ -31,27 +32,15 @@ AUDIO = jnp.zeros((1, 16000), jnp.int16)
 
 def pretraining(mesh, *, dropout=False, config=None):
     config = config or small.pretraining(**({} if dropout else small.NO_DROPOUT))
-    model = Wav2Vec2(
-        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
-    )
-    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
-    optimizer = make_optimizer(config.optim)
     schedule = linear_schedule(1e-2, 2, 100)
-    step = make_train_step(pretrain.make_loss(config), optimizer, schedule, seed=0)
-    return build(
-        lambda: model.init(jax.random.key(0), AUDIO, None, mask, index), optimizer, step, mesh
-    )
+    return build(dataclasses.replace(pretraining_task(config), schedule=schedule), mesh)
 
 
 def finetuning(mesh, freeze_steps=0):
     config = small.finetuning()
-    model = CTCModel(EncoderConfig.from_dict(config.model), 32)
-    freeze = dict(freeze="encoder", freeze_steps=freeze_steps)
-    optimizer = make_optimizer(config.optim, **freeze)
-    step = make_train_step(
-        finetune.make_loss(config, 32), optimizer, linear_schedule(1e-2, 0, 100), seed=0, **freeze
-    )
-    return build(lambda: model.init(jax.random.key(0), AUDIO), optimizer, step, mesh)
+    config.freeze_steps = freeze_steps
+    schedule = linear_schedule(1e-2, 0, 100)
+    return build(dataclasses.replace(finetuning_task(config, 32), schedule=schedule), mesh)
 
 
 def one_device():
@@ -183,6 +172,7 @@ def test_mesh_errors_speak():
 def test_changed_settings_are_named(tmp_path):
     def check(**model):
         check_unchanged(tmp_path, {"model": model}, {"model": {"newer": 0, "unrelated": 1}})
+        write_settings(tmp_path, {"model": model})
 
     check(width=8, conv=(1, 2))
     check(width=4)  # nothing was trained yet
@@ -268,7 +258,7 @@ def test_rows_that_fill_up_are_no_candidates(place):
     mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
     init = lambda: model.init(jax.random.key(0), AUDIO, None, mask, index)  # noqa: E731
     params = nn.meta.unbox(jax.jit(init)())["params"]
-    loss = jax.jit(pretrain.make_loss(config))
+    loss = jax.jit(make_loss(config))
     keys = (jax.random.key(1), jax.random.key(2))
     first, out = loss(params, {}, batch, 0, keys)
     silent = batch | {"audio": batch["audio"] * np.array([[1], [1], [0]], np.int16)}
@@ -278,7 +268,7 @@ def test_rows_that_fill_up_are_no_candidates(place):
     assert float(loss(params, {}, moved, 0, keys)[0]) != pytest.approx(float(first), rel=1e-6)
     config.loss.negatives_from = "nowhere"
     with pytest.raises(UserError, match="negatives_from is 'nowhere'"):
-        pretrain.make_loss(config)
+        make_loss(config)
 
 
 @pytest.mark.parametrize("place", ["masked", "everywhere"])
@@ -293,7 +283,7 @@ def test_what_the_contrastive_task_asks(place, cross):
     mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
     init = lambda: model.init(jax.random.key(0), AUDIO, None, mask, index)  # noqa: E731
     variables = nn.meta.unbox(jax.jit(init)())
-    forward = jax.jit(pretrain.masked_prediction(config, train=False))
+    forward = jax.jit(masked_prediction(config, train=False))
     keys = (jax.random.key(1), jax.random.key(2))
     out, task = jax.device_get(forward(variables, batch, 0, keys))
     rows, size, count = task.negatives.shape

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax.errors import UserError
+from w2v_jax.training.distributed import initialize
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -48,6 +50,14 @@ def run_training(main: Callable[..., object]) -> None:
     )
     workdir = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and exports")
     flags.mark_flags_as_required(["config", "workdir"])
+    flags.DEFINE_enum(
+        "distributed", "auto", ("auto", "on", "off"),
+        "train together with the other processes of the job that JAX detects (TPU slice, SLURM, "
+        "...); auto: where SLURM or Open MPI started several",
+    )  # fmt: skip
+    flags.DEFINE_string("coordinator_address", "", "where none is detected: HOST:PORT of process 0")
+    flags.DEFINE_integer("num_processes", 0, "and how many there are", 0)
+    flags.DEFINE_integer("process_id", -1, "and which this is, from 0 on", -1)
 
     def start(argv: list[str]) -> None:
         no_arguments(argv)
@@ -61,9 +71,22 @@ def run_training(main: Callable[..., object]) -> None:
                 raise UserError(f"--config.{key}={values[key]} must be at least 1")
         if not values.data.train:
             raise UserError("set --config.data.train to a manifest (python -m w2v_jax.prepare)")
-        if jax.process_count() > 1:
-            raise UserError("training on several processes is not supported yet; start one")
-        main(values, workdir.value)
+        given = flags.FLAGS
+        initialize(
+            given.distributed, given.coordinator_address, given.num_processes, given.process_id
+        )
+        setup_logging()
+        try:
+            main(values, workdir.value)
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            # the others wait in a computation: a regular end of this process would wait for them
+            if isinstance(error, UserError):
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(2)
+            traceback.print_exc()
+            os._exit(1)
 
     run(start)
 
@@ -74,7 +97,10 @@ def no_arguments(argv: list[str]) -> None:
         raise UserError(f"unknown arguments {argv[1:]}; flags begin with --")
 
 
-FREE_KEYS = ("mesh", "log_steps", "save_steps", "eval_steps", "init_from")
+FREE_KEYS = (
+    "mesh", "log_steps", "save_steps", "eval_steps", "init_from", "keep_last", "keep_every",
+    "keep_best", "max_skipped", "hang_seconds", "profile_steps", "dry_run",
+)  # fmt: skip
 # what changes no number beyond rounding, so that a run may move to another machine
 FREE_MODEL_KEYS = ("remat", "scan", "pos_conv_method")
 FREE_DATA_KEYS = (
@@ -97,7 +123,10 @@ def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:
 
 def setup_logging() -> None:
     """Our own messages from INFO on, those of the libraries from WARNING on, in plain words."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    where = f"process {jax.process_index()}: " if jax.distributed.is_initialized() else ""
+    logging.basicConfig(
+        format=f"%(levelname)s: {where}%(message)s", level=logging.WARNING, force=True
+    )
     logging.getLogger("w2v_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
 

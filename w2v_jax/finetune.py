@@ -13,70 +13,24 @@ from ml_collections import ConfigDict
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data import augmentation, mixing
-from w2v_jax.data.batches import check_rows, iterate
+from w2v_jax.data.batches import iterate
 from w2v_jax.data.items import Corpus, transcribed
 from w2v_jax.data.loader import Loader
-from w2v_jax.data.plan import BatchPlan, bucket_edges, pad_buckets, sequential
+from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import score
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.ctc import CTCModel
-from w2v_jax.objectives.ctc import ctc_loss
-from w2v_jax.objectives.masking import span_mask, utterance_keys
+from w2v_jax.run import parts, run, training_data
+from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import has_checkpoint, load_exported
-from w2v_jax.training.loop import check_unchanged, train
-from w2v_jax.training.optim import make_optimizer, make_schedule
+from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
-from w2v_jax.training.state import LossOutput, TrainState, build, make_train_step, on_mesh
+from w2v_jax.training.state import TrainState, on_mesh
 
 log = logging.getLogger(__name__)
-
-
-def make_loss(config: ConfigDict, vocabulary: int):
-    """The CTC loss of one micro-batch, summed over its utterances (fairseq's sentence_avg)."""
-    encoder = EncoderConfig.from_dict(config.model)
-    model = CTCModel(encoder, vocabulary, config.final_dropout, train=True)
-    time, channel = config.time_masking.to_dict(), config.channel_masking.to_dict()
-
-    def loss(params, stats, batch, step, keys):
-        step_key, micro_key = keys
-        frames = encoder.frames(batch["length"])
-        time_keys, channel_keys = (
-            utterance_keys(jax.random.fold_in(step_key, i), batch["id"]) for i in range(2)
-        )
-        rows, samples = batch["audio"].shape
-        widths = jnp.full(rows, encoder.width)
-        dropout, layerdrop = jax.random.split(micro_key)
-        (logits, frames), new = model.apply(
-            {"params": params, "stats": stats},
-            batch["audio"],
-            batch["length"],
-            time_mask=span_mask(time_keys, frames, encoder.frames(samples), **time),
-            channel_mask=span_mask(channel_keys, widths, encoder.width, **channel),
-            rngs={"dropout": dropout, "layerdrop": layerdrop},
-            mutable=["stats"],
-        )
-        present = (batch["id"] >= 0).astype(jnp.float32)
-        total, counted = ctc_loss(logits, frames, batch["labels"], batch["label_length"], present)
-        count = counted.sum().astype(jnp.float32)
-        letters = (batch["label_length"] * counted).sum().astype(jnp.float32)
-        metrics = {
-            "train/ctc_loss": (total, count),
-            "train/ctc_loss_per_letter": (total, letters),
-            "train/infeasible": (present.sum() - count, present.sum()),
-            "train/padding_share": (
-                (batch["audio"].size - batch["length"].sum()).astype(jnp.float32),
-                jnp.float32(batch["audio"].size),
-            ),
-        }
-        return total, LossOutput(count, metrics, new.get("stats", {}))
-
-    return loss
 
 
 def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: str):
@@ -130,10 +84,10 @@ def with_encoder(state: TrainState, encoder: dict[str, Any], keep_layers: int) -
     stats = state.stats
     if stats:
         stats = stats | {"encoder": put_tree(stats["encoder"], encoder["stats"])}
-    return state.replace(params=params, stats=stats)
+    return state.starting_from(params, stats)
 
 
-def main(config: ConfigDict, workdir: str) -> TrainState:
+def main(config: ConfigDict, workdir: str) -> TrainState | None:
     """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
     command_line.enable_compilation_cache()
     alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
@@ -146,16 +100,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
     edges = bucket_edges(corpus.lengths, data.num_buckets)
     batch = round(data.batch_seconds * SAMPLE_RATE)
     buckets = pad_buckets(corpus.lengths, edges, batch, data.row_multiple)
-    check_rows(buckets, shards_of_batch(mesh), data.accumulation)
-    buckets = mixing.by_config(
-        buckets, corpus, data.mix, weights=data.mix_weights, alpha=data.mix_alpha
-    )
-    plan = BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps)
-    bad = {"max_bad_share": data.max_bad_share}
-    loader = Loader(
-        corpus, config.seed, data.accumulation, crop=False, labels=labels, **bad,
-        augmentation=augmentation.open_augmentation(data.augment, config.seed),
-    )  # fmt: skip
+    plan, loader = training_data(config, corpus, buckets, mesh, crop=False, labels=labels)
 
     evaluate = None
     if data.valid:
@@ -166,59 +111,36 @@ def main(config: ConfigDict, workdir: str) -> TrainState:
         specs = sequential(pad_buckets(held_out.lengths, edges, at_once, shards), shards)
         recognizer = Recognizer(encoder, alphabet, sharding=replicated(mesh))
         recognize = on_mesh(recognizer.batches, mesh)
-        held_out_loader = Loader(held_out, 0, crop=False, replace_bad=False, **bad)
+        held_out_loader = Loader(
+            held_out, 0, crop=False, replace_bad=False, max_bad_share=data.max_bad_share,
+            **parts(mesh),
+        )  # fmt: skip
 
         def evaluate(state: TrainState) -> dict[str, float]:
             batches = iterate(specs, held_out_loader, sharding=batch_sharding(mesh))
-            texts = recognize({"params": state.params, "stats": state.stats}, batches)
+            texts = recognize(state.variables, batches)
             references = [alphabet.decode(held_out_labels[i]) for i in texts]
             result = score(references, list(texts.values()))
             return {"valid/wer": result.wer, "valid/cer": result.cer}
 
-    newer = {"model": encoder.earlier_keys()}
-    newer["data"] = mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}
-    check_unchanged(workdir, settings, newer)
     if not config.init_from and (config.freeze_steps or encoder.feature_grad_mult == 0):
         log.warning(
             "a random encoder is frozen (freeze_steps %d, model.feature_grad_mult %g): to train "
             "from scratch set --config.freeze_steps=0 --config.model.feature_grad_mult=1.0",
             config.freeze_steps, encoder.feature_grad_mult,
         )  # fmt: skip
-    optimizer = make_optimizer(config.optim, freeze="encoder", freeze_steps=config.freeze_steps)
-    schedule = make_schedule(config.optim, config.num_steps)
-    step = make_train_step(
-        make_loss(config, len(alphabet)), optimizer, schedule, seed=config.seed,
-        freeze="encoder", freeze_steps=config.freeze_steps,
-    )  # fmt: skip
-    model = CTCModel(encoder, len(alphabet))
 
-    def init() -> Any:
-        return model.init(jax.random.key(config.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
-
-    state, train_step = build(init, optimizer, step, mesh)
-    if config.init_from and not has_checkpoint(workdir):
+    def begin(state: TrainState) -> TrainState:
+        if not config.init_from:
+            return state
         kept = encoder.num_layers - config.reinit_layers
-        state = with_encoder(state, initial_variables(config.init_from, encoder), kept)
-    return train(
-        state,
-        train_step,
-        lambda start: iterate(
-            plan,
-            loader,
-            start=start,
-            threads=data.threads,
-            workers=data.workers,
-            sharding=batch_sharding(mesh),
-        ),
-        workdir=workdir,
-        num_steps=config.num_steps,
-        log_steps=config.log_steps,
-        save_steps=config.save_steps,
-        eval_steps=config.eval_steps,
-        evaluate=evaluate,
-        data_metrics=loader.metrics,
-        meta={"training manifest": corpus.digest},
-    )
+        return with_encoder(state, initial_variables(config.init_from, encoder), kept)
+
+    return run(
+        config, workdir, settings, {"model": encoder.earlier_keys()},
+        task=finetuning_task(config, len(alphabet)), mesh=mesh, plan=plan, loader=loader,
+        evaluate=evaluate, begin=begin,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -78,10 +78,7 @@ def iterate(
     def put(batch: dict[str, np.ndarray]):
         if sharding is None:
             return batch
-        return {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in batch.items()
-        }
+        return {name: _global(array, sharding, loader) for name, array in batch.items()}
 
     try:
         previous = None
@@ -95,6 +92,20 @@ def iterate(
             yield previous
     finally:
         iterator.close()
+
+
+def _global(array: np.ndarray, sharding, loader: Loader) -> jax.Array:
+    """The batch array [A, B, ...] of which the loader has read the rows of this process."""
+    rows = array.shape[1] // len(loader.parts)  # of a part
+    shape = (array.shape[0], rows * loader.of, *array.shape[2:])
+
+    def local(index):
+        start, stop, _ = index[1].indices(shape[1])
+        part = start // rows
+        here = start + rows * (loader.parts.index(part) - part)
+        return array[:, here : here + stop - start]
+
+    return jax.make_array_from_callback(shape, sharding, local)
 
 
 def check_rows(buckets: Sequence[Bucket], parts: int, accumulation: int) -> None:

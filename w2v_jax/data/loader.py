@@ -17,9 +17,21 @@ log = logging.getLogger(__name__)
 Problem = tuple[str, int, str]  # what ("audio", "noise", "reverb"), which item, why
 
 
+def batch_arrays(
+    shape: tuple[int, int], samples: int, label_width: int | None = None
+) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{name: (shape, type)} of the arrays of a batch with `shape` = (A, B) rows; see `Loader`."""
+    arrays = {"audio": ((*shape, samples), np.int16)}
+    arrays |= {"length": (shape, np.int32), "id": (shape, np.int32)}
+    if label_width is not None:
+        arrays["labels"] = ((*shape, label_width), np.int32)
+        arrays["label_length"] = (shape, np.int32)
+    return arrays
+
+
 @dataclasses.dataclass
 class Loader:
-    """Reads the rows of a BatchSpec that belong to this process.
+    """Reads those rows of a BatchSpec that belong to this process.
 
     A batch is a dict of arrays [A, B, ...]: audio int16 [A, B, S], length int32 [A, B] (samples),
     id int32 [A, B] (item, -1 fills up) and, with labels, labels int32 [A, B, L] (0 beyond the end)
@@ -35,8 +47,8 @@ class Loader:
     augmentation: Augmentation | None = None
     replace_bad: bool = True  # by another item of the bucket; False leaves the row out (id -1)
     max_bad_share: float = 0.05  # of unreadable items before a UserError
-    process: int = 0
-    processes: int = 1
+    parts: tuple[int, ...] = (0,)  # of the rows of a micro-batch, cut into `of` equal parts, those
+    of: int = 1  # that this process reads
 
     def __post_init__(self):
         self.bad: dict[tuple[str, int], str] = {}
@@ -52,16 +64,15 @@ class Loader:
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], list[Problem]]:
         """The batch and what could not be read for it; changes nothing here."""
         rows = len(spec.places)
-        index = np.arange(rows).reshape(self.accumulation, self.processes, -1)[:, self.process]
+        index = np.arange(rows).reshape(self.accumulation, self.of, -1)[:, list(self.parts)]
+        index = index.reshape(self.accumulation, -1)
         shape = index.shape
+        width = None if self.labels is None else self._label_width
         batch = {
-            "audio": np.zeros((*shape, spec.samples), np.int16),
-            "length": np.zeros(shape, np.int32),
-            "id": np.full(shape, -1, np.int32),
+            name: np.zeros(size, kind)
+            for name, (size, kind) in batch_arrays(shape, spec.samples, width).items()
         }
-        if self.labels is not None:
-            batch["labels"] = np.zeros((*shape, self._label_width), np.int32)
-            batch["label_length"] = np.zeros(shape, np.int32)
+        batch["id"][:] = -1
         problems: list[Problem] = []
         for place, row in np.ndenumerate(index):
             if spec.places[row] < 0:

@@ -2,9 +2,7 @@
 
 import contextlib
 import datetime
-import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -15,7 +13,7 @@ from typing import Any
 import jax
 
 from w2v_jax.errors import UserError
-from w2v_jax.training.checkpoint import Checkpoints, has_checkpoint
+from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.writer import Writer
@@ -46,45 +44,6 @@ class _Stop:
     def __exit__(self, *_):
         for number, old in self._old.items():
             signal.signal(number, old)
-
-
-def check_unchanged(
-    workdir: str | Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> None:
-    """Refuses to continue a run under other settings (those that decide its numbers).
-
-    defaults: values of keys that a run of an earlier version may lack. The settings are written to
-    WORKDIR/config.json, over old ones as long as there is no checkpoint. Raises
-    UserError naming the changed keys, and for a folder that cannot be written.
-    """
-    path = Path(workdir) / "config.json"
-    if path.exists() and has_checkpoint(workdir):
-        old, new, usual = (
-            _flatten(json.loads(text))
-            for text in (path.read_text(), json.dumps(settings), json.dumps(defaults))
-        )
-        old = {key: usual[key] for key in usual if key in new} | old
-        changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-        if changed:
-            lines = [f"  {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:10]]
-            raise UserError(
-                f"{workdir} was started with another config:\n" + "\n".join(lines)
-                + "\nuse another --workdir, or the old values"
-            )  # fmt: skip
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict):
-        return {k: v for key, x in tree.items() for k, v in _flatten(x, f"{prefix}.{key}").items()}
-    return {prefix.lstrip("."): tree}
 
 
 def train(

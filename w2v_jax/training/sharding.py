@@ -1,10 +1,12 @@
 """The mesh and the one table from logical axis names to mesh axes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from w2v_jax.errors import UserError
@@ -48,6 +50,16 @@ def shards_of_batch(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def local_parts(mesh: Mesh) -> tuple[int, ...]:
+    """Which of these parts the devices of this process hold.
+
+    Processes that differ in the tensor axis alone hold the same ones.
+    """
+    parts = np.arange(shards_of_batch(mesh)).reshape((*mesh.devices.shape[:2], 1))
+    local = np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
+    return tuple(int(part) for part in np.unique(np.broadcast_to(parts, local.shape)[local]))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Of arrays [A, B, ...]: accumulation axis whole, rows over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
@@ -57,24 +69,64 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def tree_shardings(abstract: Any, mesh: Mesh) -> Any:
-    """NamedShardings of a tree with `nn.LogicallyPartitioned` boxes (from jax.eval_shape).
+def placement(
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+) -> tuple[PartitionSpec, list[str]]:
+    """(spec of an array whose dimensions have these logical names, remarks).
 
-    A dimension that its mesh axis does not divide stays whole.
+    A dimension that its mesh axis does not divide, or whose axis another dimension has taken, stays
+    whole; the remarks say so in words.
     """
-    specs = nn.get_partition_spec(abstract)
     table = dict(RULES)
+    axes, remarks = [], []
+    for name, size in zip(names + (None,) * (len(shape) - len(names)), shape, strict=True):
+        axis = table.get(name)
+        if axis is not None and size % mesh.shape[axis]:
+            remarks.append(f"{axis} {mesh.shape[axis]} does not divide {name} {size}")
+            axis = None
+        axes.append(None if axis in axes else axis)
+    return PartitionSpec(*axes), remarks
+
+
+def tree_shardings(abstract: Any, mesh: Mesh) -> Any:
+    """NamedShardings of a tree with `nn.LogicallyPartitioned` boxes (from jax.eval_shape)."""
 
     def one(spec: PartitionSpec, leaf) -> NamedSharding:
-        axes, used = [], set()
-        for name, size in zip(tuple(spec) + (None,) * leaf.ndim, leaf.shape, strict=False):
-            axis = table.get(name)
-            if axis in used or (axis is not None and size % mesh.shape[axis]):
-                axis = None
-            used.add(axis)
-            axes.append(axis)
-        return NamedSharding(mesh, PartitionSpec(*axes))
+        return NamedSharding(mesh, placement(tuple(spec), leaf.shape, mesh)[0])
 
     return jax.tree.map(
-        one, specs, nn.meta.unbox(abstract), is_leaf=lambda x: isinstance(x, PartitionSpec)
+        one, nn.get_partition_spec(abstract), nn.meta.unbox(abstract),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )  # fmt: skip
+
+
+def parameter_table(boxed: Any, mesh: Mesh) -> str:
+    """A line per parameter: path, shape, size, sharding, and why a dimension stays whole.
+
+    boxed: parameters with their logical names, from jax.eval_shape.
+    """
+    specs = jax.tree.leaves(
+        nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
+    rows = [("parameter", "shape", "size", "sharding", "")]
+    total = local = 0
+    for (path, leaf), spec in zip(
+        jax.tree_util.tree_leaves_with_path(nn.meta.unbox(boxed)), specs, strict=True
+    ):
+        spec, remarks = placement(tuple(spec), leaf.shape, mesh)
+        parts = math.prod(mesh.shape[axis] for axis in spec if axis)
+        total, local = total + leaf.size, local + leaf.size // parts
+        axes = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in spec if axis)
+        axes = axes if parts > 1 else "replicated"
+        shape = " x ".join(map(str, leaf.shape))
+        name = "/".join(str(key.key) for key in path)
+        rows.append((name, shape, f"{leaf.size:,}", axes, "; ".join(remarks)))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [
+        f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}  {axes:<{widths[3]}}  "
+        f"{remarks}".rstrip()
+        for name, shape, size, axes, remarks in rows
+    ]
+    text = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    lines.append(f"{total:,} parameters, {local:,} per device; mesh: {text}")
+    return "\n".join(lines)

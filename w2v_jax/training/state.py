@@ -1,5 +1,6 @@
 """The training state and the scan-based update that moves it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,17 @@ class TrainState:
     params: Any
     stats: Any  # running statistics of batch norm, {} without any
     opt: Any
+    ema: Any  # moving average of the parameters, {} where none is kept
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What a model is evaluated with: the averaged parameters where there are any."""
+        return {"params": self.ema or self.params, "stats": self.stats}
+
+    def starting_from(self, params: Any, stats: Any) -> "TrainState":
+        """The state with other first parameters; their average starts there too."""
+        ema = jax.tree.map(jnp.copy, params) if self.ema else {}
+        return self.replace(params=params, stats=stats, ema=ema)
 
 
 @flax.struct.dataclass
@@ -40,30 +52,30 @@ class LossOutput:
 LossFunction = Callable[..., tuple[jax.Array, LossOutput]]
 
 
-def init_state(init: Callable[[], Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The boxed state from `init() -> variables`; use under jax.eval_shape or jax.jit."""
-    variables = init()
-    params = variables["params"]
-    stats = variables.get("stats", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, and how its parameters move."""
+
+    init: Callable[[], Any]  # the first variables, with their logical axis names
+    loss: LossFunction
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    seed: int
+    freeze: str = ""  # this sub-tree of the parameters does not move for freeze_steps updates
+    freeze_steps: int = 0
+    ema_decay: float = 0.0  # of the moving average of the parameters; 0: none
 
 
-def make_train_step(
-    loss_function: LossFunction,
-    optimizer: optax.GradientTransformation,
-    schedule: Schedule,
-    *,
-    seed: int,
-    freeze: str = "",
-    freeze_steps: int = 0,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> (state, metrics)`; batch arrays are [A, B, ...].
 
     Gradients and (sum, weight) terms are added up over the A micro-batches and divided once, so
     accumulation changes no result. A non-finite gradient leaves parameters, statistics and
-    optimizer as they were and is reported as the metric train/skipped. For the first `freeze_steps`
-    updates no gradient is computed for the sub-tree `freeze` of the parameters.
+    optimizer as they were and is reported as the metric train/skipped. While a sub-tree is frozen
+    no gradient is computed for it. The average of the parameters moves by
+    min(ema_decay, (1 + t) / (10 + t)), so that it does not remember their first values for long.
     """
+    loss_function, freeze, freeze_steps = task.loss, task.freeze, task.freeze_steps
     gradient = jax.value_and_grad(loss_function, has_aux=True)
 
     def frozen_gradient(params, *rest):
@@ -80,7 +92,7 @@ def make_train_step(
         return jax.lax.cond(step < freeze_steps, frozen_gradient, gradient, *args)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(task.seed), state.step)
 
         def micro(carry, item):
             grads, weight, metrics, stats = carry
@@ -111,9 +123,13 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm)
-        updates, opt = optimizer.update(grads, state.opt, state.params)
-        rate = schedule(state.step)
+        updates, opt = task.optimizer.update(grads, state.opt, state.params)
+        rate = task.schedule(state.step)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        ema = {}
+        if task.ema_decay:
+            decay = jnp.minimum(task.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
         one = jnp.float32(1)
         # a skipped update has no part in the means of the log
@@ -128,29 +144,50 @@ def make_train_step(
             keep(params, state.params),
             keep(stats, state.stats),
             keep(opt, state.opt),
+            keep(ema, state.ema),
         )
         return state, metrics
 
     return train_step
 
 
-def build(
-    init: Callable[[], Any],
-    optimizer: optax.GradientTransformation,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
-    mesh: jax.sharding.Mesh,
-) -> tuple[TrainState, Callable[[TrainState, Any], tuple[TrainState, Metrics]]]:
-    """The initial state on the mesh, and the step compiled for it (the state is donated)."""
-    make = lambda: init_state(init, optimizer)  # noqa: E731
-    shardings = tree_shardings(jax.eval_shape(make), mesh)
-    state = jax.jit(lambda: nn.meta.unbox(make()), out_shardings=shardings)()
-    compiled = jax.jit(
-        train_step,
+def _boxed_state(task: Task) -> TrainState:
+    """The first state, arrays in boxes with their logical axis names."""
+    variables = task.init()
+    params = variables["params"]
+    ema = jax.tree.map(jnp.copy, params) if task.ema_decay else {}
+    opt = task.optimizer.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("stats", {}), opt, ema)
+
+
+def abstract_state(task: Task, mesh: jax.sharding.Mesh) -> TrainState:
+    """Shapes, types and shardings of the state on a mesh; no array is made."""
+    boxed = jax.eval_shape(lambda: _boxed_state(task))
+    put = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(put, nn.meta.unbox(boxed), tree_shardings(boxed, mesh))
+
+
+def first_state(task: Task, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state before the first update; each device makes its own part of it."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(task, mesh))
+    return jax.jit(lambda: nn.meta.unbox(_boxed_state(task)), out_shardings=shardings)()
+
+
+def jitted_step(task: Task, mesh: jax.sharding.Mesh) -> Callable:
+    """`make_train_step` jitted for the shardings of a mesh; the state is donated. To be called, or
+    lowered, through `on_mesh`."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(task, mesh))
+    return jax.jit(
+        make_train_step(task),
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return state, on_mesh(compiled, mesh)
+
+
+def build(task: Task, mesh: jax.sharding.Mesh) -> tuple[TrainState, Callable]:
+    """The first state on the mesh, and the step compiled for it."""
+    return first_state(task, mesh), on_mesh(jitted_step(task, mesh), mesh)
 
 
 def on_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:

@@ -1,0 +1,114 @@
+"""What pre-training and fine-tuning share: from buckets and a task to a trained state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from w2v_jax.data import augmentation, mixing
+from w2v_jax.data.batches import check_rows, iterate
+from w2v_jax.data.items import Corpus
+from w2v_jax.data.loader import Loader
+from w2v_jax.data.plan import BatchPlan, Bucket
+from w2v_jax.training.checkpoint import has_checkpoint
+from w2v_jax.training.distributed import is_first
+from w2v_jax.training.loop import train
+from w2v_jax.training.settings import check_unchanged, write_settings
+from w2v_jax.training.sharding import (
+    batch_sharding,
+    local_parts,
+    parameter_table,
+    shards_of_batch,
+)
+from w2v_jax.training.state import Task, TrainState, abstract_state, build, jitted_step, on_mesh
+
+# of settings that runs of an earlier version lack: what they did
+EARLIER = {"data": mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}, "ema_decay": 0.0}
+
+
+def training_data(
+    config: ConfigDict, corpus: Corpus, buckets: Sequence[Bucket], mesh: Mesh, **options
+) -> tuple[BatchPlan, Loader]:
+    """The plan, and the loader of this process; options: more fields of the loader."""
+    data = config.data
+    check_rows(buckets, shards_of_batch(mesh), data.accumulation)
+    buckets = mixing.by_config(
+        buckets, corpus, data.mix, weights=data.mix_weights, alpha=data.mix_alpha
+    )
+    loader = Loader(
+        corpus, config.seed, data.accumulation, max_bad_share=data.max_bad_share,
+        augmentation=augmentation.open_augmentation(data.augment, config.seed),
+        **parts(mesh), **options,
+    )  # fmt: skip
+    return BatchPlan(buckets, seed=config.seed, num_steps=config.num_steps), loader
+
+
+def parts(mesh: Mesh) -> dict[str, Any]:
+    """The fields of a loader that say which rows this process reads."""
+    return {"parts": local_parts(mesh), "of": shards_of_batch(mesh)}
+
+
+def run(
+    config: ConfigDict,
+    workdir: str,
+    settings: Mapping[str, Any],
+    earlier: Mapping[str, Any],
+    *,
+    task: Task,
+    mesh: Mesh,
+    plan: BatchPlan,
+    loader: Loader,
+    evaluate: Callable[[TrainState], dict[str, float]] | None,
+    begin: Callable[[TrainState], TrainState],
+) -> TrainState | None:
+    """Trains, from the newest checkpoint of WORKDIR on; the last state, None of a dry run.
+
+    settings: what decides the numbers of the run; earlier: what runs of an earlier version did
+    where they lack one of them. begin: makes the state of a new run from the random one.
+    """
+    check_unchanged(workdir, settings, earlier | EARLIER)
+    table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
+    print(table, flush=True)
+    if config.dry_run:
+        rehearse(task, mesh, plan, loader)
+        return None
+    if is_first():
+        write_settings(workdir, settings)
+        (Path(workdir) / "parameters.txt").write_text(table + "\n")
+    state, step = build(task, mesh)
+    if not has_checkpoint(workdir):
+        state = begin(state)
+    data = config.data
+    return train(
+        state,
+        step,
+        lambda start: iterate(
+            plan, loader, start=start, threads=data.threads, workers=data.workers,
+            sharding=batch_sharding(mesh),
+        ),
+        workdir=workdir,
+        num_steps=config.num_steps,
+        log_steps=config.log_steps,
+        save_steps=config.save_steps,
+        eval_steps=config.eval_steps,
+        evaluate=evaluate,
+        data_metrics=loader.metrics,
+        meta={"training manifest": loader.corpus.digest},
+    )  # fmt: skip
+
+
+def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, loader: Loader) -> None:
+    """Reads one batch, compiles the step for it and says what a device needs; trains nothing."""
+    sharding = batch_sharding(mesh)
+    (batch, seconds), *_ = iterate([plan[0]], loader, sharding=sharding)
+    shapes = {name: tuple(x.shape) for name, x in batch.items()}
+    print(f"first batch: {seconds:.1f} s of audio in {len(plan[0].places)} rows, {shapes}")
+    lower = on_mesh(jitted_step(task, mesh).lower, mesh)
+    memory = lower(abstract_state(task, mesh), batch).compile().memory_analysis()
+    sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
+    print("the step compiles; a device holds {:.2f} GB of state and batch, and {:.2f} GB of "
+          "intermediate results".format(*(size / 1e9 for size in sizes)))  # fmt: skip
+    print("dry run: nothing was trained or written", flush=True)
