@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import logging
+import os
 import signal
 import sys
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError
 from w2v_jax.training.checkpoint import Checkpoints
+from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.state import TrainState
-from w2v_jax.training.writer import Writer
+from w2v_jax.training.writer import NoWriter, Writer
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +28,34 @@ SKIPPED_MAX = 10  # updates in a row with non-finite gradients before the run st
 
 
 class _Stop:
-    """Remembers SIGTERM and SIGINT until the loop asks. A second Ctrl-C acts at once."""
+    """Remembers SIGTERM and SIGINT until the loop asks. A second Ctrl-C acts at once.
+
+    Where JAX connects several processes it watches SIGTERM itself, and all of them stop at the same
+    step, whichever got the signal.
+    """
 
     def __init__(self):
-        self.signal = 0
+        self._signal = 0
+        self._together = jax.distributed.is_initialized()
         self._old = {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM):
             self._old[number] = signal.signal(number, self._remember)
         return self
 
     def _remember(self, number, frame):
-        if self.signal and number == signal.SIGINT:
+        if self._signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self._signal = number
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked once for every step."""
+        if self._together:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return bool(self._signal)
 
     def __exit__(self, *_):
         for number, old in self._old.items():
@@ -93,11 +109,11 @@ def train(
                 )
         clock, window = old["clock"], Window(old["window"])
     start = int(state.step)
-    writer = Writer(workdir, start)
+    writer = Writer(workdir, start) if is_first() else NoWriter()
     if start:
         print(f"continues from step {start} of {num_steps}", flush=True)
     evaluates = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
-    if evaluates and not writer.has(start, "valid/"):
+    if evaluates and from_first(not writer.has(start, "valid/")):
         _evaluate(evaluate, state, writer, start)
     if start >= num_steps:
         checkpoints.close()
@@ -118,7 +134,7 @@ def train(
             last = step == num_steps
             logs = step % log_steps == 0 or last
             # asked once: a signal from here on belongs to the next step
-            stopping = stop.signal and not last
+            stopping = stop.asked(step) and not last
             saves = step % save_steps == 0 or last or stopping
 
             due = [pending] if pending is not None else []
@@ -148,8 +164,7 @@ def train(
             if stopping:
                 checkpoints.close()
                 writer.close()
-                print(f"\nstopped by {signal.Signals(stop.signal).name}; step {step} is saved, the "
-                      "same command continues", file=sys.stderr, flush=True)  # fmt: skip
+                log.warning("asked to stop: step %d is saved, the same command continues", step)
                 sys.exit(PREEMPTED)
             if evaluate is not None and (step % eval_steps == 0 or last):
                 _evaluate(evaluate, state, writer, step)

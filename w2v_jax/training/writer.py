@@ -42,6 +42,19 @@ class Writer:
         self._events.close()
 
 
+class NoWriter:
+    """Stands for a `Writer` in the processes that write nothing."""
+
+    def has(self, step: int, prefix: str) -> bool:
+        return False
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_lines(path: str | Path) -> list[dict]:
     """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
     path = Path(path)
