@@ -7,10 +7,123 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from tests.test_resume import final, wait_for_step
+from w2v_jax.errors import UserError
+from w2v_jax.training import distributed
 from w2v_jax.training.loop import PREEMPTED
+from w2v_jax.training.writer import read_lines
 
 ROOT = Path(__file__).parent.parent
+STEPS = 30
+CONFIG = f"""
+from tests import small
+
+def get_config():
+    config = small.pretraining(dropout=0.1, layerdrop=0.2)
+    config.data.update(row_multiple=8, crop_seconds=(1.0,))
+    config.update(num_steps={STEPS}, log_steps=1, save_steps=10, eval_steps=15)
+    return config
+"""
+
+
+class Run:
+    """A training run in a folder, started on any number of processes and devices."""
+
+    def __init__(self, folder: Path, manifests):
+        self.workdir = folder / "run"
+        folder.mkdir()
+        (folder / "config.py").write_text(CONFIG)
+        self._arguments = [
+            f"--config={folder}/config.py", f"--workdir={self.workdir}",
+            f"--config.data.train={manifests['train']}", f"--config.data.valid={manifests['dev']}",
+        ]  # fmt: skip
+
+    def start(self, processes: int, devices: int, *mesh: str) -> list[subprocess.Popen]:
+        flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        started = []
+        for index in range(processes):
+            together = [] if processes == 1 else [
+                f"--coordinator_address={address}", f"--num_processes={processes}",
+                f"--process_id={index}",
+            ]  # fmt: skip
+            started.append(subprocess.Popen(
+                [sys.executable, "-m", "w2v_jax.pretrain", *self._arguments, *mesh, *together],
+                cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+            ))  # fmt: skip
+        return started
+
+    def finish(self, started) -> tuple[list[int], str]:
+        """(exit status of each, their output)."""
+        try:
+            outputs = [process.communicate(timeout=240)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()  # SIGTERM would be caught
+        return [process.returncode for process in started], "\n".join(outputs)
+
+    def losses(self) -> list[float]:
+        lines = read_lines(self.workdir / "metrics.jsonl")
+        return [x["train/contrastive_bits"] for x in lines if "train/contrastive_bits" in x]
+
+
+def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
+    """2 processes x 4 devices, stopped by a signal to the second one, then 4 devices, then 1: the
+    same losses, parameters and evaluations as 8 devices of one process."""
+    whole = Run(tmp_path / "whole", manifests)
+    statuses, output = whole.finish(whole.start(1, 8, "--config.mesh.fsdp=4"))
+    assert statuses == [0], output
+
+    moved = Run(tmp_path / "moved", manifests)
+    both = moved.start(2, 4, "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    wait_for_step(moved.workdir, 2, both[0])
+    both[1].send_signal(signal.SIGTERM)
+    statuses, output = moved.finish(both)
+    assert statuses == [PREEMPTED, PREEMPTED], output
+    stopped_at = len(moved.losses())
+    assert output.count(f"step {stopped_at} is saved") == 2
+    assert output.count("28,048 parameters") == 1, "the first process alone prints"
+
+    for devices in (4, 1):
+        one = moved.start(1, devices, f"--config.mesh.fsdp={devices}")
+        if devices == 4:
+            wait_for_step(moved.workdir, stopped_at + 3, one[0])
+            one[0].send_signal(signal.SIGTERM)
+        statuses, output = moved.finish(one)
+        assert statuses == [PREEMPTED if devices == 4 else 0], output
+        assert f"continues from step {stopped_at}" in output
+        stopped_at = len(moved.losses())
+
+    assert stopped_at == STEPS
+    np.testing.assert_allclose(moved.losses(), whole.losses(), rtol=1e-5)
+    (_, expected, lines), (_, found, moved_lines) = final(whole.workdir), final(moved.workdir)
+    for name in expected:
+        if "['params']" in name and "['key']['bias']" not in name:
+            np.testing.assert_allclose(
+                found[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name
+            )
+    valid = lambda lines: [x["valid/contrastive_bits"] for x in lines if "valid/accuracy" in x]  # noqa: E731
+    assert len(valid(lines)) == 2
+    np.testing.assert_allclose(valid(moved_lines), valid(lines), rtol=1e-4)
+
+
+def test_flags_that_belong_together():
+    with pytest.raises(UserError, match="belong together"):
+        distributed.initialize("auto", "127.0.0.1:1", 2)
+
+
+def test_alone_where_nothing_started_several(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    distributed.initialize()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    distributed.initialize("off")
+    assert not jax.distributed.is_initialized()
+    assert distributed.is_first()
+    assert distributed.from_first(7) == 7

@@ -71,54 +71,6 @@ def test_adam_is_the_published_one():
     np.testing.assert_allclose(updates["w"], -twin["w"], rtol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """Three updates on one device with all rows in one micro-batch."""
-    state, step = pretraining(one_device())
-    first = jax.device_get(state.params)
-    for i in range(3):
-        state, metrics = step(state, small.noise_batch(8, 16000, seed=i))
-    return first, jax.device_get(state.params), jax.device_get(metrics)
-
-
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-def test_meshes_give_the_same(reference, shape):
-    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), shape, strict=True)))
-    state, step = pretraining(mesh)
-    for i in range(3):
-        state, metrics = step(state, small.noise_batch(8, 16000, seed=i))
-    _, params, expected = reference
-    loss = [float(m["train/contrastive_bits"][0]) for m in (metrics, expected)]
-    assert loss[0] == pytest.approx(loss[1], rel=1e-5)
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
-        # Adam turns the sign of a vanishing gradient into a full step
-        assert np.mean(np.abs(np.asarray(a) - b) > 1e-4) < 0.01
-    kernel = state.params["encoder"]["context"]["layers"]["block"]["feed_forward"]["inner"][
-        "kernel"
-    ]
-    moment = state.opt[0][0].mu["encoder"]["context"]["layers"]["block"]["feed_forward"]["inner"]
-    assert kernel.sharding == moment["kernel"].sharding
-    assert kernel.addressable_shards[0].data.size * shape[1] * shape[2] == kernel.size
-
-
-def test_accumulation_sums_and_divides_once():
-    """Micro-batches with unequal numbers of targets give the gradient of the whole batch."""
-    config = small.pretraining(**small.NO_DROPOUT)
-    config.loss.update(diversity_weight=0.0, penalty_weight=0.0)  # means over a micro-batch
-    mesh = one_device()
-    results = []
-    for accumulation in (1, 4):
-        state, step = pretraining(mesh, config=config)
-        batch = small.noise_batch(8, 16000)
-        batch = {k: v.reshape(accumulation, -1, *v.shape[2:]) for k, v in batch.items()}
-        state, metrics = step(state, batch)
-        results.append((jax.device_get(state.opt[0][0].mu), jax.device_get(metrics)))
-    (a, first), (b, second) = results
-    assert first["train/accuracy"][1] == second["train/accuracy"][1]
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, atol=2e-5 * max(np.abs(x).max(), 1e-4))
-
-
 def test_one_trace_per_batch_shape():
     state, step = pretraining(one_device(), dropout=True)
     for i, samples in enumerate([16000, 8000, 16000, 16000, 8000, 16000]):
@@ -160,13 +112,6 @@ def test_frozen_encoder_moves_later():
         strict=True,
     ):
         np.testing.assert_array_equal(a, b, "feature_grad_mult=0 freezes the feature encoder")
-
-
-def test_mesh_errors_speak():
-    with pytest.raises(UserError, match="8 devices"):
-        make_mesh({"data": 3})
-    with pytest.raises(UserError, match="only one"):
-        make_mesh({"data": -1, "fsdp": -1})
 
 
 def test_changed_settings_are_named(tmp_path):
