@@ -26,7 +26,7 @@ ROOMS = {
 DOORS = {
     "grain": {"data/batches.py"},
     "array_record": {"data/shards.py"},
-    "orbax": {"training/checkpoint.py"},
+    "orbax": {"training/checkpoint.py", "training/retention.py"},
     "soundfile": {"audio/waveform.py"},
     "soxr": {"audio/waveform.py", "audio/augment.py"},
     "etils": {"audio/files.py"},

@@ -1,28 +1,53 @@
-"""Checkpoints: Orbax behind two small doors, one for training and one for exported models."""
+"""Checkpoints: Orbax behind two small doors, one for training and one for exported models.
 
+Orbax notices files that are missing or cut short, but not every flipped bit. So digests of all
+arrays are saved with them, and arrays that were read count only where they have the same.
+"""
+
+import contextlib
 import json
 import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError
+from w2v_jax.training.digest import differing, digests, seal, unseal
+from w2v_jax.training.retention import retention
 
 log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run, in WORKDIR/checkpoints. Saving is asynchronous and atomic."""
+    """The checkpoints of one run, in WORKDIR/checkpoints. Saving is asynchronous and atomic.
 
-    def __init__(self, workdir: str | Path, *, keep: int = 2):
+    Kept are the `keep_last` newest, the steps that `keep_every` divides (0: none), and the
+    `keep_best` of the lowest scores. A step is saved before it is evaluated: its score comes later,
+    by `scored`; `scores` are those from before a restart. Of several processes all make the same
+    calls, and see the same folder.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        scores: Mapping[int, float] | None = None,
+    ):
         self._folder = _folder(workdir)
+        self._scores = dict(scores or {})
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=retention(keep_last, keep_every, keep_best, self._scores),
                 cleanup_tmp_directories=True,
             ),
         )
@@ -31,30 +56,28 @@ class Checkpoints:
         """Saves state (a tree of arrays) and meta (JSON); the data position is the step."""
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal(meta, state))
+        )
         self._manager.save(step, args=items, force=True)
 
-    def restore(self, abstract_state: Any) -> tuple[Any, dict] | None:
-        """The newest checkpoint that can be read, on the shardings of `abstract_state`.
+    def scored(self, step: int, value: float) -> None:
+        """Remembers the score of a step (lower is better) for the choice at the next save."""
+        self._scores[step] = value
 
-        A damaged one is passed over with a warning. Returns (state, meta), or None where there is
-        no checkpoint. Raises UserError where there are some and none can be read.
+    def restore(self, abstract_state: Any) -> tuple[Any, dict] | None:
+        """The newest checkpoint that is whole, on the shardings of `abstract_state`.
+
+        A damaged one is passed over with a warning, and renamed. Returns (state, meta), or None
+        where there is no checkpoint. Raises UserError where there are some and none can be read.
         """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore()
-        )
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            try:
-                restored = self._manager.restore(step, args=items)
-            except Exception as error:  # Orbax raises many kinds
-                log.warning("checkpoint of step %d cannot be read (%s)", step, _first_line(error))
-                continue
-            for damaged in (s for s in steps if s > step):
-                # kept for a look, out of the way of the steps to come
-                (self._folder / str(damaged)).rename(self._folder / f"damaged-{damaged}")
-            self._manager.reload()
-            return restored.state, restored.meta
+        steps = self._agreed_steps()
+        for passed_over, step in enumerate(steps):
+            restored = self._attempt(step, abstract_state)
+            if restored is not None:
+                if passed_over:
+                    self._set_aside(steps[:passed_over])
+                return restored
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self._folder} can be read with this config; "
@@ -62,9 +85,65 @@ class Checkpoints:
             )
         return None
 
+    def _agreed_steps(self) -> list[int]:
+        """The steps there are, newest first, as process 0 sees them."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+        mine = np.array([*steps, *[0] * count][:count], np.int32)
+        return multihost_utils.broadcast_one_to_all(mine).tolist()
+
+    def _attempt(self, step: int, abstract_state: Any) -> tuple[Any, dict] | None:
+        """(state, meta) of a step; None where some process cannot read it or its bits differ."""
+        problem = ""
+        try:
+            meta, known = unseal(_read_meta(self._folder / str(step)))
+            state = _read_state(self._folder / str(step), abstract_state)
+        except Exception as error:  # Orbax raises many kinds
+            problem = f"cannot be read ({_first_line(error)})"
+        if not multihost_utils.process_allgather(np.array(not problem)).all():
+            problem = problem or "cannot be read by another process"
+        else:
+            problem = _damage(state, known)
+        if problem:
+            log.warning("checkpoint of step %d %s", step, problem)
+            return None
+        return state, meta
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Renames damaged checkpoints: kept for a look, out of the way of the steps to come."""
+        if jax.process_index() == 0:
+            for step in steps:
+                aside = self._folder / f"damaged-{step}"
+                shutil.rmtree(aside, ignore_errors=True)  # the same step may be damaged twice
+                (self._folder / str(step)).rename(aside)
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
+
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _read_meta(folder: Path) -> dict:
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+        return handler.restore(folder / "meta", args=ocp.args.JsonRestore())
+
+
+def _read_state(folder: Path, abstract_state: Any) -> Any:
+    """The state of one checkpoint.
+
+    Not by the manager, which makes the processes wait for each other after reading: one that cannot
+    read its part would leave the others there.
+    """
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        return handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract_state))
+
+
+def _damage(tree: Any, known: Mapping[str, int] | None) -> str:
+    """What is wrong with a tree of arrays, "" if nothing or not known."""
+    names = differing(tree, known) if known is not None else []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"is damaged (other bits than were saved in {', '.join(names[:3])}{more})" * bool(names)
 
 
 def _first_line(error: Exception) -> str:
@@ -77,29 +156,51 @@ def _folder(workdir: str | Path) -> Path:
 
 def has_checkpoint(workdir: str | Path) -> bool:
     """Whether a run has a finished checkpoint."""
-    return bool(_steps(_folder(workdir)))
+    return bool(checkpoint_steps(workdir))
 
 
-def _steps(folder: Path) -> list[int]:
+def checkpoint_steps(workdir: str | Path) -> list[int]:
+    """The steps of the finished checkpoints of a run, oldest first."""
+    folder = _folder(workdir)
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
 def latest_variables(workdir: str | Path) -> tuple[Any, int]:
-    """({"params", "stats"} as numpy arrays, step) of the newest checkpoint of a run.
+    """({"params", "stats"} as numpy arrays, step) of the newest checkpoint of a run that is whole.
 
-    The optimizer is not read. Raises UserError where there is no finished checkpoint.
+    The optimizer is not read. A damaged one is passed over with a warning. Raises UserError where
+    there is no finished checkpoint, or none can be read.
     """
-    folder = _folder(workdir)
-    steps = _steps(folder)
+    steps = checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint; is it the --workdir of a training run?")
+    for step in reversed(steps):
+        try:
+            return variables_of_step(workdir, step), step
+        except UserError as error:
+            log.warning("%s", error)
+    raise UserError(f"none of the checkpoints {steps} in {_folder(workdir)} can be read")
+
+
+def variables_of_step(workdir: str | Path, step: int) -> Any:
+    """{"params", "stats"} as numpy arrays of one checkpoint of a run.
+
+    Raises UserError where there is none of this step, or it is damaged.
+    """
+    steps = checkpoint_steps(workdir)
+    if step not in steps:
+        raise UserError(f"{workdir} has no checkpoint of step {step}; there are {steps}")
+    folder = _folder(workdir) / str(step)
     try:
-        return _read_arrays(folder / str(steps[-1]) / "state", ("params", "stats")), steps[-1]
+        _, known = unseal(_read_meta(folder))
+        variables = _read_arrays(folder / "state", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
         raise UserError(
-            f"the checkpoint {folder}/{steps[-1]} cannot be read: {_first_line(error)}; "
-            "remove it to take the one before"
+            f"the checkpoint of step {step} cannot be read ({_first_line(error)})"
         ) from None
+    if damage := _damage(variables, known):
+        raise UserError(f"the checkpoint of step {step} {damage}")
+    return variables
 
 
 def _read_arrays(folder: Path, keys: tuple[str, ...]) -> Any:
@@ -130,6 +231,7 @@ def export_model(folder: str | Path, variables: Any, config: dict) -> None:
     (folder / "config.json").unlink(missing_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", variables, force=True)
+    config = config | {"digests": digests(variables)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -137,12 +239,12 @@ def load_exported(folder: str | Path, kind: str | None = None) -> tuple[Any, dic
     """(variables as numpy arrays, config) of `export_model`.
 
     kind: "pretrained" or "ctc" where only one of them will do. Raises UserError for a folder that
-    is no exported model, or one of another kind.
+    is no exported model, one of another kind, or a damaged one.
     """
     folder = Path(folder).absolute()
     try:
         config = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is not an exported model ({_first_line(error)}); write one with "
             "python -m w2v_jax.export --workdir=RUN --output=FOLDER"
@@ -155,4 +257,6 @@ def load_exported(folder: str | Path, kind: str | None = None) -> tuple[Any, dic
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
         raise UserError(f"{folder}/params cannot be read: {_first_line(error)}") from None
+    if damage := _damage(variables, config.pop("digests", None)):
+        raise UserError(f"{folder}/params {damage}; export or convert the model again")
     return variables, config
