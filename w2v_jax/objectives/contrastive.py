@@ -132,6 +132,11 @@ def perplexity(usage: jax.Array) -> jax.Array:
     return jnp.exp(-(usage * jnp.log(usage + 1e-7)).sum(-1)).sum()
 
 
+def dead_codes(usage: jax.Array) -> jax.Array:
+    """Number of codes that were never chosen: usage [G, V], sums or means of one-hot codes."""
+    return (usage == 0).sum()
+
+
 def diversity_loss(code_logits: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How far the averaged code probabilities are from uniform: (G V - perplexity) / (G V).
 
