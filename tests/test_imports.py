@@ -18,6 +18,7 @@ ROOMS = {
     "models": set(),
     "objectives": set(),
     "training": set(),
+    "tasks": {"audio", "models", "objectives", "training"},
     "decoding": {"audio", "text", "models"},
     "interop": {"audio", "text", "models"},
     "samples": set(),
@@ -33,7 +34,7 @@ DOORS = {
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},
     "tensorboardX": {"training/writer.py"},
-    "ml_collections": {"command_line.py", *(f"{name}.py" for name in ENTRY_POINTS)},
+    "ml_collections": {"command_line.py", "run.py", *(f"{name}.py" for name in ENTRY_POINTS)},
     # grain's worker processes want absl's flags parsed
     "absl": {"command_line.py", "data/batches.py", *(f"{name}.py" for name in ENTRY_POINTS)},
 }

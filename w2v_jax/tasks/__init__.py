@@ -1,0 +1,1 @@
+"""What a model is trained for: config to first parameters, loss and optimizer."""
