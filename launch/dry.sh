@@ -1,0 +1,21 @@
+# shellcheck shell=bash
+# Sourced by every script here: goes to the root of the repository; with DRY=1 a script prints its
+# commands, one a line and quoted so that they can be pasted, and runs nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+show() {  # prints a command, quoted
+  local line
+  printf -v line ' %q' "$@"
+  printf '%s\n' "${line:1}"
+}
+act() { if [ -n "${DRY:-}" ]; then show "$@"; else "$@"; fi; }  # runs a command, or prints it
+
+fail() { echo "error: $1" >&2; exit 2; }
+need() {  # need NAME EXAMPLE: the environment variable must be set
+  [ -n "${!1:-}" ] || fail "$1 is not set; for example: export $1=$2"
+}
+usage() {  # prints the comment at the head of the script that was started
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1" >&2
+  exit 2
+}
