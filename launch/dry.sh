@@ -4,9 +4,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-show() {  # prints a command, quoted
-  local line
-  printf -v line ' %q' "$@"
+show() {  # prints a command in one line, quoted where it must be
+  local word line=""
+  for word in "$@"; do
+    case "$word" in
+    *$'\n'*) printf -v word %q "$word" ;;
+    '' | *[!A-Za-z0-9_./:=,@%+-]*) word="'${word//\'/\'\\\'\'}'" ;;
+    esac
+    line+=" $word"
+  done
   printf '%s\n' "${line:1}"
 }
 act() { if [ -n "${DRY:-}" ]; then show "$@"; else "$@"; fi; }  # runs a command, or prints it
