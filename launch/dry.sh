@@ -22,6 +22,6 @@ need() {  # need NAME EXAMPLE: the environment variable must be set
   [ -n "${!1:-}" ] || fail "$1 is not set; for example: export $1=$2"
 }
 usage() {  # prints the comment at the head of the script that was started
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1" >&2
+  awk 'NR > 1 { if (!sub(/^# /, "")) exit; print }' "$1" >&2
   exit 2
 }

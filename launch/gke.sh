@@ -13,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 need IMAGE us-docker.pkg.dev/PROJECT/REPOSITORY/w2v_jax:1
 need ACCELERATOR tpu-v5-lite-podslice
 need TOPOLOGY 4x4
+# shellcheck disable=SC2034  # read by name below
 NAME="${NAME:-w2v-jax}" SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-default}" ENTRY="$1"
 CHIPS_PER_HOST="${CHIPS_PER_HOST:-4}"
 JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-/workdir/jax}"
@@ -21,6 +22,7 @@ JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-/workdir/jax}"
 chips=$((${TOPOLOGY//x/ * }))
 ((chips % CHIPS_PER_HOST == 0)) ||
   fail "TOPOLOGY $TOPOLOGY has $chips chips: no multiple of CHIPS_PER_HOST=$CHIPS_PER_HOST"
+# shellcheck disable=SC2034
 HOSTS=$((chips / CHIPS_PER_HOST))
 ARGS="'--distributed=on'"
 for argument in "${@:2}"; do ARGS+=", '${argument//\'/\'\'}'"; done  # a quote in YAML is two

@@ -10,7 +10,7 @@
 # RUNTIME        the image (default: the one for the kind of ACCELERATOR)
 # SPOT=1         cheap, and taken away at any time; PROJECT: default of gcloud
 # DELETE=1       babysit deletes the slice when the training has ended, well or not
-# MAX_FAILURES   babysit gives up after so many crashes without a preemption (default: 3)
+# MAX_FAILURES   babysit gives up after so many crashes or failed set-ups in a row (default: 3)
 # JAX_COMPILATION_CACHE_DIR  e.g. gs://bucket/jax: compiled programs outlive the slice
 # DRY=1          prints the commands
 # Workers share no disk: --workdir, and manifests unless setup copies them, must be gs:// paths.
@@ -84,9 +84,12 @@ wait_until_ready() {
   done
 }
 
+ask() {  # every worker for its status; a fresh machine has no code that could answer
+  on_all "cd w2v_jax 2>/dev/null || { echo worker: none; exit; }; launch/worker.sh status"
+}
 statuses() {  # of all workers in one line, e.g. "running running"; fails if one cannot be reached
   local answer
-  answer="$(worker status 2>"$errors")" && sed -n 's/^worker: //p' <<<"$answer" | xargs
+  answer="$(ask 2>"$errors")" && sed -n 's/^worker: //p' <<<"$answer" | xargs
 }
 end() {  # end STATUS
   worker log || true
@@ -110,7 +113,9 @@ babysit() {
       started=yes
     elif [ -n "$all" ] && { [ -z "$started" ] || [[ "$all" =~ none ]]; }; then
       # what a worker says before the first start here is of another run
-      if setup && run "$@"; then started=yes begun=$SECONDS; fi
+      if setup && run "$@"; then started=yes begun=$SECONDS
+      elif ((++failures > ${MAX_FAILURES:-3})); then end 1
+      fi
     elif [[ "$all" =~ ^0( 0)*$ ]]; then
       end 0
     elif [[ " $all " = *" 2 "* ]]; then
@@ -134,10 +139,10 @@ create)
   ;;
 babysit)
   need ACCELERATOR v5litepod-16
-  if [ -n "${DRY:-}" ]; then create; setup; run "$@"; state; worker status; delete; exit; fi
+  if [ -n "${DRY:-}" ]; then create; setup; run "$@"; state; ask; delete; exit; fi
   babysit "$@"
   ;;
-status) if [ -n "${DRY:-}" ]; then state; worker status; else echo "$(state) $(statuses)"; fi ;;
+status) if [ -n "${DRY:-}" ]; then state; ask; else echo "$(state) $(statuses)"; fi ;;
 setup | delete) "$action" ;;
 run) run "$@" ;;
 log | stop) worker "$action" ;;
