@@ -3,13 +3,15 @@
 # commands, one a line and quoted so that they can be pasted, and runs nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# in ${text//from/to} an & stays an &, as before bash 5.2; macOS has bash 3.2
+shopt -u patsub_replacement 2>/dev/null || true
 
 show() {  # prints a command in one line, quoted where it must be
-  local word line=""
+  local word line="" quote="'" escaped="'\\''"
   for word in "$@"; do
     case "$word" in
     *$'\n'*) printf -v word %q "$word" ;;
-    '' | *[!A-Za-z0-9_./:=,@%+-]*) word="'${word//\'/\'\\\'\'}'" ;;
+    '' | *[!A-Za-z0-9_./:=,@%+-]*) word="'${word//$quote/$escaped}'" ;;
     esac
     line+=" $word"
   done

@@ -25,12 +25,13 @@ chips=$((${TOPOLOGY//x/ * }))
 # shellcheck disable=SC2034
 HOSTS=$((chips / CHIPS_PER_HOST))
 ARGS="'--distributed=on'"
-for argument in "${@:2}"; do ARGS+=", '${argument//\'/\'\'}'"; done  # a quote in YAML is two
+quote="'" two="''"  # how YAML writes a quote
+for argument in "${@:2}"; do ARGS+=", '${argument//$quote/$two}'"; done
 
 filled="$(<launch/gke.yaml)"
 for name in NAME HOSTS SERVICE_ACCOUNT ACCELERATOR TOPOLOGY IMAGE ENTRY ARGS CHIPS_PER_HOST \
   JAX_COMPILATION_CACHE_DIR; do
-  filled="${filled//"\${$name}"/"${!name}"}"
+  filled="${filled//\$\{$name\}/${!name}}"
 done
 if [ -n "${DRY:-}" ]; then
   printf '%s\n' "kubectl apply -f - <<'EOF'" "$filled" EOF

@@ -10,7 +10,7 @@
 # RUNTIME        the image (default: the one for the kind of ACCELERATOR)
 # SPOT=1         cheap, and taken away at any time; PROJECT: default of gcloud
 # DELETE=1       babysit deletes the slice when the training has ended, well or not
-# MAX_FAILURES   babysit gives up after so many crashes or failed set-ups in a row (default: 3)
+# MAX_FAILURES   babysit gives up after so many crashes, or commands that fail, in a row (default: 3)
 # JAX_COMPILATION_CACHE_DIR  e.g. gs://bucket/jax: compiled programs outlive the slice
 # DRY=1          prints the commands
 # Workers share no disk: --workdir, and manifests unless setup copies them, must be gs:// paths.
@@ -93,18 +93,19 @@ statuses() {  # of all workers in one line, e.g. "running running"; fails if one
 }
 end() {  # end STATUS
   worker log || true
-  if [ -n "${DELETE:-}" ]; then delete; else echo "it costs until: launch/tpu_vm.sh delete"; fi
+  if [ -n "${DELETE:-}" ]; then delete || true; else echo "it costs until: launch/tpu_vm.sh delete"; fi
   exit "$1"
 }
+failures=0
+failed() { ((++failures <= ${MAX_FAILURES:-3})) || end 1; }
 babysit() {
-  local now all started="" failures=0 begun=0
+  local now all started="" begun=0
   while :; do
     now="$(state)" all=""
     if [ "$now" = READY ]; then all="$(statuses)" || now="READY, but not every worker answers"; fi
     echo "$(date +%T) $now${all:+: $all}"
     if [ "$now" = NONE ]; then
-      create  # an error here is one of the request, so it ends the babysitter
-      started=""
+      if create; then started=""; else failed; fi
     elif [[ "$now" =~ $gone ]]; then
       delete || true  # if not this time, then the next
       failures=0
@@ -113,9 +114,7 @@ babysit() {
       started=yes
     elif [ -n "$all" ] && { [ -z "$started" ] || [[ "$all" =~ none ]]; }; then
       # what a worker says before the first start here is of another run
-      if setup && run "$@"; then started=yes begun=$SECONDS
-      elif ((++failures > ${MAX_FAILURES:-3})); then end 1
-      fi
+      if setup && run "$@"; then started=yes begun=$SECONDS; else failed; fi
     elif [[ "$all" =~ ^0( 0)*$ ]]; then
       end 0
     elif [[ " $all " = *" 2 "* ]]; then
@@ -123,7 +122,7 @@ babysit() {
     elif [ -n "$all" ]; then
       # what ran for an hour has got on; with a 75 among them the rest are its consequences
       ((SECONDS - begun < 3600)) || failures=0
-      if [[ " $all " != *" 75 "* ]] && ((++failures > ${MAX_FAILURES:-3})); then end 1; fi
+      [[ " $all " = *" 75 "* ]] || failed
       if run "$@"; then begun=$SECONDS; fi
     fi
     sleep "$poll"
