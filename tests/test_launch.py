@@ -1,7 +1,7 @@
 """The launchers, run by bash in a copy of the repository in which training is a tiny program.
 
-`gcloud`, `srun`, `scontrol` and `kubectl` are stand-ins on the PATH: no cloud and no cluster is at
-hand. The loops, signals and statuses are those of the real scripts.
+`srun`, `scontrol` and `kubectl` are stand-ins on the PATH: no cluster is at hand. The loops,
+signals and statuses are those of the real scripts.
 """
 
 import json
@@ -13,124 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.launch_sandbox import ROOT, TPU, Sandbox
+
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.s*"))
-
-# does what the word of PLAN for this start says: ends with a status ("75,1": one per process),
-# waits for SIGTERM and ends with 75 as the training does, or does not end at all
-TRAINING = """
-import json, os, pathlib, signal, sys, time
-
-flags = dict(flag[2:].split("=", 1) for flag in sys.argv[1:] if "=" in flag)
-process = flags.get("process_id", "0")
-worker = pathlib.Path.cwd().parent.name
-calls = pathlib.Path(os.environ["CALLS"]) / f"{worker}-{process}"
-with calls.open("a") as file:
-    file.write(json.dumps({"flags": sys.argv[1:], "pid": os.getpid()}) + "\\n")
-plan = os.environ["PLAN"].split()[len(calls.read_text().splitlines()) - 1].split(",")
-what = plan[int(process) % len(plan)]
-if what.isdigit():
-    sys.exit(int(what))
-signal.signal(signal.SIGTERM, (lambda *_: sys.exit(75)) if what == "wait" else signal.SIG_IGN)
-calls.with_suffix(".ready").touch()
-time.sleep(60)
-"""
-
-# what `python -m venv` would make, without pip
-PYTHON = f"""#!/bin/bash
-case "$*" in
-"-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-*"-m pip "*) ;;
-*) exec {sys.executable} "$@" ;;
-esac
-"""
-
-# a slice of two workers, which are folders; it is taken away at the look number $PREEMPT_AT
-GCLOUD = """#!/bin/bash
-cd "$CLOUD"
-echo "$*" >>calls
-case "$*" in
-*"queued-resources create"*) mkdir w0 w1 && echo ACTIVE >state ;;
-*"queued-resources describe"*)
-  [ -e state ] || { echo "ERROR: NOT_FOUND: not there" >&2; exit 1; }
-  echo look >>looks
-  if [ "$(wc -l <looks)" = "$PREEMPT_AT" ]; then
-    for pid in $(sed 's/.*"pid": //; s/}//' "$CALLS"/w?-0); do kill -KILL "$pid"; done
-    for worker in w0 w1; do flock "$worker/w2v_jax/runs/worker/lock" true; done
-    rm -r w0 w1 && echo SUSPENDED >state
-  fi
-  cat state ;;
-*"queued-resources delete"*) rm -rf w0 w1 state ;;
-*"tpu-vm describe"*) echo READY ;;
-*"tpu-vm scp"*) for worker in w0 w1; do cp "$5" "$worker/${6#*:}"; done ;;
-*"tpu-vm ssh"*)
-  for word in "$@"; do case "$word" in --command=*) command="${word#*=}" ;; esac; done
-  for worker in w0 w1; do (cd "$worker" && bash -c "$command") || exit; done ;;
-esac
-"""
-
-
-class Sandbox:
-    """A copy of what the launchers touch, in which `w2v_jax.fake` is the training."""
-
-    def __init__(self, folder: Path):
-        self.root, self.bin, self.calls_to = folder / "repo", folder / "bin", folder / "calls"
-        for path in (self.root / "w2v_jax", self.bin, self.calls_to):
-            path.mkdir(parents=True)
-        shutil.copytree(ROOT / "launch", self.root / "launch")
-        for name in ("setup.cfg", "pyproject.toml", ".gitignore"):
-            shutil.copy(ROOT / name, self.root / name)
-        (self.root / "w2v_jax/__init__.py").touch()
-        (self.root / "w2v_jax/fake.py").write_text(TRAINING)
-        self.program("python3", PYTHON)
-        self.environment = {
-            "PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder),
-            "PYTHON": str(self.bin / "python3"), "CALLS": str(self.calls_to), "PAUSE": "0",
-        }  # fmt: skip
-
-    def program(self, name: str, text: str) -> None:
-        (self.bin / name).write_text(text)
-        (self.bin / name).chmod(0o755)
-
-    def begin(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [f"launch/{script}", *arguments], cwd=self.root, text=True, process_group=0,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=self.environment | variables,
-        )  # fmt: skip
-
-    def run(self, script: str, *arguments: str, status: int = 0, **variables: str) -> str:
-        process = self.begin(script, *arguments, **variables)
-        output, _ = process.communicate(timeout=30)
-        assert process.returncode == status, output
-        return output
-
-    def dry(self, script: str, *arguments: str, **variables: str) -> list[list[str]]:
-        """The commands that the dry mode prints, split into words."""
-        output = self.run(script, *arguments, DRY="1", **variables)
-        return [shlex.split(line) for line in output.splitlines() if not line.startswith("# ")]
-
-    def calls(self, name: str = "0") -> list[list[str]]:
-        """The flags of each start of one process of the training."""
-        (path,) = self.calls_to.glob(f"*-{name}")
-        return [json.loads(line)["flags"] for line in path.read_text().splitlines()]
-
-    def calls_of(self, worker: str) -> list[list[str]]:
-        lines = (self.calls_to / f"{worker}-0").read_text().splitlines()
-        return [json.loads(line)["flags"] for line in lines]
-
-    def ready(self, count: int) -> None:
-        """Waits until so many processes wait for their signal."""
-        for _ in range(400):
-            if len(list(self.calls_to.glob("*.ready"))) == count:
-                return
-            time.sleep(0.05)
-        raise AssertionError("the training did not start")
 
 
 @pytest.fixture
@@ -138,7 +27,6 @@ def sandbox(tmp_path):
     return Sandbox(tmp_path)
 
 
-TPU = {"TPU_NAME": "slice", "ZONE": "us-west4-a", "ACCELERATOR": "v5litepod-16"}
 GKE = {"IMAGE": "registry/w2v:1", "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4"}
 
 
@@ -326,7 +214,9 @@ def test_slurm_queues_again_after_75_alone(sandbox, slurm, status):
 def test_slurm_scancel_is_for_good(sandbox, slurm):
     """It signals the script, too; the steps may still end with 75."""
     process = slurm("sleep 30")
-    while not (sandbox.calls_to / "srun").exists():
+    for _ in range(400):
+        if (sandbox.calls_to / "srun").exists():
+            break
         time.sleep(0.05)
     process.terminate()
     assert process.wait(timeout=5) == -signal.SIGTERM
@@ -362,119 +252,6 @@ def test_jax_under_slurm_takes_all_gpus_and_the_flags(sandbox):
         env=os.environ | job | dict([gpus.split("=")]) | {"XLA_FLAGS": flags},
     ).stdout  # fmt: skip
     assert output.split() == ["0,1,2,3", "1"]
-
-
-# tpu_vm.sh and worker.sh
-
-
-@pytest.fixture
-def cloud(sandbox, tmp_path):
-    (tmp_path / "cloud").mkdir()
-    sandbox.program("gcloud", GCLOUD)
-    sandbox.program("sudo", "#!/bin/bash\nexit 1\n")
-    sandbox.environment |= TPU | {"CLOUD": str(tmp_path / "cloud"), "POLL": "0.2"}
-    for words in (["init", "-q"], ["add", "-A"]):
-        subprocess.run(["git", *words], cwd=sandbox.root, check=True)
-    yield tmp_path / "cloud"
-    for path in sandbox.calls_to.glob("w?-0"):
-        for line in path.read_text().splitlines():
-            subprocess.run(["kill", "-KILL", str(json.loads(line)["pid"])], stderr=-3, check=False)
-
-
-def verbs(cloud):
-    """What gcloud was asked for, without the looks."""
-    lines = (cloud / "calls").read_text().splitlines()
-    names = {
-        "-resources create": "create", "-resources delete": "delete", "tpu-vm scp": "copy",
-        "worker.sh setup": "setup",
-        "worker.sh start": "start", "worker.sh log": "log",
-    }  # fmt: skip
-    return [name for line in lines for word, name in names.items() if word in line]
-
-
-def test_babysit_survives_a_preemption_and_a_crash(sandbox, cloud):
-    """Waits on the first slice, which is taken away; then 75, a crash, and the end."""
-    output = sandbox.run(
-        "tpu_vm.sh", "babysit", "fake", "--workdir=gs://b/it's", PLAN="wait 75 1 0",
-        PREEMPT_AT="3", SPOT="1",
-    )  # fmt: skip
-    once = ["create", "copy", "setup", "start"]
-    assert verbs(cloud) == [*once, "delete", *once, "start", "log"], output
-    for worker in ("w0", "w1"):
-        # a 75 is started again by the worker itself
-        assert sandbox.calls_of(worker) == [["--distributed=on", "--workdir=gs://b/it's"]] * 4
-    assert "it costs until" in output
-    assert "0 0" in output
-
-
-def test_babysit_does_not_repeat_an_error_of_the_user(sandbox, cloud):
-    sandbox.run("tpu_vm.sh", "babysit", "fake", PLAN="2", DELETE="1", status=2)
-    assert verbs(cloud) == ["create", "copy", "setup", "start", "log", "delete"]
-
-
-def test_babysit_gives_up_on_crashes(sandbox, cloud):
-    sandbox.run("tpu_vm.sh", "babysit", "fake", PLAN="1 1 1 1 1", MAX_FAILURES="2", status=1)
-    assert verbs(cloud).count("start") == 3
-
-
-def test_a_run_on_a_slice_is_detached_and_can_be_stopped(sandbox, cloud):
-    """The commands one by one; `run` comes back although the training holds on."""
-    plan = {"PLAN": "wait"}
-    for words in (["create"], ["setup"], ["run", "fake"]):
-        sandbox.run("tpu_vm.sh", *words, **plan)
-    sandbox.ready(2)
-    assert sandbox.run("tpu_vm.sh", "status").split() == ["READY", "running", "running"]
-    assert "a run is under way" in sandbox.run("tpu_vm.sh", "run", "fake", status=2, **plan)
-    sandbox.run("tpu_vm.sh", "stop")
-    assert sandbox.run("tpu_vm.sh", "status").split() == ["READY", "75", "75"]
-    (cloud / "w1/w2v_jax/runs/worker/status").unlink()  # as after a reboot
-    assert sandbox.run("tpu_vm.sh", "status").split() == ["READY", "75", "lost"]
-    sandbox.run("tpu_vm.sh", "delete")
-    assert sandbox.run("tpu_vm.sh", "status").strip() == "NONE"
-
-
-def test_a_network_that_is_down_creates_no_slice(sandbox, cloud):
-    program = '#!/bin/bash\necho "$*" >>"$CLOUD/calls"\necho "no route" >&2\nexit 1\n'
-    sandbox.program("gcloud", program)
-    process = sandbox.begin("tpu_vm.sh", "babysit", "fake", POLL="0.05")
-    time.sleep(0.7)
-    process.kill()
-    output, _ = process.communicate()
-    assert "no route" in output
-    assert "UNREACHABLE" in output
-    assert verbs(cloud) == []
-
-
-def test_commands_for_a_slice(sandbox, tmp_path):
-    commands = sandbox.dry("tpu_vm.sh", "create", SPOT="1", PROJECT="p", **TPU)
-    assert "--spot" in commands[0]
-    assert {"--zone=us-west4-a", "--project=p"} <= set(commands[0])
-    assert "--runtime-version=v2-alpha-tpuv5-lite" in commands[0]
-    cache = {"JAX_COMPILATION_CACHE_DIR": "gs://c"}
-    commands += sandbox.dry("tpu_vm.sh", "babysit", "fake", **cache, **TPU)
-    (start,) = [words for words in commands if "start" in words[-2]]
-    assert "--worker=all" in start
-    assert start[-2].endswith(
-        "JAX_COMPILATION_CACHE_DIR=gs://c launch/worker.sh start fake --distributed=on"
-    )
-    for action in ("status", "log", "stop", "delete"):
-        commands += sandbox.dry("tpu_vm.sh", action, **TPU)
-    commands.append(shlex.split("gcloud compute tpus tpu-vm describe slice --zone=z"))
-    commands[-1].append("--format=value(state)")
-    gcloud = shutil.which("gcloud")
-    if not gcloud:
-        pytest.skip("gcloud, which knows its flags without a network, is not installed")
-    lines = {shlex.join(words) for words in commands if words[0] == "gcloud"}
-    asked = [{"command_string": line} for line in sorted(lines)]
-    (tmp_path / "commands.json").write_text(json.dumps(asked))
-    answers = json.loads(
-        subprocess.run(
-            [gcloud, "meta", "lint-gcloud-commands", f"--commands-file={tmp_path}/commands.json"],
-            check=True, capture_output=True, env=os.environ | {"CLOUDSDK_CONFIG": str(tmp_path)},
-        ).stdout
-    )  # fmt: skip
-    assert len(answers) == len(asked)
-    assert [answer.get("error_message") for answer in answers if not answer["success"]] == []
 
 
 # gke.yaml, Dockerfile
