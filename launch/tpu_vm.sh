@@ -110,7 +110,7 @@ babysit() {
       delete || true  # if not this time, then the next
       failures=0
     elif [[ "$all" =~ running ]]; then
-      # when one of them has ended, JAX ends the others within minutes: no heartbeat
+      # taken for the same training; when one has ended, JAX ends the others within minutes
       started=yes
     elif [ -n "$all" ] && { [ -z "$started" ] || [[ "$all" =~ none ]]; }; then
       # what a worker says before the first start here is of another run

@@ -138,7 +138,18 @@ def test_local_hands_a_signal_on_and_stops(sandbox, processes, which):
     process.send_signal(which)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 75, output
+    assert "continues" not in output
     assert [len(sandbox.calls(str(i))) for i in range(int(processes))] == [1] * int(processes)
+
+
+def test_local_stops_between_two_runs(sandbox):
+    process = sandbox.begin("local.sh", "fake", PLAN="75 0", PAUSE="1")
+    while "continues" not in process.stdout.readline():
+        pass
+    process.terminate()
+    assert process.wait(timeout=20) == 75
+    process.stdout.close()
+    assert len(sandbox.calls()) == 1
 
 
 def test_local_starts_all_processes_again(sandbox):

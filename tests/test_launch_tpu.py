@@ -86,6 +86,16 @@ def test_babysit_does_not_repeat_an_error_of_the_user(sandbox, cloud):
     assert verbs(cloud) == ["create", "copy", "setup", "start", "log", "delete"]
 
 
+def test_babysit_takes_no_earlier_run_for_its_own(sandbox, cloud):
+    for words in (["create"], ["setup"], ["run", "fake", "--old"]):
+        sandbox.run("tpu_vm.sh", *words, PLAN="0 0")
+    for _ in range(50):
+        if sandbox.run("tpu_vm.sh", "status").split() == ["READY", "0", "0"]:
+            break
+    sandbox.run("tpu_vm.sh", "babysit", "fake", "--new", PLAN="0 0")
+    assert sandbox.calls_of("w1") == [["--distributed=on", "--old"], ["--distributed=on", "--new"]]
+
+
 def test_babysit_gives_up_on_crashes(sandbox, cloud):
     sandbox.run("tpu_vm.sh", "babysit", "fake", PLAN="1 1 1 1 1", MAX_FAILURES="2", status=1)
     assert verbs(cloud).count("start") == 3
