@@ -6,11 +6,14 @@
 #   launch/tpu_vm.sh babysit ENTRY FLAGS ...  all of this, again after each preemption, until the
 #                                             training has finished; Ctrl-C ends only the babysitter
 #   launch/tpu_vm.sh status | log | stop | ssh [COMMAND] | delete
+# Once before: ssh-add ~/.ssh/google_compute_engine, which gcloud wants for --worker=all. End the
+# babysitter before stop: it takes the 75 of a stopped training for a preemption.
 # TPU_NAME, ZONE, ACCELERATOR  e.g. w2v, us-west4-a, v5litepod-16
 # RUNTIME        the image (default: the one for the kind of ACCELERATOR)
 # SPOT=1         cheap, and taken away at any time; PROJECT: default of gcloud
 # DELETE=1       babysit deletes the slice when the training has ended, well or not
-# MAX_FAILURES   babysit gives up after so many crashes, or commands that fail, in a row (default: 3)
+# MAX_FAILURES   babysit ends after more failures than this without a preemption or an hour of
+#                training between them (default: 3)
 # JAX_COMPILATION_CACHE_DIR  e.g. gs://bucket/jax: compiled programs outlive the slice
 # DRY=1          prints the commands
 # Workers share no disk: --workdir, and manifests unless setup copies them, must be gs:// paths.
