@@ -120,8 +120,8 @@ babysit() {
       if setup && run "$@"; then started=yes begun=$SECONDS; else failed; fi
     elif [[ "$all" =~ ^0( 0)*$ ]]; then
       end 0
-    elif [[ " $all " = *" 2 "* ]]; then
-      end 2  # an error of the user: the same command would fail again
+    elif [[ "$all" =~ ^2( 2)*$ ]]; then
+      end 2  # an error of the user, which all workers see: the same command would fail again
     elif [ -n "$all" ]; then
       # what ran for an hour has got on; with a 75 among them the rest are its consequences
       ((SECONDS - begun < 3600)) || failures=0

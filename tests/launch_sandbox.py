@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# does what the word of PLAN for this start says: ends with a status ("75,1": one per process),
-# waits for SIGTERM and ends with 75 as the training does, or does not end at all
+# does what the word of PLAN for this start says: ends with a status ("75,1": one per process or
+# worker), waits for SIGTERM and ends with 75 as the training does, or does not end at all
 TRAINING = """
 import json, os, pathlib, signal, sys, time
 
@@ -22,7 +22,8 @@ calls = pathlib.Path(os.environ["CALLS"]) / f"{worker}-{process}"
 with calls.open("a") as file:
     file.write(json.dumps({"flags": sys.argv[1:], "pid": os.getpid()}) + "\\n")
 plan = os.environ["PLAN"].split()[len(calls.read_text().splitlines()) - 1].split(",")
-what = plan[int(process) % len(plan)]
+index = int(worker[1:]) if worker in ("w0", "w1") else int(process)
+what = plan[index % len(plan)]
 if what.isdigit():
     sys.exit(int(what))
 signal.signal(signal.SIGTERM, (lambda *_: sys.exit(75)) if what == "wait" else signal.SIG_IGN)

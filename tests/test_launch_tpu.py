@@ -86,6 +86,12 @@ def test_babysit_does_not_repeat_an_error_of_the_user(sandbox, cloud):
     assert verbs(cloud) == ["create", "copy", "setup", "start", "log", "delete"]
 
 
+def test_a_2_of_one_worker_is_no_error_of_the_user(sandbox, cloud):
+    """It did not find the others, say: they see an error of the user, too."""
+    sandbox.run("tpu_vm.sh", "babysit", "fake", PLAN="1,2 0")
+    assert verbs(cloud).count("start") == 2
+
+
 def test_babysit_takes_no_earlier_run_for_its_own(sandbox, cloud):
     for words in (["create"], ["setup"], ["run", "fake", "--old"]):
         sandbox.run("tpu_vm.sh", *words, PLAN="0 0")
