@@ -3,12 +3,14 @@
 # and from random weights, score on held-out speech. Run it again and it goes on where it stopped.
 #   launch/quickstart.sh [FOLDER]                   results go to FOLDER (default: runs)
 #   SEEDS="0 1 2" launch/quickstart.sh [FOLDER]     fine-tunes both models once per seed
+#   DRY=1 launch/quickstart.sh [FOLDER]             prints the commands
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 runs="${1:-runs}"
 seeds="${SEEDS:-0}"
-run() { python -m "w2v_jax.$@"; }
+say() { echo "${DRY:+# }$1"; }
+run() { act python -m "w2v_jax.$1" "${@:2}"; }
 
-echo "1/5 prepare: manifests of w2v_jax/samples"
+say "1/5 prepare: manifests of w2v_jax/samples"
 for split in train dev test; do
   [ -e "$runs/data/$split.tsv" ] ||
     run prepare --input="w2v_jax/samples/$split-clean" --output="$runs/data/$split.tsv" --language=en
@@ -17,23 +19,23 @@ done
   run prepare --input=w2v_jax/samples/train-clean --output="$runs/data/labelled.tsv" \
     --language=en --minutes=5
 
-echo "2/5 pretrain: wav2vec 2.0 on unlabelled speech"
+say "2/5 pretrain: wav2vec 2.0 on unlabelled speech"
 run pretrain --config=configs/quickstart.py:pretrain --workdir="$runs/pretrain" \
   --config.data.train="$runs/data/train.tsv" --config.data.valid="$runs/data/dev.tsv"
 run export --workdir="$runs/pretrain" --output="$runs/pretrain/export"
 
 labelled=(--config.data.train="$runs/data/labelled.tsv" --config.data.valid="$runs/data/dev.tsv")
 for seed in $seeds; do
-  echo "3/5 finetune: CTC from the pre-trained weights (seed $seed)"
+  say "3/5 finetune: CTC from the pre-trained weights (seed $seed)"
   run finetune --config=configs/quickstart.py:finetune --workdir="$runs/finetuned-$seed" \
     "${labelled[@]}" --config.seed="$seed" --config.init_from="$runs/pretrain/export"
 
-  echo "4/5 finetune: the same from random weights (seed $seed)"
+  say "4/5 finetune: the same from random weights (seed $seed)"
   run finetune --config=configs/quickstart.py:finetune --workdir="$runs/scratch-$seed" \
     "${labelled[@]}" --config.seed="$seed"
 done
 
-echo "5/5 evaluate on held-out speech"
+say "5/5 evaluate on held-out speech"
 for name in finetuned scratch; do
   for seed in $seeds; do
     run export --workdir="$runs/$name-$seed" --output="$runs/$name-$seed/export"
