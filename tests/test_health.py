@@ -1,9 +1,9 @@
 """Skipped updates and alarms: they speak when something is wrong, and of nothing else.
 
-The lines below, rounded, were written by pre-training runs of configs/quickstart.py (HEALTHY as it is,
-COLLAPSED with --config.loss.diversity_weight=0 --config.optim.peak_lr=3e-3), of tests/small.py with
-100 negatives and a learning rate of 1e-6 (STUCK), and by a fine-tuning run of tests/small.py
-(BLANK), each with a metric `train/skipped` of 0.
+The lines below, rounded, were written by pre-training runs of configs/quickstart.py (HEALTHY as it
+is, COLLAPSED with --config.loss.diversity_weight=0 --config.optim.peak_lr=3e-3), of tests/small.py
+with 16 codes, 100 negatives and a learning rate of 1e-6 (STUCK), and by a fine-tuning run of
+tests/small.py (BLANK). No update of theirs was skipped.
 """
 
 import re
@@ -69,6 +69,8 @@ def test_a_healthy_run_is_left_alone(caplog):
     assert not caplog.messages
     metrics = Alarms(pretraining_alarms(**QUICKSTART)).check(*HEALTHY[0])
     assert metrics == {"alarm/skipped": 0, "alarm/collapse": 0, "alarm/chance": 0}
+    some = {"train/code_perplexity": 1.0}  # without the accuracy of the words
+    assert Alarms(pretraining_alarms(**QUICKSTART)).check(10, some) == {}
     metrics = Alarms(pretraining_alarms(**QUICKSTART)).check(*HEALTHY[2])
     assert metrics == {"alarm/group_collapse": 0, "alarm/dead_codes": 0}
 
