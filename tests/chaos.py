@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 
 from tests.test_resume import final
+from w2v_jax.data.preparation import prepare
 from w2v_jax.training.checkpoint import checkpoint_steps
 from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.writer import read_lines
@@ -52,16 +53,16 @@ class Chaos:
         self.seen = collections.Counter()
         (folder / "config.py").write_text(CONFIG)
         for split in ("train", "dev"):
-            subprocess.run(
-                [sys.executable, "-m", "w2v_jax.prepare", f"--output={folder}/{split}.tsv",
-                 f"--input={ROOT}/w2v_jax/samples/{split}-clean"],
-                cwd=ROOT, check=True, capture_output=True,
-            )  # fmt: skip
-        self._run(folder / "warm")  # fills the cache of compiled programs
+            samples = ROOT / "w2v_jax" / "samples" / f"{split}-clean"
+            prepare([str(samples)], str(folder / f"{split}.tsv"), decode=False)
+        whole = folder / "whole"
         begin = time.monotonic()
-        self._run(folder / "whole")
+        process = self._start(whole)  # compiles; the later runs find its programs in the cache
+        _wait_for_line(whole, process, 0)
+        self.until_first_line = time.monotonic() - begin
+        assert process.wait(SECONDS) == 0, (whole / "log").read_text()
         self.seconds = time.monotonic() - begin
-        self.expected = final(folder / "whole")
+        self.expected = final(whole)
 
     def _start(self, workdir: Path) -> subprocess.Popen:
         workdir.mkdir(exist_ok=True)
@@ -76,10 +77,6 @@ class Chaos:
                  f"--config.data.valid={self.folder}/dev.tsv"],
                 cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-
-    def _run(self, workdir: Path) -> None:
-        status = self._start(workdir).wait(SECONDS)
-        assert status == 0, (workdir / "log").read_text()
 
     def trial(self, number: int) -> str:
         """"" if the run ended as it should, otherwise what is wrong."""
@@ -107,12 +104,10 @@ class Chaos:
     def _wait_for_the_moment(self, workdir: Path, process, rng: random.Random) -> None:
         kind = rng.choices(("start", "save", "anywhere"), (1, 5, 4))[0]
         if kind == "start":
-            self._sleep(process, rng.uniform(0, self.seconds))
+            self._sleep(process, rng.uniform(0, self.until_first_line))
             return
-        lines = len(read_lines(workdir / "metrics.jsonl"))
-        while process.poll() is None and len(read_lines(workdir / "metrics.jsonl")) <= lines:
-            time.sleep(0.02)
-        self._sleep(process, rng.uniform(0, 0.5 * self.seconds))
+        _wait_for_line(workdir, process, len(read_lines(workdir / "metrics.jsonl")))
+        self._sleep(process, rng.uniform(0, self.seconds - self.until_first_line))
         while kind == "save" and process.poll() is None and not _saving(workdir):
             time.sleep(0.001)
         if kind == "save":
@@ -171,6 +166,12 @@ class Chaos:
         if json.dumps(found[2]) != json.dumps(self.expected[2]):
             return "the metrics differ"
         return ""
+
+
+def _wait_for_line(workdir: Path, process, known: int) -> None:
+    """Until the metrics have more lines than that, or the process ends."""
+    while process.poll() is None and len(read_lines(workdir / "metrics.jsonl")) <= known:
+        time.sleep(0.02)
 
 
 def _saving(workdir: Path) -> bool:

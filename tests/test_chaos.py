@@ -1,12 +1,12 @@
-"""A slice of `python -m tests.chaos`: two trials, the second with damaged checkpoints."""
-
-import pytest
+"""A slice of `python -m tests.chaos --damage`."""
 
 from tests.chaos import Chaos
 
 
-@pytest.mark.parametrize("damage", [False, True])
-def test_killed_runs_end_in_the_same_bits(tmp_path, damage):
-    chaos = Chaos(tmp_path, seed=2, damage=damage)
-    assert chaos.trial(0) == ""
-    assert chaos.seen["SIGKILL"] + chaos.seen["SIGTERM"] >= 1
+def test_killed_runs_end_in_the_same_bits(tmp_path):
+    chaos = Chaos(tmp_path, seed=1, damage=True)
+    number = 0
+    while not chaos.seen["SIGKILL"] + chaos.seen["SIGTERM"]:  # a fast run may escape the signal
+        assert chaos.trial(number) == ""
+        number += 1
+        assert number < 5
