@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from w2v_jax.training.checkpoint import Checkpoints
+from w2v_jax.training.checkpoint import Checkpoints, checkpoint_steps
 from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.writer import read_lines
 
@@ -69,7 +69,7 @@ def final(workdir):
     import orbax.checkpoint as ocp
 
     folder = workdir / "checkpoints"
-    step = max(int(path.name) for path in folder.iterdir())
+    step = checkpoint_steps(workdir)[-1]
     with ocp.PyTreeCheckpointer() as checkpointer:
         state = checkpointer.restore(folder / str(step) / "state")
     leaves = {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}

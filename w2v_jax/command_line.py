@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from w2v_jax.errors import UserError
 from w2v_jax.training.distributed import initialize
+from w2v_jax.training.loop import PREEMPTED
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -72,9 +73,15 @@ def run_training(main: Callable[..., object]) -> None:
         if not values.data.train:
             raise UserError("set --config.data.train to a manifest (python -m w2v_jax.prepare)")
         given = flags.FLAGS
-        initialize(
-            given.distributed, given.coordinator_address, given.num_processes, given.process_id
-        )
+        try:
+            initialize(
+                given.distributed, given.coordinator_address, given.num_processes, given.process_id
+            )
+        except RuntimeError as error:
+            # a machine that comes late is no fault of the command: the launcher tries again
+            reason = str(error).splitlines()[0]
+            print(f"error: the processes did not come together: {reason}", file=sys.stderr)
+            sys.exit(PREEMPTED)
         setup_logging()
         try:
             main(values, workdir.value)

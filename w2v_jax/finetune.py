@@ -24,9 +24,11 @@ from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.run import parts, run, training_data
+from w2v_jax.tasks.alarms import ctc_alarms
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
 from w2v_jax.training.state import TrainState, on_mesh
 
@@ -139,7 +141,11 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
     return run(
         config, workdir, settings, {"model": encoder.earlier_keys()},
         task=finetuning_task(config, len(alphabet)), mesh=mesh, plan=plan, loader=loader,
-        evaluate=evaluate, begin=begin,
+        evaluate=evaluate, best_by="valid/wer", begin=begin,
+        alarms=ctc_alarms(
+            freeze_steps=config.freeze_steps,
+            warmup_steps=warmup_steps(config.optim, config.num_steps),
+        ),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.objectives.contrastive import average_usage, perplexity
 from w2v_jax.run import parts, run, training_data
+from w2v_jax.tasks.alarms import pretraining_alarms
 from w2v_jax.tasks.pretraining import (
     BITS,
     masked_prediction,
@@ -25,6 +26,7 @@ from w2v_jax.tasks.pretraining import (
     score_candidates,
 )
 from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
 from w2v_jax.training.state import TrainState, on_mesh
 
@@ -148,7 +150,12 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
     return run(
         config, workdir, settings, {"model": encoder.earlier_keys(), "loss": NEGATIVES},
         task=pretraining_task(config), mesh=mesh, plan=plan, loader=loader, evaluate=evaluate,
-        begin=begin,
+        best_by="valid/contrastive_bits", begin=begin,
+        alarms=pretraining_alarms(
+            groups=quantizer.groups, codes=quantizer.codes,
+            negatives=config.loss.negatives + config.loss.cross_negatives,
+            warmup_steps=warmup_steps(config.optim, config.num_steps),
+        ),
     )  # fmt: skip
 
 

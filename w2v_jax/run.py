@@ -15,6 +15,7 @@ from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
+from w2v_jax.training.health import Alarm
 from w2v_jax.training.loop import train
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import (
@@ -25,6 +26,11 @@ from w2v_jax.training.sharding import (
 )
 from w2v_jax.training.state import Task, TrainState, abstract_state, build, jitted_step, on_mesh
 
+# keys of a config that are arguments of the loop
+LOOP_KEYS = (
+    "num_steps", "log_steps", "save_steps", "eval_steps", "keep_last", "keep_every", "keep_best",
+    "max_skipped", "hang_seconds", "profile_steps",
+)  # fmt: skip
 # of settings that runs of an earlier version lack: what they did
 EARLIER = {"data": mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}, "ema_decay": 0.0}
 
@@ -62,12 +68,15 @@ def run(
     plan: BatchPlan,
     loader: Loader,
     evaluate: Callable[[TrainState], dict[str, float]] | None,
+    best_by: str,
+    alarms: Sequence[Alarm],
     begin: Callable[[TrainState], TrainState],
 ) -> TrainState | None:
     """Trains, from the newest checkpoint of WORKDIR on; the last state, None of a dry run.
 
     settings: what decides the numbers of the run; earlier: what runs of an earlier version did
-    where they lack one of them. begin: makes the state of a new run from the random one.
+    where they lack one of them. best_by: the scalar of evaluate() that says which checkpoints are
+    the best, the lower the better. begin: makes the state of a new run from the random one.
     """
     check_unchanged(workdir, settings, earlier | EARLIER)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
@@ -90,11 +99,10 @@ def run(
             sharding=batch_sharding(mesh),
         ),
         workdir=workdir,
-        num_steps=config.num_steps,
-        log_steps=config.log_steps,
-        save_steps=config.save_steps,
-        eval_steps=config.eval_steps,
+        **{key: config[key] for key in LOOP_KEYS},
         evaluate=evaluate,
+        best_by=best_by,
+        alarms=alarms,
         data_metrics=loader.metrics,
         meta={"training manifest": loader.corpus.digest},
     )  # fmt: skip

@@ -19,7 +19,8 @@ def initialize(mode: str = "auto", address: str = "", count: int = 0, index: int
     mode: "on": join as JAX's cluster detection says (Cloud TPU, SLURM, Open MPI, Kubernetes);
     "auto": the same where SLURM or Open MPI started several processes, otherwise alone; "off":
     alone. address (HOST:PORT of process 0), count and index: join as said here; all three or none.
-    The output of all processes but the first is dropped, their log is not. Raises UserError.
+    The output of all processes but the first is dropped, their log is not. Raises UserError where
+    it is not said how to join, and RuntimeError where the others do not come.
     """
     explicit = (bool(address), count > 0, index >= 0)
     if any(explicit) and not all(explicit):
@@ -34,10 +35,9 @@ def initialize(mode: str = "auto", address: str = "", count: int = 0, index: int
             jax.distributed.initialize(address, count, index)
         else:
             jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except ValueError as error:
         raise UserError(
-            f"the processes did not come together: {reason}; where no cluster is detected, set "
+            f"no other processes are known ({str(error).splitlines()[0]}); set "
             "--coordinator_address=HOST:PORT --num_processes=N --process_id=I, or --distributed=off"
         ) from None
     if jax.process_index():

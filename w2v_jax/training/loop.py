@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from jax.experimental import multihost_utils
 from w2v_jax.errors import UserError
 from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.distributed import from_first, is_first
+from w2v_jax.training.health import Alarm, Alarms, Skipped
 from w2v_jax.training.metrics import Window
+from w2v_jax.training.profiling import Profile
 from w2v_jax.training.state import TrainState
-from w2v_jax.training.writer import NoWriter, Writer
+from w2v_jax.training.watchdog import Watchdog
+from w2v_jax.training.writer import NoWriter, Writer, read_lines
 
 log = logging.getLogger(__name__)
 
 PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
-SKIPPED_MAX = 10  # updates in a row with non-finite gradients before the run stops
 
 
 class _Stop:
@@ -72,112 +74,146 @@ def train(
     log_steps: int,
     save_steps: int,
     eval_steps: int,
+    keep_last: int = 2,
+    keep_every: int = 0,
+    keep_best: int = 0,
+    max_skipped: int = 10,
+    hang_seconds: float = 0.0,
+    profile_steps: str = "",
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    best_by: str = "",
+    alarms: Sequence[Alarm] = (),
     data_metrics: Callable[[], dict[str, float]] = dict,
     meta: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains until `num_steps` and returns the last state.
 
     batches(start) yields (global batch, seconds of audio in it) for steps start, start + 1, ...;
-    it is a generator, closed at the end. data_metrics() is added to every log line. `meta` is
-    stored with every checkpoint and must be the same when a run continues (the digest of the data,
-    say).
+    it is a generator, closed at the end. The scalar `best_by` of evaluate(), the lower the better,
+    is the score of a checkpoint. data_metrics() is added to every log line. `meta` is stored with
+    every checkpoint and must be the same when a run continues (the digest of the data, say).
 
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
     the device never waits for the host), log line, checkpoint, stop request, evaluation. A run
     killed between a checkpoint and the evaluation of the same step evaluates first when it
     continues. SIGTERM and Ctrl-C save and exit with status 75; the state that is passed in is not
-    usable afterwards.
+    usable afterwards. Of several processes all run this loop; the first alone writes metrics.
     """
     started = time.monotonic()
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    scores = {line["step"]: line[best_by] for line in read_lines(Path(workdir) / "metrics.jsonl")
+              if best_by in line}  # fmt: skip
+    checkpoints = Checkpoints(
+        workdir, keep_last=keep_last, keep_every=keep_every, keep_best=keep_best, scores=scores
     )
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(abstract)
+    content = {"clock": {"hours_heard": 0.0, "seconds_trained": 0.0}}
     meta = dict(meta or {})
-    clock = {"hours_heard": 0.0, "seconds_trained": 0.0}
-    window = Window()
+    restored = checkpoints.restore(abstract(state.saved()))
     if restored is not None:
         jax.tree.map(lambda x: x.delete(), state)  # or it would stay beside the restored one
-        state, old = restored
+        state, content = TrainState.restored(restored[0]), restored[1]
         for key, value in meta.items():
-            if old["run"].get(key) != value:
+            if content["run"].get(key) != value:
                 raise UserError(
-                    f"the {key} has changed since {workdir} was started ({old['run'].get(key)} -> "
-                    f"{value}); put the old one back, or use another --workdir"
+                    f"the {key} has changed since {workdir} was started "
+                    f"({content['run'].get(key)} -> {value}); put the old one back, or use another "
+                    "--workdir"
                 )
-        clock, window = old["clock"], Window(old["window"])
+    clock, window = content["clock"], Window(content.get("window"))
+    skipped = Skipped(max_skipped, content.get("skipped"))
     start = int(state.step)
-    writer = Writer(workdir, start) if is_first() else NoWriter()
     if start:
         print(f"continues from step {start} of {num_steps}", flush=True)
-    evaluates = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
-    if evaluates and from_first(not writer.has(start, "valid/")):
-        _evaluate(evaluate, state, writer, start)
-    if start >= num_steps:
-        checkpoints.close()
-        writer.close()
-        return state
+    writer = Writer(workdir, start) if is_first() else NoWriter()
+    watched = Alarms(alarms if is_first() else ())
+
+    def write(step: int, scalars: dict[str, float]) -> None:
+        writer.write(step, scalars | watched.check(step, scalars))
+
+    def evaluate_now(step: int) -> None:
+        scalars = evaluate(state)
+        write(step, scalars)
+        if best_by in scalars:
+            checkpoints.scored(step, scalars[best_by])
+        values = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items())
+        print(f"step {step}: {values}", flush=True)
+
+    def close_checkpoints(failure: type | None, *_) -> None:
+        # to finish a save needs all processes: one that fails alone would wait for the others
+        if failure is None or jax.process_count() == 1:
+            checkpoints.close()
 
     progress = _Progress(start, num_steps, clock)
-    skipped = 0
     waited = 0.0
-    # closed in any case: worker processes end with the generator
-    with _Stop() as stop, contextlib.closing(batches(start)) as iterator:
-        pending = None
+    stopping = False
+    pending = None  # (step, metrics) of a step that may still be on the device
+    with contextlib.ExitStack() as stack:
+        stack.callback(writer.close)
+        stack.push(close_checkpoints)
+        watchdog = stack.enter_context(
+            Watchdog(hang_seconds, workdir, process=jax.process_index())
+        )
+        due = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
+        if due and from_first(not writer.has(start, "valid/")):
+            evaluate_now(start)
+        if start >= num_steps:
+            return state
+        profile = stack.enter_context(Profile(profile_steps if is_first() else "", workdir))
+        stop = stack.enter_context(_Stop())
+        # closed in any case: worker processes end with the generator
+        iterator = stack.enter_context(contextlib.closing(batches(start)))
         for step in range(start + 1, num_steps + 1):
+            profile.before(step)
             before = time.monotonic()
             batch, seconds = next(iterator)
             waited += time.monotonic() - before
             state, metrics = train_step(state, batch)
+            profile.after(step, metrics)
             last = step == num_steps
             logs = step % log_steps == 0 or last
             # asked once: a signal from here on belongs to the next step
             stopping = stop.asked(step) and not last
             saves = step % save_steps == 0 or last or stopping
 
-            due = [pending] if pending is not None else []
-            pending = metrics
+            finished = [pending] if pending is not None else []
+            pending = step, metrics
             if logs or saves:
-                due, pending = [*due, metrics], None
-            for ready in due:
+                finished, pending = [*finished, pending], None
+            for number, ready in finished:
                 ready = jax.device_get(ready)
+                watchdog.beat(number)
                 window.add(ready)
-                skipped = skipped + 1 if ready["train/skipped"][0] else 0
-                if skipped >= SKIPPED_MAX:
-                    raise UserError(
-                        f"no finite gradient in {skipped} updates in a row, the last around step "
-                        f"{step}; lower --config.optim.peak_lr or look at the data there"
-                    )
+                skipped.add(ready["train/skipped"][0], number)
             clock["hours_heard"] += seconds / 3600
             if logs:
                 scalars = window.means()
                 scalars |= progress.rates(step, clock, waited) | data_metrics()
                 waited = 0.0
-                writer.write(step, scalars)
+                write(step, scalars)
                 progress.show(step, scalars)
             if saves:
-                now = {**clock, "seconds_trained": progress.seconds()}
-                content = {"run": meta, "clock": now, "window": window.content}
-                checkpoints.save(step, state, content)
+                content = {
+                    "run": meta,
+                    "clock": {**clock, "seconds_trained": progress.seconds()},
+                    "window": window.content,
+                    "skipped": skipped.content,
+                }
+                checkpoints.save(step, state.saved(), content)
             if stopping:
-                checkpoints.close()
-                writer.close()
-                log.warning("asked to stop: step %d is saved, the same command continues", step)
-                sys.exit(PREEMPTED)
+                break
             if evaluate is not None and (step % eval_steps == 0 or last):
-                _evaluate(evaluate, state, writer, step)
-    checkpoints.close()
-    writer.close()
+                evaluate_now(step)
+    if stopping:
+        log.warning("asked to stop: step %d is saved, the same command continues", step)
+        sys.exit(PREEMPTED)
     log.info("trained %d steps in %.0f s", num_steps - start, time.monotonic() - started)
     return state
 
 
-def _evaluate(evaluate, state: TrainState, writer: Writer, step: int) -> None:
-    scalars = evaluate(state)
-    writer.write(step, scalars)
-    print(f"step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in scalars.items()), flush=True)
+def abstract(tree: Any) -> Any:
+    """Shapes, types and shardings of a tree of arrays."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )
 
 
 class _Progress:

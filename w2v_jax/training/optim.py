@@ -53,6 +53,13 @@ def make_schedule(config, total_steps: int) -> Schedule:
     raise UserError(f"optim.schedule is {config.schedule!r}; it must be linear or tri_stage")
 
 
+def warmup_steps(config, total_steps: int) -> int:
+    """Updates until the learning rate has its peak."""
+    if config.schedule == "tri_stage":
+        return int(config.phases[0] * total_steps)
+    return config.warmup_steps
+
+
 def make_optimizer(
     config, *, freeze: str = "", freeze_steps: int = 0
 ) -> optax.GradientTransformation:

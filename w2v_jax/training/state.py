@@ -32,6 +32,15 @@ class TrainState:
         """What a model is evaluated with: the averaged parameters where there are any."""
         return {"params": self.ema or self.params, "stats": self.stats}
 
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds: `ema` only where there is one, as before there was any."""
+        return {k: v for k, v in vars(self).items() if k != "ema" or v}
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any]) -> "TrainState":
+        """The state of `saved`."""
+        return cls(**{"ema": {}} | saved)
+
     def starting_from(self, params: Any, stats: Any) -> "TrainState":
         """The state with other first parameters; their average starts there too."""
         ema = jax.tree.map(jnp.copy, params) if self.ema else {}
