@@ -81,6 +81,7 @@ def pretraining(size: str) -> ConfigDict:
     config.kind = "pretrained"
     config.seed = 0
     config.init_from = ""  # an exported pre-trained model to go on from; empty: random weights
+    config.partial_init = False  # True: take over what fits of a model of other shape
     config.model = model(size)
     config.quantizer = ConfigDict(QUANTIZERS[size])
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
@@ -115,6 +116,7 @@ def finetuning(size: str) -> ConfigDict:
     config.kind = "ctc"
     config.seed = 0
     config.init_from = ""  # an exported pre-trained model; empty: random weights
+    config.partial_init = False  # True: take over what fits of a model of other shape
     config.model = model(size)
     config.model.update(
         feature_grad_mult=0.0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.1,

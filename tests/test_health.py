@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
+from tests.test_imports import PACKAGE
 from w2v_jax.errors import UserError
 from w2v_jax.objectives.contrastive import dead_codes
 from w2v_jax.tasks.alarms import PATIENCE, ctc_alarms, pretraining_alarms
@@ -193,3 +194,11 @@ def test_without_a_limit_the_run_goes_on():
     assert skipped.content["total"] == 100
     with pytest.raises(UserError, match="max_skipped=-1 "):
         Skipped(-1)
+
+
+def test_their_scalars_are_written_somewhere():
+    """A rule for a metric that nobody writes would never speak."""
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "alarms.py")
+    for alarm in (*pretraining_alarms(**QUICKSTART), *ctc_alarms(freeze_steps=0, warmup_steps=0)):
+        for name in alarm.needs:
+            assert f'"{re.sub("_[0-9]$", "_{g}", name)}"' in source, f"{alarm.name}: {name}"

@@ -20,6 +20,7 @@ from w2v_jax.objectives.masking import masked_frames, span_mask, utterance_keys
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.tasks.pretraining import make_loss, masked_prediction, pretraining_task
 from w2v_jax.training.checkpoint import Checkpoints, export_model
+from w2v_jax.training.initial import take_over
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
 from w2v_jax.training.settings import check_unchanged, write_settings
@@ -173,11 +174,34 @@ def test_pretraining_goes_on_from_an_exported_model(tmp_path):
         pretrain.with_exported(state, str(tmp_path), encoder, more)
 
 
-def test_top_blocks_can_start_anew():
+def test_a_model_of_other_shape_starts_in_part(tmp_path, caplog):
+    """Both missing sides are named; what fits is taken over only where that is asked for."""
+    current = {"a": {"w": jnp.zeros(3)}, "b": jnp.zeros(2), "c": jnp.zeros(4)}
+    given = {"a": {"w": np.ones(3, np.float32)}, "b": np.ones(5), "d": np.ones(1)}
+    with pytest.raises(UserError) as raised:
+        take_over(current, given, "FOLDER")
+    words = str(raised.value)
+    assert "the model has, FOLDER lacks 1 arrays:\n  c" in words
+    assert "FOLDER has, the model lacks 1 arrays:\n  d" in words
+    assert "b (5,) there, (2,) here" in words
+    assert "--config.partial_init=True" in words
+    taken = take_over(current, given, "FOLDER", partial=True)
+    np.testing.assert_array_equal(taken["a"]["w"], np.ones(3))
+    assert not taken["b"].any()
+    assert not taken["c"].any()
+    assert "FOLDER lacks 1 arrays" in caplog.text
+    with pytest.raises(UserError, match="no array of FOLDER fits"):
+        take_over({"x": jnp.zeros(1)}, given, "FOLDER", partial=True)
+
+
+def test_top_blocks_can_start_anew(tmp_path):
     first, _ = finetuning(one_device())
+    config = EncoderConfig.from_dict(small.finetuning().model)
     encoder = jax.device_get(first.params["encoder"])
-    other = jax.tree.map(lambda x: x + 1, encoder)
-    state = finetune.with_encoder(first, {"params": other, "stats": {}}, keep_layers=1)
+    other = {"encoder": jax.tree.map(lambda x: x + 1, encoder)}
+    described = {"kind": "pretrained", "model": config.to_dict()}
+    export_model(tmp_path, {"params": other, "stats": {}}, described)
+    state = finetune.with_encoder(first, str(tmp_path), config, keep_layers=1)
     block = state.params["encoder"]["context"]["layers"]
     for name, value in jax.tree_util.tree_leaves_with_path(block):
         old = encoder["context"]["layers"]

@@ -105,8 +105,8 @@ def no_arguments(argv: list[str]) -> None:
 
 
 FREE_KEYS = (
-    "mesh", "log_steps", "save_steps", "eval_steps", "init_from", "keep_last", "keep_every",
-    "keep_best", "max_skipped", "hang_seconds", "profile_steps", "dry_run",
+    "mesh", "log_steps", "save_steps", "eval_steps", "init_from", "partial_init", "keep_last",
+    "keep_every", "keep_best", "max_skipped", "hang_seconds", "profile_steps", "dry_run",
 )  # fmt: skip
 # what changes no number beyond rounding, so that a run may move to another machine
 FREE_MODEL_KEYS = ("remat", "remat_features", "scan", "pos_conv_method")

@@ -1,6 +1,7 @@
 """Writes a model: of a run its newest checkpoint without optimizer, or a converted one.
 
 python -m w2v_jax.export --workdir=runs/base --output=runs/base/export
+python -m w2v_jax.export --workdir=runs/base --output=runs/base/best --step=best
 python -m w2v_jax.export --workdir=runs/base --output=hub/base --format=huggingface
 python -m w2v_jax.export --from=huggingface --workdir=wav2vec2-base --output=models/base
 python -m w2v_jax.export --from=fairseq --workdir=wav2vec_small.pt --output=models/base
@@ -16,7 +17,16 @@ from w2v_jax import __version__, command_line
 from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq, huggingface
 from w2v_jax.interop.exported import rates
-from w2v_jax.training.checkpoint import export_model, latest_variables, load_exported
+from w2v_jax.run import BEST_BY
+from w2v_jax.training.checkpoint import (
+    checkpoint_steps,
+    export_model,
+    latest_variables,
+    load_exported,
+    variables_of_step,
+)
+from w2v_jax.training.retention import best_steps
+from w2v_jax.training.writer import read_lines
 
 FORMATS = ("orbax", "huggingface")
 SOURCES = ("run", *FORMATS, "fairseq")
@@ -24,15 +34,31 @@ SOURCES = ("run", *FORMATS, "fairseq")
 DESCRIPTION = ("kind", "model", "quantizer", "alphabet", "final_dropout")
 
 
-def newest(workdir: str) -> tuple[Any, dict[str, Any]]:
-    """(variables, config) of the newest checkpoint of a run."""
+def checkpoint_of(workdir: str, step: str = "") -> tuple[Any, dict[str, Any]]:
+    """(variables, config) of the newest checkpoint of a run, of a step, or of the "best" one."""
     try:
         run = json.loads((Path(workdir) / "config.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"{workdir} is not the --workdir of a training run") from None
-    variables, step = latest_variables(workdir)
+    if not step:
+        variables, number = latest_variables(workdir)
+    else:
+        number = best_step(workdir, BEST_BY[run["kind"]]) if step == "best" else int(step)
+        variables = variables_of_step(workdir, number)
     config = {key: run[key] for key in DESCRIPTION if key in run}
-    return variables, config | {"step": step}
+    return variables, config | {"step": number}
+
+
+def best_step(workdir: str, scalar: str) -> int:
+    """The step of the checkpoint with the lowest value of a scalar in the metrics of the run."""
+    lines = read_lines(Path(workdir) / "metrics.jsonl")
+    kept = checkpoint_steps(workdir)
+    scores = {x["step"]: x[scalar] for x in lines if scalar in x and x["step"] in kept}
+    if not scores:
+        raise UserError(
+            f"no checkpoint of {workdir} was evaluated ({scalar}); set --step to one of {kept}"
+        )
+    return best_steps(scores, 1)[0]
 
 
 def form_of(folder: Path) -> str | None:
@@ -47,13 +73,18 @@ def form_of(folder: Path) -> str | None:
 
 
 def export(
-    workdir: str, output: str, source: str = "run", form: str = "orbax", language: str = ""
+    workdir: str,
+    output: str,
+    source: str = "run",
+    form: str = "orbax",
+    language: str = "",
+    step: str = "",
 ) -> None:
     """Writes the model in `workdir` to the folder `output`.
 
     source: what `workdir` is: a run, a model that this function wrote (orbax), or a model directory
     of transformers (huggingface, and `language` of an MMS model) or a file of fairseq; form: orbax
-    or huggingface.
+    or huggingface; step: of a run, a number or "best", empty for the newest.
     """
     folder = Path(output)
     if Path(workdir).resolve() == folder.resolve():
@@ -62,12 +93,16 @@ def export(
         raise UserError(f"--output={output} holds something else; choose another folder")
     if language and source != "huggingface":
         raise UserError("--language needs --from=huggingface")
+    if step and (source != "run" or not (step == "best" or step.isdecimal())):
+        raise UserError(f"--step={step}: write the number of a step or best, of a run")
     if source == "huggingface":
         variables, config = huggingface.read(workdir, language)
     elif source == "fairseq":
         variables, config = fairseq.read(workdir)
+    elif source == "run":
+        variables, config = checkpoint_of(workdir, step)
     else:
-        variables, config = newest(workdir) if source == "run" else load_exported(workdir)
+        variables, config = load_exported(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -76,14 +111,17 @@ def export(
         huggingface.write(output, variables, config)
     else:
         export_model(output, variables, config | rates(config) | {"w2v_jax": __version__})
-    step = f" of step {config['step']}" if "step" in config else ""
-    print(f"{config['kind']} model{step} written to {output}")
+    of_step = f" of step {config['step']}" if "step" in config else ""
+    print(f"{config['kind']} model{of_step} written to {output}")
 
 
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     values = flags.FLAGS
-    export(values.workdir, values.output, values["from"].value, values.format, values.language)
+    export(
+        values.workdir, values.output, values["from"].value, values.format, values.language,
+        values.step,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -92,4 +130,5 @@ if __name__ == "__main__":
     flags.DEFINE_enum("from", "run", SOURCES, "what --workdir holds")
     flags.DEFINE_enum("format", "orbax", FORMATS, "how to write it")
     flags.DEFINE_string("language", "", "of an MMS model: which adapter and vocabulary, e.g. eng")
+    flags.DEFINE_string("step", "", "of a run: which checkpoint, a number or best; newest if empty")
     command_line.run(main)

@@ -5,7 +5,6 @@ python -m w2v_jax.finetune --config=configs/finetune.py:split=10h,size=base \
 """
 
 import logging
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from w2v_jax.tasks.alarms import ctc_alarms
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.initial import take_over
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
 from w2v_jax.training.state import TrainState, on_mesh
@@ -61,32 +61,32 @@ def open_transcribed(config: ConfigDict, path: str, alphabet: Alphabet, name: st
     return corpus, labels
 
 
-def initial_variables(path: str, encoder: EncoderConfig) -> dict[str, Any]:
-    """{"params", "stats"} of an exported model's encoder; it must have the shape of `encoder`."""
-    variables, exported = load_exported(path)
-    encoder.check_same(encoder_of(exported, path), path)
-    return {kind: tree.get("encoder", {}) for kind, tree in variables.items()}
-
-
-def with_encoder(state: TrainState, encoder: dict[str, Any], keep_layers: int) -> TrainState:
-    """The state with the encoder's arrays replaced, on the devices they were on.
+def with_encoder(
+    state: TrainState, path: str, config: EncoderConfig, keep_layers: int, *, partial: bool = False
+) -> TrainState:
+    """The state with the encoder of an exported model, on the devices it was on.
 
     Only the first `keep_layers` blocks are taken over; those above keep their random weights.
+    Raises UserError for an encoder of another shape; with `partial` what fits is taken over.
     """
+    variables, exported = load_exported(path)
+    if not partial:
+        config.check_same(encoder_of(exported, path), path)
+    trees = {"params": state.params, "stats": state.stats}
+    current = {kind: tree["encoder"] for kind, tree in trees.items() if "encoder" in tree}
+    given = {kind: variables[kind].get("encoder", {}) for kind in current}
+    taken = take_over(current, given, path, partial=partial)
 
-    def put(path, old, new):
-        names = [key.key for key in path]
-        if "layers" in names:
-            kept = jnp.arange(len(old)).reshape(-1, *[1] * (old.ndim - 1)) < keep_layers
-            new = jnp.where(kept, new, old)
-        return jax.device_put(new, old.sharding)
+    def above(path, old, new):
+        if "layers" not in [key.key for key in path] or keep_layers >= config.num_layers:
+            return new
+        kept = jnp.arange(len(old)).reshape(-1, *[1] * (old.ndim - 1)) < keep_layers
+        return jax.device_put(jnp.where(kept, new, old), old.sharding)
 
-    put_tree = lambda old, new: jax.tree_util.tree_map_with_path(put, old, new)  # noqa: E731
-    params = state.params | {"encoder": put_tree(state.params["encoder"], encoder["params"])}
-    stats = state.stats
-    if stats:
-        stats = stats | {"encoder": put_tree(stats["encoder"], encoder["stats"])}
-    return state.starting_from(params, stats)
+    taken = jax.tree_util.tree_map_with_path(above, current, taken)
+    return state.starting_from(
+        **{k: tree | ({"encoder": taken[k]} if k in taken else {}) for k, tree in trees.items()}
+    )
 
 
 def main(config: ConfigDict, workdir: str) -> TrainState | None:
@@ -123,7 +123,8 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
             texts = recognize(state.variables, batches)
             references = [alphabet.decode(held_out_labels[i]) for i in texts]
             result = score(references, list(texts.values()))
-            return {"valid/wer": result.wer, "valid/cer": result.cer}
+            empty = sum(not text for text in texts.values()) / len(texts)
+            return {"valid/wer": result.wer, "valid/cer": result.cer, "valid/empty_share": empty}
 
     if not config.init_from and (config.freeze_steps or encoder.feature_grad_mult == 0):
         log.warning(
@@ -136,12 +137,12 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
         if not config.init_from:
             return state
         kept = encoder.num_layers - config.reinit_layers
-        return with_encoder(state, initial_variables(config.init_from, encoder), kept)
+        return with_encoder(state, config.init_from, encoder, kept, partial=config.partial_init)
 
     return run(
         config, workdir, settings, {"model": encoder.earlier_keys()},
         task=finetuning_task(config, len(alphabet)), mesh=mesh, plan=plan, loader=loader,
-        evaluate=evaluate, best_by="valid/wer", begin=begin,
+        evaluate=evaluate, begin=begin,
         alarms=ctc_alarms(
             freeze_steps=config.freeze_steps,
             warmup_steps=warmup_steps(config.optim, config.num_steps),

@@ -16,7 +16,7 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.objectives.contrastive import average_usage, perplexity
+from w2v_jax.objectives.contrastive import average_usage, dead_codes, perplexity
 from w2v_jax.run import parts, run, training_data
 from w2v_jax.tasks.alarms import pretraining_alarms
 from w2v_jax.tasks.pretraining import (
@@ -26,6 +26,7 @@ from w2v_jax.tasks.pretraining import (
     score_candidates,
 )
 from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.initial import take_over
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.sharding import batch_sharding, make_mesh, replicated, shards_of_batch
 from w2v_jax.training.state import TrainState, on_mesh
@@ -64,6 +65,8 @@ def make_evaluation(config: ConfigDict, mesh, specs, loader: Loader):
             "valid/accuracy": float(won / count),
             "valid/code_perplexity": sum(groups.values()),
             **groups,
+            "valid/dead_codes": float(dead_codes(usage)),
+            "valid/masked_frames": float(count),
         }
 
     return evaluate
@@ -103,22 +106,29 @@ def make_buckets(config: ConfigDict, corpus: Corpus, name: str, multiple: int) -
 
 
 def with_exported(
-    state: TrainState, path: str, encoder: EncoderConfig, quantizer: QuantizerConfig
+    state: TrainState,
+    path: str,
+    encoder: EncoderConfig,
+    quantizer: QuantizerConfig,
+    *,
+    partial: bool = False,
 ) -> TrainState:
     """The state with the arrays of an exported pre-trained model, on the devices they were on.
 
-    The optimizer starts anew. Raises UserError for a model of another shape.
+    The optimizer starts anew. Raises UserError for a model of another shape; with `partial` what
+    fits is taken over.
     """
     variables, exported = load_exported(path, "pretrained")
-    encoder.check_same(encoder_of(exported, path), path)
-    old = QuantizerConfig.from_dict(exported["quantizer"])
-    if old != quantizer:
-        raise UserError(f"the quantizer in {path} is another one: {old} there, {quantizer} here")
-    put = lambda old, new: jax.device_put(new, old.sharding)  # noqa: E731
-    return state.starting_from(
-        jax.tree.map(put, state.params, variables["params"]),
-        jax.tree.map(put, state.stats, variables["stats"]),
-    )
+    if not partial:
+        encoder.check_same(encoder_of(exported, path), path)
+        old = QuantizerConfig.from_dict(exported["quantizer"])
+        if old != quantizer:
+            raise UserError(
+                f"the quantizer in {path} is another one: {old} there, {quantizer} here; use the "
+                "same, or take over what fits with --config.partial_init=True"
+            )
+    current = {"params": state.params, "stats": state.stats}
+    return state.starting_from(**take_over(current, variables, path, partial=partial))
 
 
 def main(config: ConfigDict, workdir: str) -> TrainState | None:
@@ -145,12 +155,14 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
     def begin(state: TrainState) -> TrainState:
         if not config.init_from:
             return state
-        return with_exported(state, config.init_from, encoder, quantizer)
+        return with_exported(
+            state, config.init_from, encoder, quantizer, partial=config.partial_init
+        )
 
     return run(
         config, workdir, settings, {"model": encoder.earlier_keys(), "loss": NEGATIVES},
         task=pretraining_task(config), mesh=mesh, plan=plan, loader=loader, evaluate=evaluate,
-        best_by="valid/contrastive_bits", begin=begin,
+        begin=begin,
         alarms=pretraining_alarms(
             groups=quantizer.groups, codes=quantizer.codes,
             negatives=config.loss.negatives + config.loss.cross_negatives,

@@ -31,6 +31,8 @@ LOOP_KEYS = (
     "num_steps", "log_steps", "save_steps", "eval_steps", "keep_last", "keep_every", "keep_best",
     "max_skipped", "hang_seconds", "profile_steps",
 )  # fmt: skip
+# which checkpoints are the best: the scalar of an evaluation, the lower the better
+BEST_BY = {"pretrained": "valid/contrastive_bits", "ctc": "valid/wer"}
 # of settings that runs of an earlier version lack: what they did
 EARLIER = {"data": mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}, "ema_decay": 0.0}
 
@@ -68,15 +70,13 @@ def run(
     plan: BatchPlan,
     loader: Loader,
     evaluate: Callable[[TrainState], dict[str, float]] | None,
-    best_by: str,
     alarms: Sequence[Alarm],
     begin: Callable[[TrainState], TrainState],
 ) -> TrainState | None:
     """Trains, from the newest checkpoint of WORKDIR on; the last state, None of a dry run.
 
     settings: what decides the numbers of the run; earlier: what runs of an earlier version did
-    where they lack one of them. best_by: the scalar of evaluate() that says which checkpoints are
-    the best, the lower the better. begin: makes the state of a new run from the random one.
+    where they lack one of them. begin: makes the state of a new run from the random one.
     """
     check_unchanged(workdir, settings, earlier | EARLIER)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
@@ -101,7 +101,7 @@ def run(
         workdir=workdir,
         **{key: config[key] for key in LOOP_KEYS},
         evaluate=evaluate,
-        best_by=best_by,
+        best_by=BEST_BY[config.kind],
         alarms=alarms,
         data_metrics=loader.metrics,
         meta={"training manifest": loader.corpus.digest},

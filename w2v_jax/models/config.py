@@ -222,7 +222,7 @@ class EncoderConfig(_FromDict):
             flags = " ".join(f"--config.model.{key}={old[key]}" for key in changed)
             raise ConfigError(
                 f"the encoder in {where} is another one ({there}); use a config of the same size, "
-                f"or {flags}"
+                f"or {flags}, or take over what fits with --config.partial_init=True"
             )
 
 

@@ -166,10 +166,10 @@ def checkpoint_steps(workdir: str | Path) -> list[int]:
 
 
 def latest_variables(workdir: str | Path) -> tuple[Any, int]:
-    """({"params", "stats"} as numpy arrays, step) of the newest checkpoint of a run that is whole.
+    """(`variables_of_step`, step) of the newest checkpoint of a run that is whole.
 
-    The optimizer is not read. A damaged one is passed over with a warning. Raises UserError where
-    there is no finished checkpoint, or none can be read.
+    A damaged one is passed over with a warning. Raises UserError where there is no finished
+    checkpoint, or none can be read.
     """
     steps = checkpoint_steps(workdir)
     if not steps:
@@ -183,9 +183,10 @@ def latest_variables(workdir: str | Path) -> tuple[Any, int]:
 
 
 def variables_of_step(workdir: str | Path, step: int) -> Any:
-    """{"params", "stats"} as numpy arrays of one checkpoint of a run.
+    """{"params", "stats"} as numpy arrays of one checkpoint of a run; the optimizer is not read.
 
-    Raises UserError where there is none of this step, or it is damaged.
+    The parameters are the averaged ones where an average was kept. Raises UserError where there is
+    none of this step, or it is damaged.
     """
     steps = checkpoint_steps(workdir)
     if step not in steps:
@@ -193,24 +194,26 @@ def variables_of_step(workdir: str | Path, step: int) -> Any:
     folder = _folder(workdir) / str(step)
     try:
         _, known = unseal(_read_meta(folder))
-        variables = _read_arrays(folder / "state", ("params", "stats"))
+        variables = _read_arrays(folder / "state", ("params", "stats", "ema"))
     except Exception as error:  # Orbax raises many kinds
         raise UserError(
             f"the checkpoint of step {step} cannot be read ({_first_line(error)})"
         ) from None
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
-    return variables
+    average = variables.pop("ema", None)
+    return variables | ({"params": average} if average else {})
 
 
 def _read_arrays(folder: Path, keys: tuple[str, ...]) -> Any:
-    """The sub-trees `keys` of a saved tree as numpy arrays, whatever mesh they were saved on."""
+    """Those of the sub-trees `keys` that a saved tree has, as numpy arrays, whatever mesh they were
+    saved on."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(folder).item_metadata.tree
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one),
-            {key: tree[key] for key in keys},
+            {key: tree[key] for key in keys if key in tree},
         )
         arrays = checkpointer.restore(
             folder,

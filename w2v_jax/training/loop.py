@@ -136,6 +136,7 @@ def train(
             checkpoints.scored(step, scalars[best_by])
         values = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items())
         print(f"step {step}: {values}", flush=True)
+        watchdog.beat(step)  # else its time would count to the next step
 
     def close_checkpoints(failure: type | None, *_) -> None:
         # to finish a save needs all processes: one that fails alone would wait for the others
@@ -148,10 +149,10 @@ def train(
     pending = None  # (step, metrics) of a step that may still be on the device
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
-        stack.push(close_checkpoints)
         watchdog = stack.enter_context(
             Watchdog(hang_seconds, workdir, process=jax.process_index())
         )
+        stack.push(close_checkpoints)  # after the watchdog: the last save is watched too
         due = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
         if due and from_first(not writer.has(start, "valid/")):
             evaluate_now(start)
