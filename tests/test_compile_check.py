@@ -27,12 +27,14 @@ from w2v_jax.training.topology import GIB, open_topology
 # collectives -----------------------------------------------------------------------------------
 
 
-def program(function, shape=(8, 1000), sizes=(8, 1), out=PartitionSpec()):
+def program(function, sizes=(8, 1)):
     """The text of `function` of one row per device, with mesh axes a and b."""
     mesh = jax.make_mesh(sizes, ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     spec = PartitionSpec(("a", "b"))
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=out, check_vma=False)
-    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(), check_vma=False
+    )
+    x = jax.ShapeDtypeStruct((8, 1000), jnp.float32, sharding=NamedSharding(mesh, spec))
     return jax.jit(mapped).lower(x).compile().as_text()
 
 
@@ -180,7 +182,7 @@ def test_encoder_flops_are_those_of_the_program(changes):
 
 def test_xla_counts_the_body_of_a_loop_once():
     """Why the operations of a compiled step are not those of the model."""
-    encoder, once = lowered_flops(scan=True)
+    _, once = lowered_flops(scan=True)
     one = encoder_flops(EncoderConfig(num_layers=1), 240_000)
     assert 1 < once / sum(one.values()) < 1.05
 
@@ -249,7 +251,8 @@ def test_tpu_program(v5e):
     parameters = 4 * 1024**2
     assert found.memory.state == 3 * parameters + 8  # the two counters
     assert found.memory.batch == 2 * 16 * 1024 * 2
-    assert parameters <= found.memory.temporary < 10 * parameters
+    assert 0 < found.memory.temporary < 10 * parameters
+    assert 3 * parameters < found.memory.total < 5 * parameters
     assert found.traffic["all-reduce"].payload >= parameters
 
 

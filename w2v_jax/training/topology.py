@@ -96,10 +96,11 @@ def open_topology(name: str) -> Topology:
             f"--topology={name} needs the compiler for TPUs; pip install libtpu (no TPU is "
             "needed), or take fake devices: --topology=cpu:8"
         )
-    # there is no server to ask what we are: these save the attempt and its warnings
+    # libtpu asks a server of Google Cloud which TPU it is on: this saves the attempt and its
+    # warnings, and changes nothing of what is compiled
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     # nothing here holds a TPU, so several processes may compile at once
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
