@@ -52,7 +52,9 @@ def test_positional_convolution(method):
 
 
 @pytest.mark.parametrize(
-    "change", [{"scan": False}, {"remat": "full"}, {"remat": "dots"}], ids=lambda x: str(*x.items())
+    "change",
+    [{"scan": False}, {"remat": "full"}, {"remat": "dots"}, {"remat_features": True}],
+    ids=lambda x: str(*x.items()),
 )
 def test_execution_changes_no_number(change):
     path = GOLDEN / "conformer_relative" / "train.npz"

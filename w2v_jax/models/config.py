@@ -94,7 +94,8 @@ class EncoderConfig(_FromDict):
     frame_rule: str = "convolution"
     # execution; changes no number beyond rounding
     dtype: str = "float32"  # of the computation; parameters stay float32
-    remat: str = "none"  # | full | dots: what the backward pass computes again
+    remat: str = "none"  # | full | dots: what the backward pass computes again in the blocks
+    remat_features: bool = False  # and norms and activations of the feature encoder
     scan: bool = True  # one compiled block for all layers; False unrolls them
     pos_conv_method: str = "auto"  # | conv | fft
 
@@ -200,7 +201,7 @@ class EncoderConfig(_FromDict):
         """The keys that decide shapes and meaning of the parameters."""
         free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks", "frame_rule")
         free += ("normalize_eps",)
-        free += ("dtype", "remat", "scan", "pos_conv_method")
+        free += ("dtype", "remat", "remat_features", "scan", "pos_conv_method")
         return {
             key: value
             for key, value in self.to_dict().items()

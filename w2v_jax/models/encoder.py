@@ -28,6 +28,12 @@ REMAT_POLICIES = {
 }
 
 
+def convolutions_saveable(primitive, *_, **__) -> bool:
+    """The remat policy of the feature encoder: keeps what convolutions gave, which is costly to
+    compute again. Norms and activations, several arrays per convolution, are not."""
+    return primitive is jax.lax.conv_general_dilated_p
+
+
 @flax.struct.dataclass
 class EncoderOutput:
     """What `Encoder` returns; `hidden_states` is None unless asked for."""
@@ -138,7 +144,10 @@ class Encoder(nn.Module):
         """
         cfg, dtype = self.config, self.config.compute_dtype
         x = scale_waveform(audio, length, cfg.normalize_waveform, cfg.normalize_eps)
-        features = FeatureEncoder(cfg, name="feature_encoder")(x, length)[:, :frames]  # [B, T, C]
+        feature_encoder = FeatureEncoder
+        if cfg.remat_features:
+            feature_encoder = nn.remat(FeatureEncoder, policy=convolutions_saveable)
+        features = feature_encoder(cfg, name="feature_encoder")(x, length)[:, :frames]  # [B, T, C]
         length = None if length is None else valid_frames(cfg, length, audio, features)
         mask = frame_mask(length, features.shape[1])
         penalty = mean_square(features, None if cfg.padding_leaks else mask)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from w2v_jax.errors import UserError
@@ -42,7 +43,11 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
             "fsdp, tensor to -1, or make their product the number of devices"
         )
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+    try:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+    except NotImplementedError:  # no whole axes of the TPU's torus multiply to these sizes: cut one
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES, axis_types=auto)
 
 
 def shards_of_batch(mesh: Mesh) -> int:

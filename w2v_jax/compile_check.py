@@ -1,0 +1,187 @@
+"""Compiles the training step of a config for devices one does not hold: does it fit, what does it
+move?
+
+    python -m w2v_jax.compile_check --config=configs/wav2vec2.py:base --topology=v5e:2x4 \
+        --config.data.row_multiple=16 --config.data.accumulation=2
+
+The program is the one that pretrain or finetune would run on such a slice; no data is read and no
+array made. TPU slices (v4, v5e, v5p, v6e) need `pip install libtpu` and no TPU; cpu:8 stands for
+fake devices. A large model takes minutes on a small machine, but one that does not fit is known in
+a few seconds. docs/scaling.md has figures and says how to read them.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from w2v_jax import command_line
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.batches import check_rows
+from w2v_jax.data.loader import batch_arrays
+from w2v_jax.data.plan import Bucket, crop_buckets, pad_buckets
+from w2v_jax.errors import UserError
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.flops import contrastive_flops, encoder_flops, training_flops
+from w2v_jax.tasks.finetuning import finetuning_task
+from w2v_jax.tasks.pretraining import pretraining_task
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.collectives import sent
+from w2v_jax.training.compiled import TooLarge, compile_step, times
+from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
+from w2v_jax.training.topology import GIB, Topology, open_topology
+
+LETTERS_PER_SECOND = 20  # of the longest transcripts; decides the width of the labels alone
+REMEDIES = (
+    "more --config.data.accumulation (smaller micro-batches), --config.model.remat=dots or full, "
+    "--config.model.remat_features=True, --config.mesh.fsdp (state cut into parts), or more devices"
+)
+
+
+def batches(config: ConfigDict) -> list[Bucket]:
+    """The batch shapes of a run, as its data plan would make them; those of the most work first.
+
+    Pre-training: one per length in crop_seconds. Fine-tuning has edges that depend on its corpus;
+    the longest, max_seconds, stands for them.
+    """
+    data = config.data
+    pretrains = config.kind == "pretrained"
+    seconds = sorted(data.crop_seconds) if pretrains else [data.max_seconds]
+    lengths = [round(s * SAMPLE_RATE) for s in seconds]
+    make = crop_buckets if pretrains else pad_buckets
+    found = make(
+        np.array(lengths), lengths, round(data.batch_seconds * SAMPLE_RATE), data.row_multiple
+    )
+    return sorted(found, key=lambda bucket: -update_flops(config, bucket))
+
+
+def update_flops(config: ConfigDict, bucket: Bucket) -> float:
+    """Operations of an update on a full batch, all devices together."""
+    encoder = EncoderConfig.from_dict(config.model)
+    forward = encoder_flops(encoder, bucket.samples)
+    if config.kind == "pretrained":
+        masking = config.masking
+        # spans of `span` frames start at prob / span of them (wav2vec 2.0, section 4.2: 49 %)
+        masked = 1 - (1 - masking.prob / masking.span) ** masking.span
+        forward |= contrastive_flops(
+            encoder, QuantizerConfig.from_dict(config.quantizer), bucket.samples, masked,
+            config.loss.negatives + config.loss.cross_negatives,
+        )  # fmt: skip
+    return training_flops(encoder, forward) * bucket.rows
+
+
+def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -> list[dict]:
+    """Compiles and prints; the findings of every batch shape as plain JSON.
+
+    Raises UserError where mesh, batch and topology do not go together.
+    """
+    if config.model.pos_conv_method == "auto":  # it would follow the machine that compiles
+        config.model.pos_conv_method = "fft" if topology.chip is None else "conv"
+    mesh = make_mesh(config.mesh, topology.devices)
+    buckets = batches(config)[: None if all_shapes else 1]
+    check_rows(buckets, shards_of_batch(mesh), config.data.accumulation)
+    if config.kind == "pretrained":
+        task, letters = pretraining_task(config), None
+    else:
+        alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
+        task, letters = finetuning_task(config, len(alphabet)), LETTERS_PER_SECOND
+    print(f"{topology.name}: {parameter_table(_parameters(task), mesh).splitlines()[-1]}")
+    results = []
+    for bucket in buckets:
+        micro = config.data.accumulation, bucket.rows // config.data.accumulation
+        seconds = bucket.samples / SAMPLE_RATE
+        width = None if letters is None else round(letters * seconds)
+        rows = micro[1] // shards_of_batch(mesh)
+        print(
+            f"\n{bucket.rows} rows of {seconds:g} s per update ({bucket.rows * seconds / 3600:.2f}"
+            f" h): {micro[0]} micro-batches of {rows} rows per device", flush=True,
+        )  # fmt: skip
+        found = compile_step(task, mesh, batch_arrays(micro, bucket.samples, width), topology)
+        result = {
+            "topology": topology.name, "mesh": dict(mesh.shape), "rows": bucket.rows,
+            "seconds": seconds, "accumulation": micro[0], "rows_per_device": rows,
+            "remat": config.model.remat, "remat_features": config.model.remat_features,
+            "model_flops": update_flops(config, bucket), "fits": not isinstance(found, TooLarge),
+            "hbm": topology.hbm, **dataclasses.asdict(found),
+        }  # fmt: skip
+        if isinstance(found, TooLarge):
+            print(_too_large_text(found))
+        else:
+            per_device = result["model_flops"] / mesh.size
+            result["memory"]["total"] = found.memory.total
+            result["sent"] = sent(found.traffic)
+            result["least_seconds"] = times(found, topology, per_device)
+            print(_text(result, per_device))
+        results.append(result)
+    return results
+
+
+def _parameters(task) -> Any:
+    return jax.eval_shape(task.init)["params"]
+
+
+def _text(result: dict, per_device: float) -> str:
+    memory, hbm = result["memory"], result["hbm"]
+    gib = {key: f"{value / GIB:.2f}" for key, value in memory.items()}
+    of = "" if hbm is None else f" of {hbm / GIB:.0f} GiB ({memory['total'] / hbm:.0%}): it fits"
+    lines = [
+        f"  memory per device  {gib['total']} GiB{of}; state {gib['state']}, batch "
+        f"{gib['batch']}, intermediate {gib['temporary']}",
+        f"  model arithmetic   {result['model_flops'] / 1e15:.3f} PFLOP per update, "
+        f"{per_device / 1e12:.2f} TFLOP per device",
+        f"  XLA counts         {result['flops'] / 1e12:.2f} TFLOP and "
+        f"{result['bytes_accessed'] / GIB:.1f} GiB of memory traffic per device, every loop once",
+    ]
+    for kind, traffic in result["traffic"].items():
+        lines.append(
+            f"  {kind:<18} {traffic['count']} per update, {traffic['payload'] / GIB:.3f} GiB; a "
+            f"device sends {traffic['sent'] / GIB:.3f} GiB"
+        )
+    if not result["traffic"]:
+        lines.append("  no collectives")
+    if result["least_seconds"]:
+        least = result["least_seconds"]
+        lines.append(
+            f"  at best            arithmetic {least['arithmetic']:.3f} s, communication "
+            f"{least['communication']:.3f} s per update (data sheet)"
+        )
+    lines.append(f"  compiled in        {result['compile_seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def _too_large_text(found: TooLarge) -> str:
+    lines = [
+        f"  does not fit: {found.needed / GIB:.1f} GiB needed, {found.available / GIB:.2f} GiB "
+        f"there ({found.message})"
+    ]
+    if found.largest:
+        lines.append(f"  the largest intermediate results: {', '.join(found.largest)}")
+    return "\n".join([*lines, f"  remedies: {REMEDIES}"])
+
+
+def main(argv: list[str]) -> None:
+    command_line.no_arguments(argv)
+    given = flags.FLAGS
+    try:
+        config = given.config
+        config.keys()  # ml_collections reports a file that it could not load only now
+    except OSError as error:
+        raise UserError(f"the config file cannot be read: {error}") from None
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: this leaves a GPU or TPU to others
+    results = check(config, open_topology(given.topology), all_shapes=given.all_shapes)
+    if given.output:
+        Path(given.output).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "a file of configs/")
+    flags.DEFINE_string("topology", None, "v5e:2x4, v5p:2x2x4, ... or cpu:8")
+    flags.DEFINE_boolean("all_shapes", False, "every batch shape, not the one of the most work")
+    flags.DEFINE_string("output", "", "a file for the findings, as JSON")
+    flags.mark_flags_as_required(["config", "topology"])
+    command_line.run(main)
