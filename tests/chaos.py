@@ -79,7 +79,7 @@ class Chaos:
             )  # fmt: skip
 
     def trial(self, number: int) -> str:
-        """"" if the run ended as it should, otherwise what is wrong."""
+        """What is wrong with how the run ended; "" if nothing is."""
         rng = random.Random(f"{self.seed} {number}")
         workdir = self.folder / f"trial-{number}"
         for _ in range(rng.randint(1, 3)):

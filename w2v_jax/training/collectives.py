@@ -65,9 +65,8 @@ def collectives(text: str) -> dict[str, Traffic]:
                 begun.add(piece and piece[0])
                 kind, traffic = _traffic(match, devices)
                 if kind == "all-reduce" and "all-reduce-scatter" in name:  # so written on TPUs
-                    kind, traffic = "reduce-scatter", dataclasses.replace(
-                        traffic, sent=traffic.sent / 2
-                    )
+                    kind = "reduce-scatter"
+                    traffic = dataclasses.replace(traffic, sent=traffic.sent / 2)
                 found[kind] += traffic.times(trips)
             elif not _ASYNC_END.search(line):
                 called = _CALLED.findall(line)

@@ -142,5 +142,3 @@ def times(compiled: Compiled, topology: Topology, model_flops: float) -> dict[st
         "arithmetic": model_flops / topology.flops,
         "communication": sent(compiled.traffic) / topology.outgoing if topology.outgoing else 0.0,
     }
-
-

@@ -149,9 +149,7 @@ def train(
     pending = None  # (step, metrics) of a step that may still be on the device
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
-        watchdog = stack.enter_context(
-            Watchdog(hang_seconds, workdir, process=jax.process_index())
-        )
+        watchdog = stack.enter_context(Watchdog(hang_seconds, workdir, process=jax.process_index()))
         stack.push(close_checkpoints)  # after the watchdog: the last save is watched too
         due = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
         if due and from_first(not writer.has(start, "valid/")):
@@ -212,9 +210,7 @@ def train(
 
 def abstract(tree: Any) -> Any:
     """Shapes, types and shardings of a tree of arrays."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 class _Progress:
