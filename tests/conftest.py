@@ -30,3 +30,21 @@ def manifests(tmp_path_factory):
         paths[split] = str(folder / f"{split}.tsv")
         prepare([str(ROOT / "w2v_jax" / "samples" / f"{split}-clean")], paths[split], decode=False)
     return paths
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """The name of a folder of an empty bucket, kept in memory."""
+    import fsspec
+
+    from tests.bucket import Bucket
+    from w2v_jax.audio import files
+
+    for name in ("gs", "gcs"):
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
+    Bucket.failures = 0
+    monkeypatch.setattr(files, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setenv("W2V_JAX_CACHE", str(tmp_path / "cache"))
+    return "gs://bucket/corpus"

@@ -110,6 +110,17 @@ TPU = """HloModule jit_step, is_scheduled=true, num_partitions=4
   %f.3 = bf16[16,8]{1,0} fusion(%f.2), kind=kCustom, calls=%all-reduce-scatter.3
 }
 
+%window (p: (u32[], bf16[10,4])) -> (u32[], bf16[10,4]) {
+  %p = (u32[]{:T(128)}, bf16[10,4]{1,0}) parameter(0)
+  %there = bf16[10,4]{1,0:T(4,128)(2,1)} collective-permute(%p), channel_id=11, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+}
+
+%window_condition (p: (u32[], bf16[10,4])) -> pred[] {
+  %bound.1 = u32[]{:T(128)} constant(8), metadata={op_name="dot_general"}
+  %counter.1 = u32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%counter.1, %bound.1), direction=LT
+}
+
 %condition (p: (s32[], bf16[1,8,64])) -> pred[] {
   %bound = s32[]{:T(128)} constant(12)
   %p = (s32[]{:T(128)}, bf16[1,8,64]{2,1,0}) parameter(0)
@@ -119,6 +130,7 @@ TPU = """HloModule jit_step, is_scheduled=true, num_partitions=4
 
 ENTRY %main (p: bf16[1,8,64]) -> bf16[1,8,64] {
   %w = (s32[]{:T(128)}, bf16[1,8,64]{2,1,0}) while(%t), condition=%condition, body=%body
+  %v = (u32[]{:T(128)}, bf16[10,4]{1,0}) while(%u), condition=%window_condition, body=%window
   %start = (bf16[10,4]{1,0:T(4,128)(2,1)}, bf16[10,4]{1,0:T(4,128)(2,1)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=1, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
   %done = bf16[10,4]{1,0:T(4,128)(2,1)} collective-permute-done(%start)
   %all = (f32[5]{0:T(256)}, /*index=1*/f32[3]{0}) all-reduce(%y, %z), channel_id=2, replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}, to_apply=%add
@@ -133,7 +145,8 @@ def test_as_tpus_write_them():
         "all-reduce": Traffic(1, 32, 32),
         "all-gather": Traffic(12, 12 * 4096, 12 * 3072),
         "reduce-scatter": Traffic(12, 12 * 1024, 12 * 768),
-        "collective-permute": Traffic(1, 80 + 4, 80 + 4),  # with its two semaphores
+        # a loop over windows of a product; one with its two semaphores
+        "collective-permute": Traffic(9, 8 * 80 + 84, 8 * 80 + 84),
     }
 
 

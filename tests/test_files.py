@@ -3,55 +3,15 @@
 import pickle
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import soundfile
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
+from tests.bucket import Bucket
 from w2v_jax.audio import files
 from w2v_jax.audio.waveform import AudioError, probe, read
 from w2v_jax.data.manifest import Manifest, ManifestError
-
-
-class Bucket(MemoryFileSystem):
-    """Answers for gs://; the next `failures` reads break off, and with each the opened file."""
-
-    protocol = ("gs", "gcs")
-    store, pseudo_dirs = {}, [""]
-    failures = reads = 0
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return "/" + path.removeprefix("gs://").removeprefix("gcs://").strip("/")
-
-    def _open(self, path, *args, **kwargs):
-        file = super()._open(path, *args, **kwargs)
-        plain, broken = type(file).read, []
-
-        def flaky(*sizes):
-            Bucket.reads += 1
-            if Bucket.failures and not broken:
-                Bucket.failures -= 1
-                broken.append(True)
-            if broken:
-                raise ConnectionResetError("the connection was reset")
-            return plain(file, *sizes)
-
-        file.read = flaky
-        return file
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    for name in ("gs", "gcs"):
-        fsspec.register_implementation(name, Bucket, clobber=True)
-    Bucket.store.clear()
-    Bucket.failures = 0
-    monkeypatch.setattr(files, "WAITS", (0.01, 0.01, 0.01))
-    monkeypatch.setenv("W2V_JAX_CACHE", str(tmp_path / "cache"))
-    return "gs://bucket/corpus"
 
 
 def speech(tmp_path: Path, bucket: str, suffix: str, rate: int = 16_000) -> tuple[str, str]:

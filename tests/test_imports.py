@@ -30,7 +30,7 @@ DOORS = {
     "orbax": {"training/checkpoint.py", "training/retention.py"},
     "soundfile": {"audio/waveform.py"},
     "soxr": {"audio/waveform.py", "audio/augment.py"},
-    "etils": {"audio/files.py"},
+    "etils": {"audio/files.py", "training/places.py"},
     "pyarrow": {"data/columns.py", "data/manifest.py", "data/manifest_files.py"},
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},

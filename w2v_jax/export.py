@@ -8,7 +8,6 @@ python -m w2v_jax.export --from=fairseq --workdir=wav2vec_small.pt --output=mode
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -25,6 +24,7 @@ from w2v_jax.training.checkpoint import (
     load_exported,
     variables_of_step,
 )
+from w2v_jax.training.places import Place, is_remote, place
 from w2v_jax.training.retention import best_steps
 from w2v_jax.training.writer import read_lines
 
@@ -37,7 +37,7 @@ DESCRIPTION = ("kind", "model", "quantizer", "alphabet", "final_dropout")
 def checkpoint_of(workdir: str, step: str = "") -> tuple[Any, dict[str, Any]]:
     """(variables, config) of the newest checkpoint of a run, of a step, or of the "best" one."""
     try:
-        run = json.loads((Path(workdir) / "config.json").read_text())
+        run = json.loads((place(workdir) / "config.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"{workdir} is not the --workdir of a training run") from None
     if not step:
@@ -51,7 +51,7 @@ def checkpoint_of(workdir: str, step: str = "") -> tuple[Any, dict[str, Any]]:
 
 def best_step(workdir: str, scalar: str) -> int:
     """The step of the checkpoint with the lowest value of a scalar in the metrics of the run."""
-    lines = read_lines(Path(workdir) / "metrics.jsonl")
+    lines = read_lines(place(workdir) / "metrics.jsonl")
     kept = checkpoint_steps(workdir)
     scores = {x["step"]: x[scalar] for x in lines if scalar in x and x["step"] in kept}
     if not scores:
@@ -61,7 +61,7 @@ def best_step(workdir: str, scalar: str) -> int:
     return best_steps(scores, 1)[0]
 
 
-def form_of(folder: Path) -> str | None:
+def form_of(folder: Place) -> str | None:
     """What a folder with a config.json holds: "orbax", "huggingface", or "run"; None without."""
     if not (folder / "config.json").exists():
         return None
@@ -86,13 +86,15 @@ def export(
     of transformers (huggingface, and `language` of an MMS model) or a file of fairseq; form: orbax
     or huggingface; step: of a run, a number or "best", empty for the newest.
     """
-    folder = Path(output)
-    if Path(workdir).resolve() == folder.resolve():
+    folder = place(output)
+    if place(workdir).resolve() == folder.resolve():
         raise UserError(f"--output={output} is the --workdir; choose another folder")
     if form_of(folder) not in (None, form):  # each has a config.json: this would ruin the other
         raise UserError(f"--output={output} holds something else; choose another folder")
     if language and source != "huggingface":
         raise UserError("--language needs --from=huggingface")
+    if form == "huggingface" and is_remote(output):
+        raise UserError(f"--output={output}: --format=huggingface writes to local folders only")
     if step and (source != "run" or not (step == "best" or step.isdecimal())):
         raise UserError(f"--step={step}: write the number of a step or best, of a run")
     if source == "huggingface":

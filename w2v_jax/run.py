@@ -1,7 +1,6 @@
 """What pre-training and fine-tuning share: from buckets and a task to a trained state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.loop import train
+from w2v_jax.training.places import place, write_whole
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import (
     batch_sharding,
@@ -86,7 +86,7 @@ def run(
         return None
     if is_first():
         write_settings(workdir, settings)
-        (Path(workdir) / "parameters.txt").write_text(table + "\n")
+        write_whole(place(workdir) / "parameters.txt", table + "\n")
     state, step = build(task, mesh)
     if not has_checkpoint(workdir):
         state = begin(state)

@@ -7,9 +7,8 @@ arrays are saved with them, and arrays that were read count only where they have
 import contextlib
 import json
 import logging
-import shutil
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError
 from w2v_jax.training.digest import differing, digests, seal, unseal
+from w2v_jax.training.places import Place, place, write_whole
 from w2v_jax.training.retention import retention
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: str | os.PathLike,
         *,
         keep_last: int = 2,
         keep_every: int = 0,
@@ -114,7 +114,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in steps:
                 aside = self._folder / f"damaged-{step}"
-                shutil.rmtree(aside, ignore_errors=True)  # the same step may be damaged twice
+                aside.rmtree(missing_ok=True)  # the same step may be damaged twice
                 (self._folder / str(step)).rename(aside)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
@@ -124,12 +124,12 @@ class Checkpoints:
         self._manager.close()
 
 
-def _read_meta(folder: Path) -> dict:
+def _read_meta(folder: Place) -> dict:
     with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
         return handler.restore(folder / "meta", args=ocp.args.JsonRestore())
 
 
-def _read_state(folder: Path, abstract_state: Any) -> Any:
+def _read_state(folder: Place, abstract_state: Any) -> Any:
     """The state of one checkpoint.
 
     Not by the manager, which makes the processes wait for each other after reading: one that cannot
@@ -150,22 +150,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _folder(workdir: str | Path) -> Path:
-    return Path(workdir).absolute() / "checkpoints"
+def _folder(workdir: str | os.PathLike) -> Place:
+    return place(workdir) / "checkpoints"
 
 
-def has_checkpoint(workdir: str | Path) -> bool:
+def has_checkpoint(workdir: str | os.PathLike) -> bool:
     """Whether a run has a finished checkpoint."""
     return bool(checkpoint_steps(workdir))
 
 
-def checkpoint_steps(workdir: str | Path) -> list[int]:
+def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
     """The steps of the finished checkpoints of a run, oldest first."""
     folder = _folder(workdir)
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
-def latest_variables(workdir: str | Path) -> tuple[Any, int]:
+def latest_variables(workdir: str | os.PathLike) -> tuple[Any, int]:
     """(`variables_of_step`, step) of the newest checkpoint of a run that is whole.
 
     A damaged one is passed over with a warning. Raises UserError where there is no finished
@@ -182,7 +182,7 @@ def latest_variables(workdir: str | Path) -> tuple[Any, int]:
     raise UserError(f"none of the checkpoints {steps} in {_folder(workdir)} can be read")
 
 
-def variables_of_step(workdir: str | Path, step: int) -> Any:
+def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
     """{"params", "stats"} as numpy arrays of one checkpoint of a run; the optimizer is not read.
 
     The parameters are the averaged ones where an average was kept. Raises UserError where there is
@@ -205,7 +205,7 @@ def variables_of_step(workdir: str | Path, step: int) -> Any:
     return variables | ({"params": average} if average else {})
 
 
-def _read_arrays(folder: Path, keys: tuple[str, ...]) -> Any:
+def _read_arrays(folder: Place, keys: tuple[str, ...]) -> Any:
     """Those of the sub-trees `keys` that a saved tree has, as numpy arrays, whatever mesh they were
     saved on."""
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -226,25 +226,25 @@ def _read_arrays(folder: Path, keys: tuple[str, ...]) -> Any:
     return jax.tree.map(np.asarray, arrays)
 
 
-def export_model(folder: str | Path, variables: Any, config: dict) -> None:
+def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> None:
     """Writes FOLDER/params (Orbax: params and stats) and FOLDER/config.json."""
-    folder = Path(folder).absolute()
+    folder = place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # removed first and written last: a folder with a config is a complete one
     (folder / "config.json").unlink(missing_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", variables, force=True)
     config = config | {"digests": digests(variables)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def load_exported(folder: str | Path, kind: str | None = None) -> tuple[Any, dict]:
+def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[Any, dict]:
     """(variables as numpy arrays, config) of `export_model`.
 
     kind: "pretrained" or "ctc" where only one of them will do. Raises UserError for a folder that
     is no exported model, one of another kind, or a damaged one.
     """
-    folder = Path(folder).absolute()
+    folder = place(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:

@@ -100,7 +100,7 @@ def _turns(line: str, condition: list[str]) -> int:
         return int(known[1])
     root = next((x for x in condition if x.lstrip().startswith("ROOT ")), "")
     compared = re.search(r"compare\(.*direction=LT", root)
-    bounds = [re.search(r"= s32\[\]\S* constant\((\d+)\)", x) for x in condition]
+    bounds = [re.search(r"= [su]32\[\]\S* constant\((\d+)\)", x) for x in condition]
     bounds = [int(bound[1]) for bound in bounds if bound]
     return bounds[0] if compared and len(bounds) == 1 else 1
 

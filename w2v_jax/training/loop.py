@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.health import Alarm, Alarms, Skipped
 from w2v_jax.training.metrics import Window
+from w2v_jax.training.places import place
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.watchdog import Watchdog
@@ -69,7 +69,7 @@ def train(
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
     batches: Callable[[int], Generator[tuple[Any, float], None, None]],
     *,
-    workdir: str | Path,
+    workdir: str,
     num_steps: int,
     log_steps: int,
     save_steps: int,
@@ -100,7 +100,7 @@ def train(
     usable afterwards. Of several processes all run this loop; the first alone writes metrics.
     """
     started = time.monotonic()
-    scores = {line["step"]: line[best_by] for line in read_lines(Path(workdir) / "metrics.jsonl")
+    scores = {line["step"]: line[best_by] for line in read_lines(place(workdir) / "metrics.jsonl")
               if best_by in line}  # fmt: skip
     checkpoints = Checkpoints(
         workdir, keep_last=keep_last, keep_every=keep_every, keep_best=keep_best, scores=scores

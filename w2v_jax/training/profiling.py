@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from w2v_jax.errors import UserError
+from w2v_jax.training.places import is_remote, place
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,11 @@ class Profile:
     the window traces the rest of it. Raises UserError for a value that is no window.
     """
 
-    def __init__(self, value: str, folder: str | Path):
+    def __init__(self, value: str, folder: str):
         self._first, self._last = _window(value)
         self._value = value
-        self._folder = Path(folder) / "profile"
+        self._folder = place(folder) / "profile"
+        self._local = None  # where the profiler writes, which knows no buckets
         self._running = False
         self._over = not value
         self._result = None  # of the last update, which may still be on the device
@@ -52,7 +56,9 @@ class Profile:
             return
         if not self._running:
             jax.block_until_ready(self._result)
-            jax.profiler.start_trace(self._folder)
+            remote = is_remote(self._folder)
+            self._local = Path(tempfile.mkdtemp()) if remote else self._folder
+            jax.profiler.start_trace(self._local)
             self._running = True
         # what the viewers call a step
         self._annotation.enter_context(jax.profiler.StepTraceAnnotation("train", step_num=step))
@@ -82,11 +88,21 @@ class Profile:
         finally:
             self._result = None
             jax.profiler.stop_trace()
+            if self._local is not self._folder:
+                self._upload()
         log.info(
             "a trace of the updates %s is in %s: pip install xprof, xprof --logdir=%s (or "
             "TensorBoard with the plugin of xprof), or open its *.trace.json.gz in "
             "https://ui.perfetto.dev", self._value, self._folder, self._folder,
         )  # fmt: skip
+
+    def _upload(self) -> None:
+        for path in self._local.rglob("*"):
+            if path.is_file():
+                target = self._folder / path.relative_to(self._local)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+        shutil.rmtree(self._local)
 
 
 def _window(value: str) -> tuple[int, int]:

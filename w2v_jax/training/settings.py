@@ -1,24 +1,21 @@
 """The settings that decide the numbers of a run, kept in WORKDIR/config.json."""
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from w2v_jax.errors import UserError
 from w2v_jax.training.checkpoint import has_checkpoint
+from w2v_jax.training.places import place, write_whole
 
 
-def check_unchanged(
-    workdir: str | Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> None:
+def check_unchanged(workdir: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuses to continue a run under other settings (those that decide its numbers).
 
     defaults: values of keys that a run of an earlier version may lack. Raises UserError naming the
     changed keys.
     """
-    path = Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
     if path.exists() and has_checkpoint(workdir):
         old, new, usual = (
             _flatten(json.loads(text))
@@ -34,19 +31,16 @@ def check_unchanged(
             )  # fmt: skip
 
 
-def write_settings(workdir: str | Path, settings: Mapping[str, Any]) -> None:
+def write_settings(workdir: str, settings: Mapping[str, Any]) -> None:
     """Writes them, over others as long as nothing was trained with those.
 
     Raises UserError for a folder that cannot be written.
     """
-    path = Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
     if path.exists() and has_checkpoint(workdir):
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
 

@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
+
+from w2v_jax.training.places import is_remote, place
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +22,13 @@ class Watchdog:
     compilation, and a scheduler has its own limits. 0 seconds switch all of it off.
 
     A thread that holds the interpreter's lock for good stops this one as well. For that case
-    faulthandler's own timer, which needs no lock, dumps to stderr another `seconds` later.
+    faulthandler's own timer, which needs no lock, dumps to stderr another `seconds` later. For a
+    FOLDER in a bucket stderr alone has the dumps.
     """
 
-    def __init__(self, seconds: float, folder: str | Path, *, process: int = 0):
+    def __init__(self, seconds: float, folder: str, *, process: int = 0):
         self._seconds = seconds
-        self._path = Path(folder) / f"stacks-{process}.txt"
+        self._path = None if is_remote(folder) else place(folder) / f"stacks-{process}.txt"
         self._closed = threading.Event()
         self._thread = None
         self._beat = (None, 0.0)  # the last step, when it came; replaced as a whole
@@ -70,17 +72,9 @@ class Watchdog:
     def _report(self, step: int | None, quiet: float) -> None:
         # the dump before the words: the thread that hangs may hold the lock of the logging module
         since = "since the start" if step is None else f"after step {step}"
-        where = str(self._path)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-                file.write(f"{now}, process id {os.getpid()}: {quiet:.0f} s {since}\n")
-                file.flush()
-                faulthandler.dump_traceback(file, all_threads=True)
-                file.write("\n")
-        except OSError as error:
-            where = f"stderr alone, {self._path} cannot be written: {error.strerror}"
+        where = "stderr"
+        if self._path is not None:
+            where = self._dump(f"process id {os.getpid()}: {quiet:.0f} s {since}")
         if (stderr := _descriptor()) is not None:
             faulthandler.dump_traceback(stderr, all_threads=True)
         if step is None:
@@ -99,6 +93,20 @@ class Watchdog:
                 "is simply this slow: then raise --config.hang_seconds. The run goes on; where "
                 "every thread stands: %s", quiet, step, where,
             )  # fmt: skip
+
+    def _dump(self, title: str) -> str:
+        """Adds the stacks to the file; where they are."""
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a") as file:
+                file.write(f"{now}, {title}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+                file.write("\n")
+        except OSError as error:
+            return f"stderr alone, {self._path} cannot be written: {error.strerror}"
+        return str(self._path)
 
 
 def _descriptor() -> int | None:

@@ -3,9 +3,10 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import tensorboardX
+
+from w2v_jax.training.places import is_remote, place, write_whole
 
 
 class Writer:
@@ -13,18 +14,18 @@ class Writer:
 
     `start` is the step that training starts from: lines of later steps, left by a run that was
     killed after its last checkpoint, are removed, so the file reads like one undisturbed run.
+
+    Nothing can be added to an object in a bucket: there the whole file is written at every line.
     """
 
-    def __init__(self, workdir: str | Path, start: int):
-        folder = Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, workdir: str | os.PathLike, start: int):
+        folder = place(workdir)
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         self._last = [line for line in kept if line["step"] == start]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.path)
-        self._file = self.path.open("a", buffering=1)
+        self._text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_whole(self.path, self._text)
+        self._file = None if is_remote(self.path) else self.path.open("a", buffering=1)
         self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def has(self, step: int, prefix: str) -> bool:
@@ -33,12 +34,18 @@ class Writer:
                    for line in self._last)  # fmt: skip
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+        else:
+            self._text += line
+            write_whole(self.path, self._text)
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._events.close()
 
 
@@ -55,9 +62,9 @@ class NoWriter:
         pass
 
 
-def read_lines(path: str | Path) -> list[dict]:
+def read_lines(path: str | os.PathLike) -> list[dict]:
     """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    path = Path(path)
+    path = place(path)
     if not path.exists():
         return []
     lines = []
