@@ -4,6 +4,7 @@ python -m w2v_jax.evaluate --checkpoint=runs/base-10h/export --data=test-clean.t
 """
 
 import csv
+import io
 from pathlib import Path
 
 from absl import flags
@@ -20,6 +21,7 @@ from w2v_jax.decoding.scoring import Score, score
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.places import place, write_whole
 
 BUCKETS = 8
 
@@ -49,11 +51,11 @@ def evaluate(
     read = sorted(texts)
     references = [alphabet.decode(labels[i]) for i in read]
     hypotheses = [texts[i] for i in read]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with open(output, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, delimiter="\t")
-        table.writerow(["path", "reference", "hypothesis"])
-        table.writerows(zip(map(corpus.path, read), references, hypotheses, strict=True))
+    rows = zip(map(corpus.path, read), references, hypotheses, strict=True)
+    file = io.StringIO(newline="")
+    table = csv.writer(file, delimiter="\t")
+    table.writerows([("path", "reference", "hypothesis"), *rows])
+    write_whole(place(output), file.getvalue())
     result = score(references, hypotheses)
     minutes = corpus.lengths[read].sum() / SAMPLE_RATE / 60
     print(f"{data}: {len(references)} utterances, {minutes:.1f} min")
@@ -65,7 +67,7 @@ def evaluate(
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     values = flags.FLAGS
-    output = values.output or str(Path(values.checkpoint) / f"{Path(values.data).stem}.decoded.tsv")
+    output = values.output or f"{values.checkpoint}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,
         batch_seconds=values.batch_seconds, max_bad_share=values.max_bad_share,
