@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from w2v_jax.errors import UserError
 from w2v_jax.export import checkpoint_of
 from w2v_jax.training.checkpoint import Checkpoints, checkpoint_steps, export_model, load_exported
-from w2v_jax.training.digest import differing, digests
+from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.loop import abstract
 from w2v_jax.training.sharding import make_mesh
 
@@ -69,6 +69,14 @@ def test_what_is_kept(tmp_path):
     assert checkpoint_steps(tmp_path) == [3, 4, 8, 9, 10]
     with pytest.raises(UserError, match="keep_last=0"):
         Checkpoints(tmp_path, keep_last=0)
+
+
+def test_what_changes_after_the_call_is_not_saved():
+    """The writing goes on while the loop adds to its sums: slow storage wrote later ones."""
+    meta = {"window": {"loss": [3.0, 1]}}
+    sealed = seal(meta, {"w": jnp.arange(40.0)})
+    meta["window"]["loss"][0] += 1
+    assert unseal(sealed)[0] == {"window": {"loss": [3.0, 1]}}
 
 
 def damages(path: Path):

@@ -1,5 +1,6 @@
 """Digests of arrays: the same number on every mesh, another one as soon as a bit differs."""
 
+import copy
 import json
 import zlib
 from collections.abc import Mapping
@@ -74,8 +75,11 @@ def differing(tree: Any, known: Mapping[str, int]) -> list[str]:
 
 
 def seal(meta: Mapping[str, Any], tree: Any) -> dict[str, Any]:
-    """`meta` (JSON) with the digests of a tree of arrays and a checksum over all of it."""
-    content = {**meta, "digests": digests(tree)}
+    """A copy of `meta` (JSON) with the digests of a tree of arrays and a checksum over all of it.
+
+    A copy, because it is written later, while the one who called goes on with the original.
+    """
+    content = {**copy.deepcopy(dict(meta)), "digests": digests(tree)}
     return content | {"crc32": _crc32(content)}
 
 
