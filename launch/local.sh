@@ -42,7 +42,7 @@ finish() {  # waits for all; the first that ends otherwise than with 0 decides t
       # the others now wait in a collective for ever; saving needs all, so nothing is lost
       [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || kill -KILL "${children[@]}" 2>/dev/null || true
     done
-    [ ${#pending[@]} -eq 0 ] || sleep 0.2
+    [ ${#pending[@]} -eq 0 ] || sleep 0.2 || true  # a Ctrl-C ends the sleep as well
   done
 }
 
@@ -53,6 +53,6 @@ while :; do
   finish
   [ "$status" -eq 75 ] && [ -z "$stopping" ] || exit "$status"
   echo "preempted; continues in ${PAUSE:=5} s (Ctrl-C ends it)"
-  sleep "$PAUSE"
+  sleep "$PAUSE" || true
   [ -z "$stopping" ] || exit 75
 done

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -73,6 +74,8 @@ def run_training(main: Callable[..., object]) -> None:
         if not values.data.train:
             raise UserError("set --config.data.train to a manifest (python -m w2v_jax.prepare)")
         given = flags.FLAGS
+        # until the loop listens itself: nothing is lost yet, and the same command is to run again
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
         try:
             initialize(
                 given.distributed, given.coordinator_address, given.num_processes, given.process_id

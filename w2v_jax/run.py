@@ -14,9 +14,11 @@ from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
-from w2v_jax.training.health import Alarm
+from w2v_jax.training.health import Alarm, Skipped
 from w2v_jax.training.loop import train
 from w2v_jax.training.places import place, write_whole
+from w2v_jax.training.profiling import Profile
+from w2v_jax.training.retention import retention
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import (
     batch_sharding,
@@ -24,7 +26,15 @@ from w2v_jax.training.sharding import (
     parameter_table,
     shards_of_batch,
 )
-from w2v_jax.training.state import Task, TrainState, abstract_state, build, jitted_step, on_mesh
+from w2v_jax.training.state import (
+    Task,
+    TrainState,
+    abstract_state,
+    build,
+    first_state,
+    jitted_step,
+    on_mesh,
+)
 
 # keys of a config that are arguments of the loop
 LOOP_KEYS = (
@@ -81,7 +91,10 @@ def run(
     check_unchanged(workdir, settings, earlier | EARLIER)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     print(table, flush=True)
+    check_loop_keys(config)
     if config.dry_run:
+        if not has_checkpoint(workdir):
+            begin(first_state(task, mesh))
         rehearse(task, mesh, plan, loader)
         return None
     if is_first():
@@ -106,6 +119,13 @@ def run(
         data_metrics=loader.metrics,
         meta={"training manifest": loader.corpus.digest},
     )  # fmt: skip
+
+
+def check_loop_keys(config: ConfigDict) -> None:
+    """Raises UserError for what the loop would not take, before anything large is made."""
+    Profile(config.profile_steps, "")
+    Skipped(config.max_skipped)
+    retention(config.keep_last, config.keep_every, config.keep_best, {})
 
 
 def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, loader: Loader) -> None:
