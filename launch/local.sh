@@ -9,6 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 source launch/env.sh
 entry="$1"; shift
 processes="${PROCESSES:-1}"
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || { echo "error: PROCESSES=$processes is no number" >&2; exit 2; }
 children=() stopping=""
 
 start() {  # starts all processes

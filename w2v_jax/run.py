@@ -12,6 +12,7 @@ from w2v_jax.data.batches import check_rows, iterate
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
+from w2v_jax.errors import UserError
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.health import Alarm, Skipped
@@ -126,6 +127,11 @@ def check_loop_keys(config: ConfigDict) -> None:
     Profile(config.profile_steps, "")
     Skipped(config.max_skipped)
     retention(config.keep_last, config.keep_every, config.keep_best, {})
+    if config.keep_best and not config.data.valid:
+        raise UserError(
+            f"--config.keep_best={config.keep_best} keeps what scores best on --config.data.valid, "
+            "which is empty; set it, or keep_best=0"
+        )
 
 
 def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, loader: Loader) -> None:
