@@ -94,7 +94,7 @@ def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
     assert statuses == [PREEMPTED, PREEMPTED], output
     stopped_at = len(moved.losses())
     assert output.count(f"step {stopped_at} is saved") == 2
-    assert output.count("28,048 parameters") == 1, "the first process alone prints"
+    assert output.count("parameters, ") == 1, "the first process alone prints"
 
     for devices in (4, 1):
         one = moved.start(1, devices, f"--config.mesh.fsdp={devices}")
