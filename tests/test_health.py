@@ -183,7 +183,7 @@ def test_skipped_updates_in_a_row_end_the_run(caplog):
     assert skipped.content == {"in_a_row": 2, "total": 4}
     assert [m.split()[1] for m in caplog.messages] == ["8", "11"], "the first of each row"
     continued = Skipped(3, skipped.content)
-    with pytest.raises(UserError, match=r"3 updates in a row, 11 to 13; .*peak_lr.*max_skipped"):
+    with pytest.raises(UserError, match=r"3 updates in a row, 11 to 13; .*max_skipped.*peak_lr"):
         continued.add(True, 13)
 
 

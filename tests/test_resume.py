@@ -101,11 +101,6 @@ def test_killed_run_ends_in_the_same_bits(tmp_path, manifests):
     assert "continues from step" in output
     assert_same(final(whole), final(cut))
 
-    # a third start has nothing to do and changes nothing
-    code, output = finish(start(cut, manifests))
-    assert code == 0, output
-    assert_same(final(whole), final(cut))
-
 
 def test_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     state = {"a": jax.numpy.arange(1000.0), "b": jax.numpy.int32(3)}

@@ -44,8 +44,10 @@ def assert_same(found, expected):
         if name.endswith("['key']['bias']"):  # the softmax cancels it: it moves by rounding errors
             assert np.abs(a).max() < 1e-4
             continue
-        # five updates move a parameter by 4e-3
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
+        # five updates move a parameter by 4e-3, wherever its gradient is: Adam makes rounding
+        # errors of small gradients larger
+        atol = max(1e-5 * np.abs(b).max(), 1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol, err_msg=name)
 
 
 @pytest.fixture(scope="module")
