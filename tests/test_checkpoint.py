@@ -1,74 +1,265 @@
-"""Checkpoints: which are kept, what is found in them, and that a damaged one is never believed."""
+"""Checkpoints: whole or not used, whatever happened to their files; kept by rule; any mesh."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from w2v_jax.errors import UserError
 from w2v_jax.export import checkpoint_of
-from w2v_jax.training.checkpoint import Checkpoints, checkpoint_steps, export_model, load_exported
-from w2v_jax.training.digest import differing, digests, seal, unseal
-from w2v_jax.training.loop import abstract
-from w2v_jax.training.sharding import make_mesh
+from w2v_jax.training import checkpoint
+from w2v_jax.training.checkpoint import (
+    Checkpoints,
+    checkpoint_steps,
+    export_model,
+    latest_variables,
+    load_exported,
+)
+from w2v_jax.training.digest import digests, seal, unseal
+from w2v_jax.training.initial import take_over
 
-KINDS = (np.float32, np.int32, np.int8, np.bool_, np.uint16, jnp.bfloat16)
-
-
-def arrays():
-    rng = np.random.default_rng(0)
-    made = {np.dtype(kind).name: (rng.normal(size=(8, 6)) * 50).astype(kind) for kind in KINDS}
-    return made | {"bool": rng.normal(size=(8, 6)) > 0}
-
-
-def test_digests_do_not_depend_on_the_mesh():
-    tree = arrays()
-    expected = digests(tree)
-    assert len(set(expected.values())) == len(KINDS)
-    for shape in ((8, 1, 1), (2, 2, 2)):
-        mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), shape, strict=True)))
-        sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "tensor"))
-        assert digests(jax.tree.map(lambda x: jax.device_put(x, sharding), tree)) == expected  # noqa: B023
+ROOT = Path(__file__).parent.parent
+# Orbax leaves the other reads of a damaged checkpoint to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.mark.parametrize("kind", [np.dtype(kind).name for kind in KINDS])
-def test_any_bit_and_any_order_changes_the_digest(kind):
-    tree = arrays()
-    known = digests(tree)
-    for bit in range(8 * tree[kind].itemsize if kind != "bool" else 1):
-        changed = tree[kind].copy()
-        raw = changed.reshape(-1).view(np.uint8)
-        raw[11 * changed.itemsize + bit // 8] ^= 1 << bit % 8
-        assert differing(tree | {kind: changed}, known) == [kind]
-    assert differing(tree | {kind: tree[kind][::-1].copy()}, known) == [kind]
-    signs = tree["float32"].copy()
-    signs[0, 0], signs[3, 2] = -signs[0, 0], -signs[3, 2]
-    assert differing(tree | {"float32": signs}, known) == ["float32"]
+def mesh_of(devices: int):
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ("fsdp",), axis_types=auto, devices=jax.devices()[:devices])
 
 
-def save(folder, steps, state=None, **policy) -> Checkpoints:
-    checkpoints = Checkpoints(folder, **policy)
+def noise(step: int) -> np.ndarray:
+    """Every bit is random: written as it is, compression finds nothing in it."""
+    return np.random.default_rng(step).integers(-(2**31), 2**31, (64, 48), np.int32)
+
+
+def state_of(step: int, mesh) -> dict:
+    """A state that differs in every array from step to step; matrices are sharded."""
+    rng = np.random.default_rng(step)
+    state = {
+        "step": np.int32(step),
+        "params": {"weight": noise(step), "bias": np.zeros(16, np.float32)},
+        "stats": {"mean": rng.normal(size=16).astype(np.float32)},
+        "opt": [{"mu": rng.normal(size=(64, 48)).astype(ml_dtypes.bfloat16)}],
+    }
+
+    def put(x):
+        spec = PartitionSpec("fsdp") if x.ndim == 2 else PartitionSpec()
+        sharding = NamedSharding(mesh, spec)
+        return jax.make_array_from_callback(x.shape, sharding, lambda i: np.asarray(x)[i])
+
+    return jax.tree.map(put, state)
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def save(workdir, mesh, steps=(1, 2), **options) -> None:
+    checkpoints = Checkpoints(workdir, **options)
     for step in steps:
-        checkpoints.save(step, (state or {"w": jnp.arange(40.0)}) | {"step": jnp.int32(step)},
-                         {"n": step})  # fmt: skip
-    return checkpoints
-
-
-def test_what_is_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every=4, keep_best=1, scores={2: 0.5})
-    for step in range(1, 11):
-        checkpoints.save(step, {"w": jnp.ones(3)}, {})
-        checkpoints.scored(step, abs(step - 3) + (0.1 if step != 2 else 5))
+        checkpoints.save(step, state_of(step, mesh), {"n": step, "clock": 0.1 * step})
     checkpoints.close()
-    # the best, every fourth, the newest two
-    assert checkpoint_steps(tmp_path) == [3, 4, 8, 9, 10]
-    with pytest.raises(UserError, match="keep_last=0"):
-        Checkpoints(tmp_path, keep_last=0)
+
+
+def restore(workdir, mesh):
+    """The step that was restored; its arrays are those of `state_of`, bit by bit."""
+    checkpoints = Checkpoints(workdir)
+    state, meta = checkpoints.restore(abstract(state_of(0, mesh)))
+    checkpoints.close()
+    expected = state_of(meta["n"], mesh)
+    assert meta == {"n": meta["n"], "clock": 0.1 * meta["n"]}
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(state), jax.tree.leaves(expected), strict=True
+    ):
+        assert a.sharding == b.sharding
+        for mine, other in zip(a.addressable_shards, b.addressable_shards, strict=True):
+            assert np.asarray(mine.data).tobytes() == np.asarray(other.data).tobytes(), path
+    return meta["n"]
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flipped(content: bytes, place: int, bit: int = 3) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run with checkpoints of steps 1 and 2, saved on 8 devices."""
+    folder = tmp_path_factory.mktemp("saved")
+    save(folder, mesh_of(8))
+    return folder
+
+
+# ---- digests
+
+
+def digest_twin(x: np.ndarray) -> int:
+    """The digest of one array, in plain NumPy."""
+    words = x.reshape(-1).view(f"u{min(x.dtype.itemsize, 4)}").astype(np.uint64)
+    mask = np.uint64(2**32 - 1)
+    index = np.arange(words.size, dtype=np.uint64)
+    h = words ^ (index * np.uint64(0x9E3779B1) & mask)
+    h = (h ^ h >> np.uint64(16)) * np.uint64(0x85EBCA6B) & mask
+    h = (h ^ h >> np.uint64(13)) * np.uint64(0xC2B2AE35) & mask
+    return int((h ^ h >> np.uint64(16)).sum() & mask)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float32, ml_dtypes.bfloat16, np.float16, np.int8, np.uint8, np.int32, bool]
+)
+@pytest.mark.parametrize("shape", [(), (7,), (0, 3), (16, 5, 3)])
+def test_digest_is_that_of_the_twin_on_every_sharding(dtype, shape):
+    x = (np.random.default_rng(0).normal(size=shape) * 50).astype(dtype)
+    expected = digest_twin(np.array(x))
+    assert digests({"x": x}) == {"x": expected}
+    axis = PartitionSpec("fsdp") if shape and shape[0] % 8 == 0 else PartitionSpec()
+    for devices in (8, 2):
+        sharded = jax.device_put(x, NamedSharding(mesh_of(devices), axis))
+        assert digests({"x": sharded}) == {"x": expected}
+
+
+def test_digest_of_eight_byte_elements():
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(5, 3))
+        assert digests({"x": x}) == {"x": digest_twin(x)}
+
+
+def test_digest_changes_with_every_bit_and_with_the_signs_of_a_pair():
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    seen = {digests({"x": x})["x"]}
+    for element in range(x.size):
+        for bit in range(0, 32, 5):
+            words = x.copy().view(np.uint32)
+            words.flat[element] ^= np.uint32(1 << bit)
+            seen.add(digests({"x": words.view(np.float32)})["x"])
+    assert len(seen) == 1 + x.size * 7
+    pair = x.copy()
+    pair[0, :2] *= -1
+    seen |= {digests({"x": other})["x"] for other in (pair, x[::-1], np.zeros_like(x))}
+    assert len(seen) == 4 + x.size * 7
+
+
+# ---- damage
+
+
+def test_every_damage_to_every_file_is_found_or_harmless(tmp_path, saved):
+    files = files_of(saved / "checkpoints" / "2")
+    assert len(files) > 10
+    rng = np.random.default_rng(0)
+    used = []
+    for file in files:
+        content = file.read_bytes()
+        place, bit = int(rng.integers(len(content))), int(rng.integers(8))
+        damages = {
+            "half": content[: len(content) // 2],
+            "empty": b"",
+            "deleted": None,
+            "flipped in the middle": flipped(content, len(content) // 2),
+            "flipped somewhere": flipped(content, place, bit),
+        }
+        for damaged in damages.values():
+            run = tmp_path / "run"
+            shutil.copytree(saved, run)
+            copy = run / file.relative_to(saved)
+            copy.unlink()
+            if damaged is not None:
+                copy.write_bytes(damaged)
+            used.append(restore(run, mesh_of(8)))  # which also compares all bits
+            assert checkpoint_steps(run) == list(range(1, used[-1] + 1))
+            shutil.rmtree(run)
+    assert {1, 2} == set(used)
+
+
+def damage(folder: Path, step: int) -> Path:
+    """Flips a bit of `noise`: Orbax reads it without complaint. Returns the file."""
+    words = noise(step)[-1].tobytes()[8:40]
+    (file,) = (path for path in files_of(folder) if words in path.read_bytes())
+    content = file.read_bytes()
+    file.write_bytes(flipped(content, content.index(words)))
+    return file
+
+
+def test_damaged_newest_is_named_set_aside_and_saved_again(tmp_path, saved, caplog):
+    run = shutil.copytree(saved, tmp_path / "run")
+    for _ in range(2):  # the same step, twice
+        caplog.clear()
+        damage(run / "checkpoints" / "2", 2)
+        assert restore(run, mesh_of(8)) == 1
+        assert "checkpoint of step 2 is damaged" in caplog.text
+        assert "saved in params/weight)" in caplog.text
+        assert (run / "checkpoints" / "damaged-2").is_dir()
+        assert checkpoint_steps(run) == [1]
+        save(run, mesh_of(8), steps=[2])
+        assert restore(run, mesh_of(8)) == 2
+    for step in (1, 2):
+        damage(run / "checkpoints" / str(step), step)
+    with pytest.raises(UserError, match=r"none of the checkpoints \[2, 1\]"):
+        restore(run, mesh_of(8))
+    assert checkpoint_steps(run) == [1, 2]  # it may be the config: nothing is moved
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"n": 2', '"n": 3'), ("digests", "digestz"), ("crc", "crd")]
+)
+def test_changed_meta_is_found(tmp_path, saved, old, new, caplog):
+    run = shutil.copytree(saved, tmp_path / "run")
+    file = run / "checkpoints" / "2" / "meta" / "metadata"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    assert restore(run, mesh_of(8)) == 1
+    assert "checksum" in caplog.text
+
+
+def test_checkpoints_of_earlier_versions_have_no_digests(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "seal", lambda meta, state: meta)
+    save(tmp_path, mesh_of(8))
+    assert "digests" not in (tmp_path / "checkpoints/2/meta/metadata").read_text()
+    assert restore(tmp_path, mesh_of(8)) == 2
+    assert latest_variables(tmp_path)[1] == 2
+
+
+def test_variables_of_a_damaged_checkpoint_are_those_of_the_one_before(tmp_path, saved, caplog):
+    run = shutil.copytree(saved, tmp_path / "run")
+    variables, step = latest_variables(run)
+    assert step == 2
+    np.testing.assert_array_equal(variables["params"]["weight"], noise(2))
+    damage(run / "checkpoints" / "2", 2)
+    variables, step = latest_variables(run)
+    assert step == 1
+    assert "step 2 is damaged (other bits than were saved in params/weight)" in caplog.text
+    assert checkpoint_steps(run) == [1, 2]  # the run may be under way: nothing is moved
+
+
+def test_damaged_export_is_refused(tmp_path):
+    variables = {"params": {"weight": noise(0)}, "stats": {}}
+    export_model(tmp_path, variables, {"kind": "ctc"})
+    loaded, config = load_exported(tmp_path)
+    assert config == {"kind": "ctc"}
+    np.testing.assert_array_equal(loaded["params"]["weight"], variables["params"]["weight"])
+    damage(tmp_path / "params", 0)
+    with pytest.raises(UserError, match="params/weight"):
+        load_exported(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["digests"]  # as exported by an earlier version
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load_exported(tmp_path)
 
 
 def test_what_changes_after_the_call_is_not_saved():
@@ -79,57 +270,35 @@ def test_what_changes_after_the_call_is_not_saved():
     assert unseal(sealed)[0] == {"window": {"loss": [3.0, 1]}}
 
 
-def damages(path: Path):
-    """(what was done, new content) in every way that is tried."""
-    content = path.read_bytes()
-    yield "cut in half", content[: len(content) // 2]
-    yield "emptied", b""
-    yield "removed", None
-    for place in {len(content) // 2, len(content) // 3, len(content) - 1}:
-        flipped = bytearray(content)
-        flipped[place] ^= 4
-        yield f"bit flipped at {place}", bytes(flipped)
+# ---- which are kept
 
 
-def test_no_damaged_file_is_believed(tmp_path):
-    """Every file of the newest checkpoint, damaged in every way: either the older checkpoint is
-    taken, or the state is right to the bit."""
-    rng = np.random.default_rng(0)
-    state = {"w": jnp.asarray(rng.normal(size=(300, 7)), jnp.float32), "b": jnp.ones(5)}
-    save(tmp_path / "whole", (1, 2), state).close()
-    newest = tmp_path / "whole" / "checkpoints" / "2"
-    files = [path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()]
-    target = abstract(state | {"step": jnp.int32(0)})
-    passed_over = harmless = 0
-    for file in files:
-        for what, content in damages(newest / file):
-            shutil.rmtree(tmp_path / "run", ignore_errors=True)
-            shutil.copytree(tmp_path / "whole", tmp_path / "run")
-            path = tmp_path / "run" / "checkpoints" / "2" / file
-            path.unlink() if content is None else path.write_bytes(content)
-            checkpoints = Checkpoints(tmp_path / "run")
-            restored, meta = checkpoints.restore(target)
-            checkpoints.close()
-            step = int(restored["step"])
-            assert meta == {"n": step}, (file, what)
-            np.testing.assert_array_equal(restored["w"], state["w"], f"{file} {what}")
-            np.testing.assert_array_equal(restored["b"], state["b"], f"{file} {what}")
-            passed_over += step == 1
-            harmless += step == 2
-            aside = tmp_path / "run" / "checkpoints" / "damaged-2"
-            assert aside.exists() == (step == 1), (file, what)
-    assert passed_over > len(files)
-    assert harmless
+def kept(folder, steps, scores, known=None, **options) -> list[int]:
+    """The checkpoints left after saving `steps`, each scored after its save as in the loop."""
+    checkpoints = Checkpoints(folder, scores=known, **options)
+    for step in steps:
+        checkpoints.save(step, {"a": jnp.full(2, step)}, {})
+        if step in scores:
+            checkpoints.scored(step, scores[step])
+    checkpoints.close()
+    return checkpoint_steps(folder)
 
 
-def test_damaged_exports_are_refused(tmp_path):
-    export_model(tmp_path, {"params": {"w": np.ones(3, np.float32)}, "stats": {}}, {"kind": "ctc"})
-    load_exported(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["digests"]["params/w"] += 1
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"is damaged .*params/w"):
-        load_exported(tmp_path)
+def test_newest_every_nth_and_best_are_kept(tmp_path):
+    scores = {2: 0.5, 4: 0.1, 6: float("nan"), 8: 0.3, 10: 0.1}
+    options = dict(keep_last=1, keep_every=3, keep_best=2)
+    assert kept(tmp_path / "a", range(1, 8), scores, **options) == [2, 3, 4, 6, 7]
+    # continued: the scores of before are passed in
+    assert kept(tmp_path / "a", range(8, 12), scores, known=scores, **options) == [
+        3, 4, 6, 9, 10, 11,
+    ]  # fmt: skip
+    # the newest stays though it is the worst
+    assert kept(tmp_path / "b", [1, 2, 3], {1: 0.1, 2: 0.2, 3: 9.0}, keep_last=1, keep_best=1) == [
+        1, 3,
+    ]  # fmt: skip
+    assert kept(tmp_path / "c", [1, 2, 3, 4], {}) == [3, 4]
+    with pytest.raises(UserError, match="keep_last=0"):
+        Checkpoints(tmp_path, keep_last=0)
 
 
 def test_export_takes_the_average_and_the_step_that_is_asked_for(tmp_path):
@@ -140,7 +309,9 @@ def test_export_takes_the_average_and_the_step_that_is_asked_for(tmp_path):
         state = {"params": {"w": jnp.full(3, step)}, "stats": {}, "opt": jnp.ones(2)}
         if step == 3:
             state["ema"] = {"w": jnp.full(3, 30)}
-        save(tmp_path, [step], state, keep_last=9).close()
+        checkpoints = Checkpoints(tmp_path, keep_last=9)
+        checkpoints.save(step, state, {})
+        checkpoints.close()
     for asked, step, value in (("", 3, 30), ("best", 2, 2), ("1", 1, 1)):
         variables, config = checkpoint_of(str(tmp_path), asked)
         assert config["step"] == step
@@ -159,16 +330,103 @@ def test_export_takes_the_average_and_the_step_that_is_asked_for(tmp_path):
     assert checkpoint_of(str(tmp_path))[1]["step"] == 2
 
 
-def test_checkpoints_of_earlier_versions_are_read(tmp_path):
-    """They have no digests."""
-    import orbax.checkpoint as ocp
+# ---- another model's arrays
 
-    state = {"w": jnp.arange(4.0)}
-    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
-        manager.save(3, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"n": 3})))  # fmt: skip
-    checkpoints = Checkpoints(tmp_path)
-    restored, meta = checkpoints.restore(abstract(state))
-    checkpoints.close()
-    assert meta == {"n": 3}
-    np.testing.assert_array_equal(restored["w"], state["w"])
+
+def test_what_does_not_fit_is_refused_unless_partial(caplog):
+    sharding = NamedSharding(mesh_of(8), PartitionSpec("fsdp"))
+    shapes = {"same": (8,), "other": (8, 2), "new": (8,)}
+    current = {k: jax.device_put(np.zeros(s, np.float32), sharding) for k, s in shapes.items()}
+    current = {"encoder": current, "scale": jnp.float32(0)}
+    given = {"same": np.ones(8), "other": np.ones((8, 3)), "old": np.ones(4)}
+    given = {"encoder": given, "scale": np.float32(1)}
+    with pytest.raises(UserError) as error:
+        take_over(current, given, "some/model")
+    for words in (
+        "the model has, some/model lacks 1 arrays:\n  encoder/new",
+        "some/model has, the model lacks 1 arrays:\n  encoder/old",
+        "encoder/other (8, 3) there, (8, 2) here", "--config.partial_init=True",
+    ):  # fmt: skip
+        assert words in str(error.value)
+    taken = take_over(current, given, "some/model", partial=True)
+    assert "encoder/new" in caplog.text
+    assert "encoder/old" in caplog.text
+    assert jax.tree.map(lambda x: float(x.sum()), taken) == {
+        "encoder": {"same": 8.0, "other": 0.0, "new": 0.0}, "scale": 1.0,
+    }  # fmt: skip
+    assert taken["encoder"]["same"].sharding == sharding
+    assert taken["encoder"]["same"].dtype == np.float32
+
+    many = {f"layer{i:02}": jnp.zeros(1) for i in range(30)}
+    with pytest.raises(UserError, match=r"layer09\n  and 20 more"):
+        take_over({"same": jnp.zeros(1), **many}, {"same": jnp.ones(1)}, "x")
+    with pytest.raises(UserError, match="no array"):
+        take_over({"a": jnp.zeros(1)}, {"b": jnp.zeros(1)}, "x", partial=True)
+
+
+# ---- other meshes, other numbers of processes
+
+
+@pytest.mark.parametrize("devices", [8, 4, 1])
+def test_restores_onto_other_meshes(saved, devices):
+    assert restore(saved, mesh_of(devices)) == 2
+
+
+PROCESS = """
+import sys
+import jax
+rank, port, eight, two = int(sys.argv[1]), *sys.argv[2:]
+jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank, initialization_timeout=120)
+from pathlib import Path
+from jax.experimental import multihost_utils
+from tests import test_checkpoint as t
+
+mesh = t.mesh_of(8)
+assert t.restore(eight, mesh) == 2
+t.save(two, mesh, steps=(1, 2, 3))
+for unreadable in (False, True):
+    if rank == 0:
+        # the last rows are those of process 1: process 0 can read all that is its own
+        file = t.damage(Path(two, "checkpoints", "3"), 3)
+        assert "ocdbt.process_1" in str(file), file
+        if unreadable:
+            file.unlink()
+    multihost_utils.sync_global_devices("damaged")
+    assert t.restore(two, mesh) == 2
+    t.save(two, mesh, steps=(3,))
+    assert t.restore(two, mesh) == 3
+multihost_utils.sync_global_devices("done")
+print("whole")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_two_processes_save_and_agree_on_the_step(tmp_path, saved):
+    two = tmp_path / "two"
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(rank), str(port), str(saved), str(two)],
+            cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for output in outputs:
+        assert "whole\n" in output, "\n".join(outputs)
+    assert checkpoint_steps(two) == [2, 3]
+    assert (two / "checkpoints" / "damaged-3").is_dir()
+    for devices in (8, 4, 1):
+        assert restore(two, mesh_of(devices)) == 3
