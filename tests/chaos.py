@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 
 from tests.test_resume import final
+from tests.xla import FLAGS
 from w2v_jax.data.preparation import prepare
 from w2v_jax.training.checkpoint import checkpoint_steps
 from w2v_jax.training.loop import PREEMPTED
@@ -40,8 +41,6 @@ def get_config():
     config.update(num_steps={STEPS}, log_steps=2, save_steps=8, eval_steps=30)
     return config
 """
-# one device, and compiled quickly: the numbers need not be fast
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SECONDS = 240  # after which a run counts as hanging
 
 
