@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import flax.linen as nn
 import jax
@@ -224,7 +225,10 @@ def test_without_libtpu(monkeypatch):
 @pytest.fixture(scope="module")
 def v5e():
     pytest.importorskip("libtpu")
-    return open_topology("v5e:2x2")
+    jax.devices()  # JAX has read the flags of the tests; libtpu ends the process over unknown ones
+    flags = os.environ.pop("XLA_FLAGS")
+    yield open_topology("v5e:2x2")
+    os.environ["XLA_FLAGS"] = flags
 
 
 def test_slices(v5e):
