@@ -19,8 +19,6 @@ ZERO = ("k_proj.bias", "linear_k.bias")  # gradient 0 but for rounding: softmax 
 FORWARD, LOSS, GRADIENT = "outputs", "losses", "gradients"
 TOLERANCE = {FORWARD: 1e-5, LOSS: 1e-5, GRADIENT: 2e-4}  # of the largest value of an array
 SEEN = (Encoder, FeatureEncoder, Quantizer)  # modules whose outputs are captured
-# compiling is nearly all of the time here: without these, four times as long
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 reached: dict[str, float] = {}  # quantity -> largest error of the running test
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.test_checkpoint import free_port
 from tests.test_resume import final, wait_for_step
 from w2v_jax.errors import UserError
 from w2v_jax.training import distributed
@@ -49,9 +49,7 @@ class Run:
 
     def start(self, processes: int, devices: int, *mesh: str) -> list[subprocess.Popen]:
         flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         started = []
         for index in range(processes):
             together = [] if processes == 1 else [

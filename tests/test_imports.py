@@ -10,7 +10,7 @@ ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
     "compile_check",
 }  # fmt: skip
-SHARED = {"errors", "samples"}
+SHARED = {"errors", "places", "samples"}
 # room -> the rooms it may import from, besides itself
 ROOMS = {
     "audio": set(),
@@ -30,7 +30,7 @@ DOORS = {
     "orbax": {"training/checkpoint.py", "training/retention.py"},
     "soundfile": {"audio/waveform.py"},
     "soxr": {"audio/waveform.py", "audio/augment.py"},
-    "etils": {"audio/files.py", "training/places.py"},
+    "etils": {"audio/files.py", "places.py"},
     "pyarrow": {"data/columns.py", "data/manifest.py", "data/manifest_files.py"},
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"decoding/scoring.py"},

@@ -4,8 +4,8 @@ import pytest
 
 from w2v_jax import export
 from w2v_jax.errors import UserError
+from w2v_jax.places import place, write_whole
 from w2v_jax.training import writer
-from w2v_jax.training.places import place, write_whole
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.watchdog import Watchdog
 

@@ -47,7 +47,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def run_training(main: Callable[..., object]) -> None:
     """An entry point with --config and --workdir; calls main(config, workdir)."""
-    config = config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config", None, "a file of configs/, with its argument after a colon"
     )
     workdir = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and exports")
@@ -63,11 +63,7 @@ def run_training(main: Callable[..., object]) -> None:
 
     def start(argv: list[str]) -> None:
         no_arguments(argv)
-        try:
-            values = config.value
-            values.keys()  # ml_collections reports a file that it could not load only now
-        except OSError as error:
-            raise UserError(f"the config file cannot be read: {error}") from None
+        values = given_config()
         for key in ("log_steps", "save_steps", "eval_steps", "num_steps"):
             if values[key] < 1:
                 raise UserError(f"--config.{key}={values[key]} must be at least 1")
@@ -99,6 +95,16 @@ def run_training(main: Callable[..., object]) -> None:
             os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     run(start)
+
+
+def given_config() -> ConfigDict:
+    """The value of --config. Raises UserError for a file that cannot be read."""
+    config = flags.FLAGS.config
+    try:
+        config.keys()  # ml_collections reports a file that it could not load only now
+    except OSError as error:
+        raise UserError(f"the config file cannot be read: {error}") from None
+    return config
 
 
 def no_arguments(argv: list[str]) -> None:

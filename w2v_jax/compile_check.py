@@ -12,7 +12,6 @@ a few seconds. docs/scaling.md has figures and says how to read them.
 
 import dataclasses
 import json
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,15 +23,14 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import check_rows
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.plan import Bucket, crop_buckets, pad_buckets
-from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.flops import contrastive_flops, encoder_flops, training_flops
+from w2v_jax.places import place, write_whole
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.tasks.pretraining import pretraining_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.collectives import sent
 from w2v_jax.training.compiled import TooLarge, compile_step, times
-from w2v_jax.training.places import place, write_whole
 from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
 from w2v_jax.training.topology import GIB, Topology, open_topology
 
@@ -88,9 +86,10 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
     if config.kind == "pretrained":
         task, letters = pretraining_task(config), None
     else:
-        alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
+        alphabet = Alphabet.from_letters(config.letters)
         task, letters = finetuning_task(config, len(alphabet)), LETTERS_PER_SECOND
-    print(f"{topology.name}: {parameter_table(_parameters(task), mesh).splitlines()[-1]}")
+    parameters = jax.eval_shape(task.init)["params"]
+    print(f"{topology.name}: {parameter_table(parameters, mesh).splitlines()[-1]}")
     results = []
     for bucket in buckets:
         micro = config.data.accumulation, bucket.rows // config.data.accumulation
@@ -119,10 +118,6 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
             print(_text(result, per_device))
         results.append(result)
     return results
-
-
-def _parameters(task) -> Any:
-    return jax.eval_shape(task.init)["params"]
 
 
 def _text(result: dict, per_device: float) -> str:
@@ -167,11 +162,8 @@ def _too_large_text(found: TooLarge) -> str:
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     given = flags.FLAGS
-    try:
-        config = given.config
-        config.keys()  # ml_collections reports a file that it could not load only now
-    except OSError as error:
-        raise UserError(f"the config file cannot be read: {error}") from None
+    config = command_line.given_config()
+    jax.config.update("jax_enable_compilation_cache", False)  # needs the devices to read from it
     jax.config.update("jax_platforms", "cpu")  # nothing runs: this leaves a GPU or TPU to others
     results = check(config, open_topology(given.topology), all_shapes=given.all_shapes)
     if given.output:

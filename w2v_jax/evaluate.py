@@ -19,9 +19,9 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.scoring import Score, score
 from w2v_jax.interop.exported import encoder_of
+from w2v_jax.places import place, write_whole
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
-from w2v_jax.training.places import place, write_whole
 
 BUCKETS = 8
 

@@ -16,6 +16,7 @@ from w2v_jax import __version__, command_line
 from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq, huggingface
 from w2v_jax.interop.exported import rates
+from w2v_jax.places import Place, is_remote, place
 from w2v_jax.run import BEST_BY
 from w2v_jax.training.checkpoint import (
     checkpoint_steps,
@@ -24,7 +25,6 @@ from w2v_jax.training.checkpoint import (
     load_exported,
     variables_of_step,
 )
-from w2v_jax.training.places import Place, is_remote, place
 from w2v_jax.training.retention import best_steps
 from w2v_jax.training.writer import read_lines
 

@@ -92,7 +92,7 @@ def with_encoder(
 def main(config: ConfigDict, workdir: str) -> TrainState | None:
     """Trains as `config` says and returns the last state; continues where WORKDIR stands."""
     command_line.enable_compilation_cache()
-    alphabet = Alphabet.from_letters(config.letters) if config.letters else Alphabet.english()
+    alphabet = Alphabet.from_letters(config.letters)
     settings = command_line.run_settings(config, "ctc") | {"alphabet": alphabet.to_dict()}
     mesh = make_mesh(config.mesh)
     data = config.data

@@ -13,11 +13,12 @@ from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
 from w2v_jax.errors import UserError
+from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
+from w2v_jax.training.compiled import LoweredStep
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.health import Alarm, Skipped
 from w2v_jax.training.loop import train
-from w2v_jax.training.places import place, write_whole
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.retention import retention
 from w2v_jax.training.settings import check_unchanged, write_settings
@@ -31,7 +32,6 @@ from w2v_jax.training.state import (
     Task,
     TrainState,
     abstract_state,
-    build,
     first_state,
     jitted_step,
     on_mesh,
@@ -93,21 +93,20 @@ def run(
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     print(table, flush=True)
     check_loop_keys(config)
+    first = lambda: begin(first_state(task, mesh))  # noqa: E731
     if config.dry_run:
         if not has_checkpoint(workdir):
-            begin(first_state(task, mesh))
+            first()
         rehearse(task, mesh, plan, loader)
         return None
     if is_first():
         write_settings(workdir, settings)
         write_whole(place(workdir) / "parameters.txt", table + "\n")
-    state, step = build(task, mesh)
-    if not has_checkpoint(workdir):
-        state = begin(state)
     data = config.data
     return train(
-        state,
-        step,
+        first,
+        abstract_state(task, mesh),
+        on_mesh(jitted_step(task, mesh), mesh),
         lambda start: iterate(
             plan, loader, start=start, threads=data.threads, workers=data.workers,
             sharding=batch_sharding(mesh),
@@ -140,9 +139,10 @@ def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, loader: Loader) -> None:
     (batch, seconds), *_ = iterate([plan[0]], loader, sharding=sharding)
     shapes = {name: tuple(x.shape) for name, x in batch.items()}
     print(f"first batch: {seconds:.1f} s of audio in {len(plan[0].places)} rows, {shapes}")
-    lower = on_mesh(jitted_step(task, mesh).lower, mesh)
-    memory = lower(abstract_state(task, mesh), batch).compile().memory_analysis()
-    sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
-    print("the step compiles; a device holds {:.2f} GB of state and batch, and {:.2f} GB of "
-          "intermediate results".format(*(size / 1e9 for size in sizes)))  # fmt: skip
+    arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
+    _, memory = LoweredStep(task, mesh, arrays).compile()
+    print("the step compiles; a device holds {:.2f} GB of state, {:.2f} GB of the batch, and "
+          "{:.2f} GB of intermediate results".format(
+              *(size / 1e9 for size in (memory.state, memory.batch, memory.temporary))
+          ))  # fmt: skip
     print("dry run: nothing was trained or written", flush=True)

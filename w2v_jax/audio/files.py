@@ -1,13 +1,11 @@
-"""Where audio and manifests lie: local paths, and remote ones such as gs://bucket/folder.
+"""Reading what lies in a bucket (gs://bucket/folder), through etils.epath.
 
-Remote paths go through etils.epath, which needs the storage's own package (gs://: gcsfs). What
-fails there for another reason than a missing file or right is tried again after a while.
+What fails there for another reason than a missing file or right is tried again after a while.
 """
 
 import hashlib
 import io
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -19,21 +17,6 @@ WAITS = (0.5, 2.0, 8.0)  # seconds before the second, third and last attempt
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
 _BLOCK = 1 << 18  # bytes per request: libsndfile asks for 8 kB at a time
 Answer = TypeVar("Answer")
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-    path = os.fspath(path)
-    return "://" in path and re.match("[a-z][a-z0-9]+://", path) is not None
-
-
-def absolute(path: str | os.PathLike) -> str:
-    """The path from the root of its storage."""
-    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
-
-
-def join(folder: str, name: str) -> str:
-    """`name` below `folder`, or `name` itself where it is absolute or remote."""
-    return name if is_remote(name) else os.path.join(folder, name)
 
 
 def retried(action: Callable[[], Answer]) -> Answer:

@@ -14,8 +14,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from w2v_jax.audio.files import RemoteFile, is_remote
+from w2v_jax.audio.files import RemoteFile
 from w2v_jax.errors import UserError
+from w2v_jax.places import is_remote
 
 SAMPLE_RATE = 16_000
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from w2v_jax import places
 from w2v_jax.audio import files
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import manifest_files
@@ -47,7 +48,7 @@ class Manifest:
             "path": paths, "samples": samples, "text": texts, "speaker": speakers,
             "language": languages, "start": starts, "corpus": corpora,
         }  # fmt: skip
-        self._set(files.absolute(root), manifest_files.make_batch(len(paths), columns))
+        self._set(places.absolute(root), manifest_files.make_batch(len(paths), columns))
 
     def _set(self, root: str, batch: pa.RecordBatch, rows=None, source=None) -> "Manifest":
         self.root = root
@@ -96,7 +97,7 @@ class Manifest:
 
     def path(self, i: int) -> str:
         """Returns the absolute path of the file that utterance i is in."""
-        return files.join(self.root, self.paths[i])
+        return places.join(self.root, self.paths[i])
 
     @property
     def hours(self) -> float:
@@ -147,10 +148,10 @@ class Manifest:
         The file is replaced in one step: a process that has the old one mapped keeps it. Raises
         ManifestError for a tab or a line break in a value, and where the file cannot be written.
         """
-        path = files.absolute(path)
+        path = places.absolute(path)
         root = _relative(self.root, os.path.dirname(path))
         try:
-            if not files.is_remote(path):
+            if not places.is_remote(path):
                 self._write(path, root)
                 return
             with tempfile.TemporaryDirectory() as folder:
@@ -186,11 +187,11 @@ class Manifest:
         only the frame is checked: its rows and its digest are believed. Raises ManifestError for
         a missing file, a file that is no manifest, and damaged rows.
         """
-        path = files.absolute(path)
+        path = places.absolute(path)
         remedy = f"write it with: python -m w2v_jax.prepare --input=FOLDER --output={path}"
         source = None
         try:
-            local = files.local_copy(path) if files.is_remote(path) else path
+            local = files.local_copy(path) if places.is_remote(path) else path
             if path.endswith(".arrow"):
                 root, batch, digest = manifest_files.read_arrow(local)
                 source = path, digest
@@ -208,7 +209,7 @@ class Manifest:
 
 def _relative(root: str, folder: str) -> str:
     """`root` as seen from `folder` where it is that or below, as it is elsewhere."""
-    if files.is_remote(root) or files.is_remote(folder):
+    if places.is_remote(root) or places.is_remote(folder):
         below = f"{root.rstrip('/')}/".removeprefix(f"{folder.rstrip('/')}/")
         return root if below == f"{root.rstrip('/')}/" else below.rstrip("/") or os.curdir
     relative = os.path.relpath(root, folder)
@@ -217,8 +218,8 @@ def _relative(root: str, folder: str) -> str:
 
 def _absolute_root(path: str, root: str) -> str:
     """The root noted in the manifest `path`, from the root of its storage."""
-    root = files.join(os.path.dirname(path), root)
-    return root.removesuffix("/.") if files.is_remote(root) else os.path.abspath(root)
+    root = places.join(os.path.dirname(path), root)
+    return root.removesuffix("/.") if places.is_remote(root) else os.path.abspath(root)
 
 
 def _unpickle(root, batch, rows) -> Manifest:

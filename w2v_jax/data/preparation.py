@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from w2v_jax.audio import files
+from w2v_jax import places
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import corpora
 from w2v_jax.data.manifest import Manifest
@@ -115,7 +115,7 @@ def _root(inputs: Sequence[str], paths: Iterable[str]) -> str:
     """The folder that all inputs have in common, or, with tables, their audio as well."""
     folders = {os.path.abspath(source) for source in inputs if os.path.isdir(source)}
     if len(folders) < len(inputs):
-        folders |= {os.path.dirname(path) for path in paths if not files.is_remote(path)}
+        folders |= {os.path.dirname(path) for path in paths if not places.is_remote(path)}
     return os.path.commonpath(folders or {os.path.abspath(os.curdir)})
 
 
@@ -125,7 +125,7 @@ def _manifest(utterances: list[Utterance], root: str, language: str, corpus: str
     def relative(path: str) -> str:
         if path.startswith(below):
             return path[len(below) :]
-        return path if files.is_remote(path) else os.path.relpath(path, root)
+        return path if places.is_remote(path) else os.path.relpath(path, root)
 
     return Manifest(
         root=root,
@@ -157,7 +157,7 @@ def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
 
 def _check_writable(output: str) -> None:
     """Fails before the audio is decoded instead of an hour later."""
-    if files.is_remote(output):
+    if places.is_remote(output):
         raise UserError(
             f"--output={output}: the list of what was skipped is written beside the manifest; "
             "name a local file, and copy it"

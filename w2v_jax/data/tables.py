@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import Iterator
 
-from w2v_jax.audio.files import join
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.utterances import Found, Utterance, at_rate, clean, lines
 from w2v_jax.errors import UserError
+from w2v_jax.places import join
 
 
 def common_voice_table(path: str) -> Found:

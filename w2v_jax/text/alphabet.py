@@ -51,12 +51,15 @@ class Alphabet:
 
     @classmethod
     def from_letters(cls, letters: str) -> "Alphabet":
-        """Returns blank, `|`, then the given letters (composed with NFKC), in their order.
+        """Returns blank, `|`, then the given letters (composed with NFKC), in their order; the
+        English alphabet for none.
 
         All upper case makes `normalize` write upper case, all lower case lower case; with letters
         of both cases, or without case, it leaves the case of a text alone. Raises TextError for
         repeated letters and white space.
         """
+        if not letters:
+            return cls.english()
         return cls(("<pad>", BOUNDARY, *unicodedata.normalize("NFKC", letters)))
 
     @classmethod

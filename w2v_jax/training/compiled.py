@@ -5,6 +5,7 @@ import math
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,47 +63,57 @@ def local_bytes(tree: Any) -> int:
     return sum(sizes)
 
 
-def compile_step(
-    task: Task, mesh: Mesh, arrays: dict[str, tuple[tuple[int, ...], Any]], topology: Topology
-) -> Compiled | TooLarge:
-    """Lowers and compiles the training step as a run would; no array is made.
+Arrays = Mapping[str, tuple[tuple[int, ...], Any]]  # of a batch: name -> (shape, type)
 
-    arrays: name -> (shape, type) of a batch, see data.loader.batch_arrays.
-    """
-    state = abstract_state(task, mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-        for name, (shape, dtype) in arrays.items()
-    }
-    held = local_bytes(state), local_bytes(batch)
+
+class LoweredStep:
+    """The training step as a run would compile it; no array is made."""
+
+    def __init__(self, task: Task, mesh: Mesh, arrays: Arrays):
+        state = abstract_state(task, mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+            for name, (shape, dtype) in arrays.items()
+        }
+        self._held = local_bytes(state), local_bytes(batch)
+        self._lowered = on_mesh(jitted_step(task, mesh).lower, mesh)(state, batch)
+
+    def compile(self, **options: str) -> tuple[Any, Memory]:
+        """(the program, what it needs of a device)."""
+        program = self._lowered.compile(compiler_options=options)
+        found = program.memory_analysis()
+        return program, Memory(
+            *self._held, found.output_size_in_bytes, found.temp_size_in_bytes,
+            found.alias_size_in_bytes,
+        )  # fmt: skip
+
+
+def compile_step(task: Task, mesh: Mesh, arrays: Arrays, topology: Topology) -> Compiled | TooLarge:
+    """Compiles the training step for a topology; arrays: see data.loader.batch_arrays."""
     begin = time.monotonic()
-    lowered = on_mesh(jitted_step(task, mesh).lower, mesh)(state, batch)
+    step = LoweredStep(task, mesh, arrays)
     if topology.chip is None:
-        compiled = lowered.compile()
-        return _describe(compiled, held, compiled.as_text(), time.monotonic() - begin)
+        program, memory = step.compile()
+        return _describe(program, memory, program.as_text(), time.monotonic() - begin)
     # libtpu's text of a program with asynchronous collectives is newer than what jaxlib can read,
     # so the program comes from a dump; only that names the largest arrays, too
     with tempfile.TemporaryDirectory() as folder:
         try:
-            compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
+            program, memory = step.compile(xla_dump_to=folder)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             report = _dumped(folder, "-memory-usage-report.txt")
             return too_large(str(error), report, time.monotonic() - begin)
         seconds = time.monotonic() - begin
-        return _describe(compiled, held, _dumped(folder, ".after_optimizations.txt"), seconds)
+        return _describe(program, memory, _dumped(folder, ".after_optimizations.txt"), seconds)
 
 
-def _describe(compiled, held: tuple[int, int], text: str, seconds: float) -> Compiled:
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+def _describe(program, memory: Memory, text: str, seconds: float) -> Compiled:
+    cost = program.cost_analysis()
     return Compiled(
-        Memory(
-            *held, memory.output_size_in_bytes, memory.temp_size_in_bytes,
-            memory.alias_size_in_bytes,
-        ),
-        cost.get("flops", 0.0), cost.get("bytes accessed", 0.0), collectives(text), seconds,
-    )  # fmt: skip
+        memory, cost.get("flops", 0.0), cost.get("bytes accessed", 0.0), collectives(text), seconds
+    )
 
 
 def _dumped(folder: str, ending: str) -> str:

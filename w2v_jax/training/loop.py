@@ -14,11 +14,11 @@ import jax
 from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError
+from w2v_jax.places import place
 from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.health import Alarm, Alarms, Skipped
 from w2v_jax.training.metrics import Window
-from w2v_jax.training.places import place
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.watchdog import Watchdog
@@ -65,7 +65,8 @@ class _Stop:
 
 
 def train(
-    state: TrainState,
+    first: Callable[[], TrainState],
+    abstract: TrainState,
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
     batches: Callable[[int], Generator[tuple[Any, float], None, None]],
     *,
@@ -88,6 +89,8 @@ def train(
 ) -> TrainState:
     """Trains until `num_steps` and returns the last state.
 
+    first() makes the state of a new run; `abstract` has the shapes, types and shardings of it, and
+    of what is restored where the run continues: never are both on the devices.
     batches(start) yields (global batch, seconds of audio in it) for steps start, start + 1, ...;
     it is a generator, closed at the end. The scalar `best_by` of evaluate(), the lower the better,
     is the score of a checkpoint. data_metrics() is added to every log line. `meta` is stored with
@@ -96,8 +99,8 @@ def train(
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
     the device never waits for the host), log line, checkpoint, stop request, evaluation. A run
     killed between a checkpoint and the evaluation of the same step evaluates first when it
-    continues. SIGTERM and Ctrl-C save and exit with status 75; the state that is passed in is not
-    usable afterwards. Of several processes all run this loop; the first alone writes metrics.
+    continues. SIGTERM and Ctrl-C save and exit with status 75. Of several processes all run this
+    loop; the first alone writes metrics.
     """
     started = time.monotonic()
     scores = {line["step"]: line[best_by] for line in read_lines(place(workdir) / "metrics.jsonl")
@@ -105,12 +108,11 @@ def train(
     checkpoints = Checkpoints(
         workdir, keep_last=keep_last, keep_every=keep_every, keep_best=keep_best, scores=scores
     )
-    content = {"clock": {"hours_heard": 0.0, "seconds_trained": 0.0}}
     meta = dict(meta or {})
-    target = abstract(state.saved())
-    # the new state and the restored one need not fit the devices together
-    restored = checkpoints.restore(target, lambda: jax.tree.map(lambda x: x.delete(), state))
-    if restored is not None:
+    restored = checkpoints.restore(abstract.saved())
+    if restored is None:
+        state, content = first(), {"clock": {"hours_heard": 0.0, "seconds_trained": 0.0}}
+    else:
         state, content = TrainState.restored(restored[0]), restored[1]
         for key, value in meta.items():
             if content["run"].get(key) != value:
@@ -210,11 +212,6 @@ def train(
         sys.exit(PREEMPTED)
     log.info("trained %d steps in %.0f s", num_steps - start, time.monotonic() - started)
     return state
-
-
-def abstract(tree: Any) -> Any:
-    """Shapes, types and shardings of a tree of arrays."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 class _Progress:

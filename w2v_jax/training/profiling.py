@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from w2v_jax.errors import UserError
-from w2v_jax.training.places import is_remote, place
+from w2v_jax.places import is_remote, place
 
 log = logging.getLogger(__name__)
 

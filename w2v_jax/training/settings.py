@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v_jax.errors import UserError
+from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
-from w2v_jax.training.places import place, write_whole
 
 
 def check_unchanged(workdir: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from w2v_jax.training.places import is_remote, place
+from w2v_jax.places import is_remote, place
 
 log = logging.getLogger(__name__)
 

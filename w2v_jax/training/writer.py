@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import tensorboardX
 
-from w2v_jax.training.places import is_remote, place, write_whole
+from w2v_jax.places import is_remote, place, write_whole
 
 
 class Writer:

@@ -1,0 +1,47 @@
+"""What pre-training and fine-tuning share: what is refused before anything large is made."""
+
+import pytest
+
+from tests import small
+from w2v_jax import finetune, pretrain
+from w2v_jax.errors import UserError
+
+ENTRIES = {"pretraining": pretrain.main, "finetuning": finetune.main}
+
+
+def prepared(kind, manifests, **changes):
+    config = getattr(small, kind)()
+    config.data.update(train=manifests["train"], valid=manifests["dev"], row_multiple=8)
+    config.update(dry_run=True, **changes)
+    return config
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_a_dry_run_compiles_and_writes_nothing(kind, manifests, tmp_path, capsys):
+    assert ENTRIES[kind](prepared(kind, manifests), str(tmp_path / "run")) is None
+    text = capsys.readouterr().out
+    assert "first batch: " in text
+    assert "the step compiles; a device holds 0.00 GB of state" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(profile_steps="abc"), "profile_steps=abc is no window"),
+        (dict(max_skipped=-1), "max_skipped=-1"),
+        (dict(keep_last=0), "keep_last=0"),
+        (dict(init_from="/nowhere"), "/nowhere is not an exported model"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_what_a_dry_run_refuses(changes, words, manifests, tmp_path):
+    with pytest.raises(UserError, match=words):
+        pretrain.main(prepared("pretraining", manifests, **changes), str(tmp_path / "run"))
+
+
+def test_best_checkpoints_without_a_validation_set(manifests, tmp_path):
+    config = prepared("pretraining", manifests, keep_best=1)
+    config.data.valid = ""
+    with pytest.raises(UserError, match=r"keep_best=1 keeps what scores best on .*data\.valid"):
+        pretrain.main(config, str(tmp_path / "run"))

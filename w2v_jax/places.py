@@ -1,0 +1,50 @@
+"""Paths: local ones, and those in a bucket (gs://..., with w2v_jax[gcs])."""
+
+import os
+import re
+
+from etils import epath
+
+from w2v_jax.errors import UserError
+
+Place = epath.Path
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    path = os.fspath(path)
+    return "://" in path and re.match("[a-z][a-z0-9]+://", path) is not None
+
+
+def absolute(path: str | os.PathLike) -> str:
+    """The path from the root of its storage."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
+def join(folder: str, name: str) -> str:
+    """`name` below `folder`, or `name` itself where it is absolute or remote."""
+    return name if is_remote(name) else os.path.join(folder, name)
+
+
+def place(path: str | os.PathLike) -> Place:
+    """The path from the root of its storage, to work with. Raises UserError where a package is
+    missing."""
+    found = epath.Path(absolute(path))
+    try:
+        if is_remote(path):
+            found.exists()  # imports the package
+    except ImportError as error:
+        raise UserError(
+            f"{os.fspath(path)} needs another package ({error}); for gs:// pip install gcsfs"
+        ) from None
+    return found
+
+
+def write_whole(path: Place, text: str) -> None:
+    """Writes a file that is never seen in part. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_remote(path):  # object stores write in one step
+        path.write_text(text)
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
