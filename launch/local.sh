@@ -9,6 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 source launch/env.sh
 entry="$1"; shift
 processes="${PROCESSES:-1}"
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || { echo "error: PROCESSES=$processes is no number" >&2; exit 2; }
 children=() stopping=""
 
 start() {  # starts all processes
@@ -42,7 +43,7 @@ finish() {  # waits for all; the first that ends otherwise than with 0 decides t
       # the others now wait in a collective for ever; saving needs all, so nothing is lost
       [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || kill -KILL "${children[@]}" 2>/dev/null || true
     done
-    [ ${#pending[@]} -eq 0 ] || sleep 0.2
+    [ ${#pending[@]} -eq 0 ] || sleep 0.2 || true  # a Ctrl-C ends the sleep as well
   done
 }
 
@@ -53,6 +54,6 @@ while :; do
   finish
   [ "$status" -eq 75 ] && [ -z "$stopping" ] || exit "$status"
   echo "preempted; continues in ${PAUSE:=5} s (Ctrl-C ends it)"
-  sleep "$PAUSE"
+  sleep "$PAUSE" || true
   [ -z "$stopping" ] || exit 75
 done

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,8 @@ class Sandbox:
             [f"launch/{script}", *arguments], cwd=self.root, text=True, process_group=0,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=self.environment | variables,
+            # where the tests run in the background of a shell, it is ignored and cannot be trapped
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def run(self, script: str, *arguments: str, status: int = 0, **variables: str) -> str:

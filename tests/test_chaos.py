@@ -4,9 +4,9 @@ from tests.chaos import Chaos
 
 
 def test_killed_runs_end_in_the_same_bits(tmp_path):
-    chaos = Chaos(tmp_path, seed=1, damage=True)
+    chaos = Chaos(tmp_path, seed=6, damage=True)
     number = 0
-    while not chaos.seen["SIGKILL"] + chaos.seen["SIGTERM"]:  # a fast run may escape the signal
+    while not (chaos.seen["SIGKILL"] and chaos.seen["SIGTERM"]):  # a fast run may escape them
         assert chaos.trial(number) == ""
         number += 1
         assert number < 5

@@ -146,6 +146,10 @@ def test_export_takes_the_average_and_the_step_that_is_asked_for(tmp_path):
         assert config["step"] == step
         np.testing.assert_array_equal(variables["params"]["w"], np.full(3, value))
         assert variables.keys() == {"params", "stats"}
+    nothing = [{"step": s, "valid/wer": float("nan")} for s in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in nothing))
+    with pytest.raises(UserError, match="has a finite valid/wer; set --step to one of"):
+        checkpoint_of(str(tmp_path), "best")
     with pytest.raises(UserError, match="no checkpoint of step 7"):
         checkpoint_of(str(tmp_path), "7")
     # what cannot be read is passed over here too

@@ -22,8 +22,12 @@ STEPS = 30
 CONFIG = f"""
 from tests import small
 
-def get_config():
-    config = small.pretraining(dropout=0.1, layerdrop=0.2)
+def get_config(kind):
+    config = getattr(small, kind)(dropout=0.1, layerdrop=0.2)
+    if kind == "finetuning":
+        config.data.update(row_multiple=2, num_buckets=1)
+        config.update(num_steps=2, log_steps=1, eval_steps=2)
+        return config
     config.data.update(row_multiple=8, crop_seconds=(1.0,))
     config.update(num_steps={STEPS}, log_steps=1, save_steps=10, eval_steps=15)
     return config
@@ -33,12 +37,13 @@ def get_config():
 class Run:
     """A training run in a folder, started on any number of processes and devices."""
 
-    def __init__(self, folder: Path, manifests):
+    def __init__(self, folder: Path, manifests, kind="pretraining"):
         self.workdir = folder / "run"
         folder.mkdir()
         (folder / "config.py").write_text(CONFIG)
+        self._entry = "w2v_jax." + {"pretraining": "pretrain", "finetuning": "finetune"}[kind]
         self._arguments = [
-            f"--config={folder}/config.py", f"--workdir={self.workdir}",
+            f"--config={folder}/config.py:{kind}", f"--workdir={self.workdir}",
             f"--config.data.train={manifests['train']}", f"--config.data.valid={manifests['dev']}",
         ]  # fmt: skip
 
@@ -54,7 +59,7 @@ class Run:
                 f"--process_id={index}",
             ]  # fmt: skip
             started.append(subprocess.Popen(
-                [sys.executable, "-m", "w2v_jax.pretrain", *self._arguments, *mesh, *together],
+                [sys.executable, "-m", self._entry, *self._arguments, *mesh, *together],
                 cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, text=True,
             ))  # fmt: skip
@@ -89,7 +94,7 @@ def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
     assert statuses == [PREEMPTED, PREEMPTED], output
     stopped_at = len(moved.losses())
     assert output.count(f"step {stopped_at} is saved") == 2
-    assert output.count("28,048 parameters") == 1, "the first process alone prints"
+    assert output.count("parameters, ") == 1, "the first process alone prints"
 
     for devices in (4, 1):
         one = moved.start(1, devices, f"--config.mesh.fsdp={devices}")
@@ -112,6 +117,32 @@ def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
     valid = lambda lines: [x["valid/contrastive_bits"] for x in lines if "valid/accuracy" in x]  # noqa: E731
     assert len(valid(lines)) == 2
     np.testing.assert_allclose(valid(moved_lines), valid(lines), rtol=1e-4)
+
+
+def test_fine_tuning(tmp_path, manifests):
+    """The validation texts of two processes are those of one."""
+    lines = []
+    for processes in (2, 1):
+        run = Run(tmp_path / str(processes), manifests, "finetuning")
+        statuses, output = run.finish(run.start(processes, 2 // processes))
+        assert statuses == [0] * processes, output
+        lines.append({})
+        for line in read_lines(run.workdir / "metrics.jsonl"):
+            lines[-1] |= line
+    for name in ("train/ctc_loss", "valid/wer", "valid/cer"):
+        assert lines[0][name] == pytest.approx(lines[1][name], rel=1e-5), name
+
+
+def test_a_signal_before_the_first_update(tmp_path, manifests):
+    """Nothing is lost, and the same command is asked for."""
+    run = Run(tmp_path / "run", manifests)
+    (process,) = run.start(1, 1)
+    while "validation:" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    statuses, output = run.finish([process])
+    assert statuses == [PREEMPTED], output
+    assert "Traceback" not in output
 
 
 def test_flags_that_belong_together():

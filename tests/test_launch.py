@@ -131,11 +131,14 @@ def test_local_ends_with_the_status_of_a_failure(sandbox, status):
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("which", ["TERM", "INT", "Ctrl-C"])
 def test_local_hands_a_signal_on_and_stops(sandbox, processes, which):
     process = sandbox.begin("local.sh", "fake", PLAN="wait 0", PROCESSES=processes)
     sandbox.ready(int(processes))
-    process.send_signal(which)
+    if which == "Ctrl-C":  # a terminal sends it to all, the sleep of the script as well
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.Signals[f"SIG{which}"])
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 75, output
     assert "continues" not in output

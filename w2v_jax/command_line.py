@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -73,6 +74,8 @@ def run_training(main: Callable[..., object]) -> None:
         if not values.data.train:
             raise UserError("set --config.data.train to a manifest (python -m w2v_jax.prepare)")
         given = flags.FLAGS
+        # until the loop listens itself: nothing is lost yet, and the same command is to run again
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
         try:
             initialize(
                 given.distributed, given.coordinator_address, given.num_processes, given.process_id
@@ -85,7 +88,7 @@ def run_training(main: Callable[..., object]) -> None:
         setup_logging()
         try:
             main(values, workdir.value)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if jax.process_count() == 1:
                 raise
             # the others wait in a computation: a regular end of this process would wait for them
@@ -93,7 +96,7 @@ def run_training(main: Callable[..., object]) -> None:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 os._exit(2)
             traceback.print_exc()
-            os._exit(1)
+            os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     run(start)
 
@@ -110,6 +113,7 @@ FREE_KEYS = (
 )  # fmt: skip
 # what changes no number beyond rounding, so that a run may move to another machine
 FREE_MODEL_KEYS = ("remat", "remat_features", "scan", "pos_conv_method")
+# accumulation draws dropout anew, and may have to change with the number of devices
 FREE_DATA_KEYS = (
     "train", "valid", "threads", "workers", "cache_gigabytes", "max_bad_share", "accumulation",
 )  # fmt: skip

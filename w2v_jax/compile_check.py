@@ -12,7 +12,6 @@ a few seconds. docs/scaling.md has figures and says how to read them.
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from w2v_jax.tasks.pretraining import pretraining_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.collectives import sent
 from w2v_jax.training.compiled import TooLarge, compile_step, times
+from w2v_jax.training.places import place, write_whole
 from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
 from w2v_jax.training.topology import GIB, Topology, open_topology
 
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: this leaves a GPU or TPU to others
     results = check(config, open_topology(given.topology), all_shapes=given.all_shapes)
     if given.output:
-        Path(given.output).write_text(json.dumps(results, indent=2) + "\n")
+        write_whole(place(given.output), json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,11 +54,12 @@ def best_step(workdir: str, scalar: str) -> int:
     lines = read_lines(place(workdir) / "metrics.jsonl")
     kept = checkpoint_steps(workdir)
     scores = {x["step"]: x[scalar] for x in lines if scalar in x and x["step"] in kept}
-    if not scores:
+    best = best_steps(scores, 1)
+    if not best:
         raise UserError(
-            f"no checkpoint of {workdir} was evaluated ({scalar}); set --step to one of {kept}"
+            f"no checkpoint of {workdir} has a finite {scalar}; set --step to one of {kept}"
         )
-    return best_steps(scores, 1)[0]
+    return best[0]
 
 
 def form_of(folder: Place) -> str | None:

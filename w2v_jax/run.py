@@ -12,11 +12,14 @@ from w2v_jax.data.batches import check_rows, iterate
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
+from w2v_jax.errors import UserError
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
-from w2v_jax.training.health import Alarm
+from w2v_jax.training.health import Alarm, Skipped
 from w2v_jax.training.loop import train
 from w2v_jax.training.places import place, write_whole
+from w2v_jax.training.profiling import Profile
+from w2v_jax.training.retention import retention
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import (
     batch_sharding,
@@ -24,7 +27,15 @@ from w2v_jax.training.sharding import (
     parameter_table,
     shards_of_batch,
 )
-from w2v_jax.training.state import Task, TrainState, abstract_state, build, jitted_step, on_mesh
+from w2v_jax.training.state import (
+    Task,
+    TrainState,
+    abstract_state,
+    build,
+    first_state,
+    jitted_step,
+    on_mesh,
+)
 
 # keys of a config that are arguments of the loop
 LOOP_KEYS = (
@@ -81,7 +92,10 @@ def run(
     check_unchanged(workdir, settings, earlier | EARLIER)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     print(table, flush=True)
+    check_loop_keys(config)
     if config.dry_run:
+        if not has_checkpoint(workdir):
+            begin(first_state(task, mesh))
         rehearse(task, mesh, plan, loader)
         return None
     if is_first():
@@ -106,6 +120,18 @@ def run(
         data_metrics=loader.metrics,
         meta={"training manifest": loader.corpus.digest},
     )  # fmt: skip
+
+
+def check_loop_keys(config: ConfigDict) -> None:
+    """Raises UserError for what the loop would not take, before anything large is made."""
+    Profile(config.profile_steps, "")
+    Skipped(config.max_skipped)
+    retention(config.keep_last, config.keep_every, config.keep_best, {})
+    if config.keep_best and not config.data.valid:
+        raise UserError(
+            f"--config.keep_best={config.keep_best} keeps what scores best on --config.data.valid, "
+            "which is empty; set it, or keep_best=0"
+        )
 
 
 def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, loader: Loader) -> None:

@@ -1,6 +1,7 @@
 """From a batch plan to global device arrays, through grain: batch = f(seed, step)."""
 
 import dataclasses
+import signal
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def iterate(
     if workers:
         if not flags.FLAGS.is_parsed():  # grain's processes have flags; a notebook parses none
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _deaf)
     iterator = iter(dataset)
 
     def put(batch: dict[str, np.ndarray]):
@@ -92,6 +93,13 @@ def iterate(
             yield previous
     finally:
         iterator.close()
+
+
+def _deaf(worker: int, workers: int) -> None:
+    """A signal to all processes of a run is for the one that trains, which needs batches until it
+    has saved. It ends the others."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _global(array: np.ndarray, sharding, loader: Loader) -> jax.Array:

@@ -34,6 +34,8 @@ class Recognizer:
             return logits.argmax(-1).astype(jnp.int32), frames
 
         self._ids = jax.jit(ids, out_shardings=sharding)
+        # of several processes each has a part of what it is given, and needs all of it
+        self._whole = jax.jit(lambda x: x, out_shardings=sharding)
 
     def batch(self, variables: Any, audio, length) -> list[str]:
         """Texts of int16 [B, S] with length int32 [B] in samples."""
@@ -47,7 +49,7 @@ class Recognizer:
         texts = {}
         for batch, _ in batches:
             found = self.batch(variables, batch["audio"][0], batch["length"][0])
-            ids = np.asarray(jax.device_get(batch["id"]))[0]
+            ids = jax.device_get(self._whole(batch["id"][0]))
             texts |= {int(i): text for i, text in zip(ids, found, strict=True) if i >= 0}
         return texts
 

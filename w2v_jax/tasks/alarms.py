@@ -9,9 +9,10 @@ SKIPPED = Alarm(
     "skipped",
     ("train/skipped",),
     lambda step, s: s["train/skipped"] > 0.1,
-    "{train/skipped:.0%} of the last updates were skipped, their gradient was not finite. Lower "
-    "--config.optim.peak_lr, set --config.optim.clip_norm=1, or compute in float32 with "
-    "--config.model.dtype=float32 to see whether it is a matter of precision",
+    "{train/skipped:.0%} of the last updates were skipped, their gradient was not finite. "
+    "Start again in another --workdir with a lower --config.optim.peak_lr, with "
+    "--config.optim.clip_norm=1, or with --config.model.dtype=float32 to see whether it is a "
+    "matter of precision",
 )
 
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,13 +65,18 @@ class Checkpoints:
         """Remembers the score of a step (lower is better) for the choice at the next save."""
         self._scores[step] = value
 
-    def restore(self, abstract_state: Any) -> tuple[Any, dict] | None:
+    def restore(
+        self, abstract_state: Any, make_room: Callable[[], None] = lambda: None
+    ) -> tuple[Any, dict] | None:
         """The newest checkpoint that is whole, on the shardings of `abstract_state`.
 
+        make_room is called before one is read, if there is any.
         A damaged one is passed over with a warning, and renamed. Returns (state, meta), or None
         where there is no checkpoint. Raises UserError where there are some and none can be read.
         """
         steps = self._agreed_steps()
+        if steps:
+            make_room()
         for passed_over, step in enumerate(steps):
             restored = self._attempt(step, abstract_state)
             if restored is not None:

@@ -1,6 +1,7 @@
 """Several processes that train together, through `jax.distributed`."""
 
 import os
+import re
 import sys
 
 import jax
@@ -27,6 +28,8 @@ def initialize(mode: str = "auto", address: str = "", count: int = 0, index: int
         raise UserError(
             "--coordinator_address=HOST:PORT, --num_processes=N and --process_id=I belong together"
         )
+    if address and not re.fullmatch(r".+:[0-9]+", address):
+        raise UserError(f"--coordinator_address={address} must be HOST:PORT")
     found = max(int(os.environ.get(name, 1)) for name in _COUNTS)
     if mode == "off" or (mode == "auto" and found < 2 and not address):
         return

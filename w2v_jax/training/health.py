@@ -41,8 +41,9 @@ class Skipped:
         if self._limit and count >= self._limit:
             raise UserError(
                 f"no finite gradient in {count} updates in a row, {step - count + 1} to {step}; "
-                "lower --config.optim.peak_lr, set --config.optim.clip_norm=1, look at the data "
-                "there, or allow more of them with --config.max_skipped"
+                "look at the data there, or allow more of them with --config.max_skipped; another "
+                "--workdir may start with a lower --config.optim.peak_lr or "
+                "--config.optim.clip_norm=1"
             )
 
 

@@ -107,9 +107,10 @@ def train(
     )
     content = {"clock": {"hours_heard": 0.0, "seconds_trained": 0.0}}
     meta = dict(meta or {})
-    restored = checkpoints.restore(abstract(state.saved()))
+    target = abstract(state.saved())
+    # the new state and the restored one need not fit the devices together
+    restored = checkpoints.restore(target, lambda: jax.tree.map(lambda x: x.delete(), state))
     if restored is not None:
-        jax.tree.map(lambda x: x.delete(), state)  # or it would stay beside the restored one
         state, content = TrainState.restored(restored[0]), restored[1]
         for key, value in meta.items():
             if content["run"].get(key) != value:
@@ -130,13 +131,16 @@ def train(
         writer.write(step, scalars | watched.check(step, scalars))
 
     def evaluate_now(step: int) -> None:
+        begin = time.monotonic()
         scalars = evaluate(state)
         write(step, scalars)
         if best_by in scalars:
             checkpoints.scored(step, scalars[best_by])
         values = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items())
         print(f"step {step}: {values}", flush=True)
-        watchdog.beat(step)  # else its time would count to the next step
+        # or its time would count to the next updates
+        progress.leave_out(time.monotonic() - begin)
+        watchdog.beat(step)
 
     def close_checkpoints(failure: type | None, *_) -> None:
         # to finish a save needs all processes: one that fails alone would wait for the others
@@ -148,6 +152,7 @@ def train(
     stopping = False
     pending = None  # (step, metrics) of a step that may still be on the device
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_Stop())  # first in, last out: a second signal ends no save
         stack.callback(writer.close)
         watchdog = stack.enter_context(Watchdog(hang_seconds, workdir, process=jax.process_index()))
         stack.push(close_checkpoints)  # after the watchdog: the last save is watched too
@@ -157,7 +162,6 @@ def train(
         if start >= num_steps:
             return state
         profile = stack.enter_context(Profile(profile_steps if is_first() else "", workdir))
-        stop = stack.enter_context(_Stop())
         # closed in any case: worker processes end with the generator
         iterator = stack.enter_context(contextlib.closing(batches(start)))
         for step in range(start + 1, num_steps + 1):
@@ -225,6 +229,10 @@ class _Progress:
     def seconds(self) -> float:
         """Seconds trained, those before a restart included."""
         return self._trained + time.monotonic() - self._begin
+
+    def leave_out(self, seconds: float) -> None:
+        """The rates to come do not count the last `seconds`."""
+        self._time += seconds
 
     def rates(self, step: int, clock: Mapping[str, float], waited: float) -> dict[str, float]:
         now = time.monotonic()

@@ -79,8 +79,8 @@ def placement(
 ) -> tuple[PartitionSpec, list[str]]:
     """(spec of an array whose dimensions have these logical names, remarks).
 
-    A dimension that its mesh axis does not divide, or whose axis another dimension has taken, stays
-    whole; the remarks say so in words.
+    A dimension whose axis another one has taken stays whole, and one that its mesh axis does not
+    divide, of which the remarks tell.
     """
     table = dict(RULES)
     axes, remarks = [], []

@@ -78,11 +78,14 @@ class Task:
 def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> (state, metrics)`; batch arrays are [A, B, ...].
 
-    Gradients and (sum, weight) terms are added up over the A micro-batches and divided once, so
-    accumulation changes no result. A non-finite gradient leaves parameters, statistics and
-    optimizer as they were and is reported as the metric train/skipped. While a sub-tree is frozen
-    no gradient is computed for it. The average of the parameters moves by
-    min(ema_decay, (1 + t) / (10 + t)), so that it does not remember their first values for long.
+    Gradients and (sum, weight) terms are added up over the A micro-batches and divided once: A
+    changes no mean. It changes what is drawn for each (dropout, LayerDrop) and what is computed
+    over it alone (diversity, negatives of other utterances).
+
+    A non-finite gradient leaves parameters, statistics and optimizer as they were and is reported
+    as the metric train/skipped. While a sub-tree is frozen no gradient is computed for it. The
+    average of the parameters moves by min(ema_decay, (1 + t) / (10 + t)), so that it does not
+    remember their first values for long.
     """
     loss_function, freeze, freeze_steps = task.loss, task.freeze, task.freeze_steps
     gradient = jax.value_and_grad(loss_function, has_aux=True)

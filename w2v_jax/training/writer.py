@@ -25,7 +25,9 @@ class Writer:
         self._last = [line for line in kept if line["step"] == start]
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
         write_whole(self.path, self._text)
-        self._file = None if is_remote(self.path) else self.path.open("a", buffering=1)
+        self._file = None
+        if not is_remote(self.path):
+            self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - until close()
         self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def has(self, step: int, prefix: str) -> bool:
