@@ -1,0 +1,85 @@
+"""Beam search over the words of a lexicon, by flashlight-text with KenLM (`pip install
+w2v_jax[decode]`, Python 3.11 and 3.12): what the tables of wav2vec 2.0 were decoded with.
+
+It takes the best alignment of a text where decoding.beam sums over all of them, and bounds what a
+word that has begun may still cost by the best word it can become.
+"""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from w2v_jax.decoding.beam import BeamOptions, Hypothesis
+from w2v_jax.decoding.ngram import LN10, UNKNOWN
+from w2v_jax.errors import UserError
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet
+
+THRESHOLD = 1e9  # stands for none: the library computes with it
+
+
+class FlashlightSearch:
+    """The same calls as `BeamSearch`; only words of the lexicon are found."""
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        lm: str,
+        words: Collection[str],
+        options: BeamOptions = BeamOptions(),
+    ):
+        """lm: an ARPA file or a binary of KenLM, empty for none; words: spelt with the alphabet.
+
+        Raises UserError where the library is missing or cannot read the model.
+        """
+        try:
+            from flashlight.lib.text import decoder, dictionary
+            from flashlight.lib.text.decoder import kenlm
+        except ImportError as error:
+            raise UserError(
+                f"flashlight cannot be imported ({error}); pip install flashlight-text on Python "
+                "3.11 or 3.12, or set --library=python"
+            ) from None
+        self._options = options
+        self._unit = LN10 if lm else 0.0  # KenLM's logarithms have base 10
+        boundary = alphabet.ids[BOUNDARY]
+        spellings = {word: [[*word, BOUNDARY]] for word in sorted(words)}
+        self._words = dictionary.create_word_dict(spellings | {UNKNOWN: [[]]})
+        try:
+            self._lm = kenlm.KenLM(lm, self._words) if lm else decoder.ZeroLM()
+        except RuntimeError as error:
+            raise UserError(f"the language model {lm} cannot be read: {error}") from None
+        trie, start = decoder.Trie(len(alphabet), boundary), self._lm.start(False)
+        for word in spellings:
+            index = self._words.get_index(word)
+            _, score = self._lm.score(start, index)
+            trie.insert([*(alphabet.ids[letter] for letter in word), boundary], index, score)
+        trie.smear(decoder.SmearingMode.MAX)
+        self._decoder = decoder.LexiconDecoder(
+            decoder.LexiconDecoderOptions(
+                beam_size=options.beam,
+                beam_size_token=options.letters or len(alphabet),
+                beam_threshold=min(options.threshold, THRESHOLD),
+                lm_weight=options.lm_weight * self._unit,
+                word_score=options.word_score,
+                unk_score=-math.inf,
+                sil_score=0.0,
+                log_add=False,
+                criterion_type=decoder.CriterionType.CTC,
+            ),
+            trie, self._lm, boundary, 0, self._words.get_index(UNKNOWN), [], False,
+        )  # fmt: skip
+
+    def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
+        """The best texts for ln p [T, V] of the symbols of the alphabet (0 is the blank)."""
+        emissions = np.ascontiguousarray(log_probs, np.float32)
+        if not len(emissions):
+            return [Hypothesis("", 0.0, 0.0, 0.0)]
+        texts: dict[str, Hypothesis] = {}  # the best alignment of each comes first
+        for found in self._decoder.decode(emissions.ctypes.data, *emissions.shape):
+            text = " ".join(self._words.get_entry(i) for i in found.words if i >= 0)
+            language = found.lmScore * self._unit
+            texts.setdefault(
+                text, Hypothesis(text, found.score, found.emittingModelScore, language)
+            )
+        return list(texts.values())[: self._options.best]
