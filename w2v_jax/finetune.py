@@ -112,7 +112,7 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
         at_once = batch // data.accumulation  # what fits into memory
         specs = sequential(pad_buckets(held_out.lengths, edges, at_once, shards), shards)
         recognizer = Recognizer(encoder, alphabet, sharding=replicated(mesh))
-        recognize = on_mesh(recognizer.batches, mesh)
+        recognize = on_mesh(recognizer.texts, mesh)
         held_out_loader = Loader(
             held_out, 0, crop=False, replace_bad=False, max_bad_share=data.max_bad_share,
             **parts(mesh),

@@ -144,6 +144,26 @@ def probe(path: str | os.PathLike, decode: bool = True) -> int:
     return total
 
 
+class Recording:
+    """A file as a sequence of int16 samples at 16 kHz: a slice reads that part alone.
+
+    Raises AudioError as `probe` and `read` do.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = path
+        self._length = probe(path)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, step = part.indices(self._length)
+        if step != 1:
+            raise ValueError(f"samples are read one by one, not in steps of {step}")
+        return read(self.path, start, stop - start) if stop > start else np.zeros(0, np.int16)
+
+
 def _open(path: str | os.PathLike) -> _Stream:
     try:
         sound = _Stream(path)

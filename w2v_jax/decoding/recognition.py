@@ -1,14 +1,15 @@
-"""From audio to text with a CTC model."""
+"""From audio to the letter probabilities of a CTC model, and to its greedy text."""
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, Recording
 from w2v_jax.decoding.greedy import best_path
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
@@ -18,8 +19,21 @@ WINDOW_SECONDS = 30.0  # longer audio is cut into windows of this length
 CONTEXT_SECONDS = 2.0  # which overlap by twice this much; its frames come from the neighbour
 
 
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """A part of a recording, and which of its frames count: left..right, to the end if None."""
+
+    audio: np.ndarray
+    left: int
+    right: int | None
+
+    @property
+    def last(self) -> bool:
+        return self.right is None
+
+
 class Recognizer:
-    """Greedy decoding. One compiled program per batch shape."""
+    """A CTC model and its alphabet. One compiled program per batch shape."""
 
     def __init__(self, config: EncoderConfig, alphabet: Alphabet, *, sharding=None):
         """sharding: of the result where the parameters live on a mesh (replicated)."""
@@ -33,49 +47,114 @@ class Recognizer:
             logits, frames = model.apply(variables, audio, length)
             return logits.argmax(-1).astype(jnp.int32), frames
 
+        def log_probs(variables, audio, length):
+            logits, frames = model.apply(variables, audio, length)
+            return jax.nn.log_softmax(logits), frames
+
         self._ids = jax.jit(ids, out_shardings=sharding)
+        self._log_probs = jax.jit(log_probs, out_shardings=sharding)
         # of several processes each has a part of what it is given, and needs all of it
         self._whole = jax.jit(lambda x: x, out_shardings=sharding)
 
-    def batch(self, variables: Any, audio, length) -> list[str]:
-        """Texts of int16 [B, S] with length int32 [B] in samples."""
-        ids, frames = jax.device_get(self._ids(variables, audio, length))
-        return [
-            self.alphabet.decode(best_path(row, int(n))) for row, n in zip(ids, frames, strict=True)
-        ]
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.config.context_stride / SAMPLE_RATE
 
-    def batches(self, variables: Any, batches: Iterable[tuple[dict, float]]) -> dict[int, str]:
-        """{item: text} of evaluation batches [1, B, ...]; rows with id -1 are left out."""
-        texts = {}
+    def greedy(self, log_probs: np.ndarray) -> str:
+        """The text of the best path through ln p [T, V]."""
+        return self.alphabet.decode(best_path(log_probs.argmax(-1), len(log_probs)))
+
+    def texts(self, variables: Any, batches: Iterable[tuple[dict, float]]) -> dict[int, str]:
+        """{item: greedy text} of evaluation batches [1, B, ...]; rows with id -1 are left out.
+
+        Letters are chosen on the device: a few bytes per frame come back.
+        """
+        return {
+            item: self.alphabet.decode(best_path(ids, len(ids)))
+            for item, ids in self._rows(self._ids, variables, batches)
+        }
+
+    def emissions(
+        self, variables: Any, batches: Iterable[tuple[dict, float]]
+    ) -> dict[int, np.ndarray]:
+        """{item: ln p float32 [T, V]} of the same batches."""
+        return dict(self._rows(self._log_probs, variables, batches))
+
+    def _rows(self, model, variables, batches) -> Iterator[tuple[int, np.ndarray]]:
         for batch, _ in batches:
-            found = self.batch(variables, batch["audio"][0], batch["length"][0])
-            ids = jax.device_get(self._whole(batch["id"][0]))
-            texts |= {int(i): text for i, text in zip(ids, found, strict=True) if i >= 0}
-        return texts
+            found = model(variables, batch["audio"][0], batch["length"][0])
+            found, frames = jax.device_get(found)
+            items = jax.device_get(self._whole(batch["id"][0]))
+            for item, row, count in zip(items, found, frames, strict=True):
+                if item >= 0:
+                    yield int(item), row[:count].copy()  # not a view of the whole batch
 
-    def text(self, variables: Any, audio: np.ndarray) -> str:
-        """Text of one recording int16 [S] of any length; too short to give a frame: ''."""
+    def log_probs(self, variables: Any, audio: np.ndarray | Recording) -> np.ndarray:
+        """ln p float32 [T, V] of one recording of any length, of int16 samples.
+
+        Too short to give a frame: T = 0. Raises AudioError.
+        """
+        (found,) = self.recordings(variables, [audio])
+        if isinstance(found, AudioError):
+            raise found
+        return found
+
+    def text(self, variables: Any, audio: np.ndarray | Recording) -> str:
+        """The greedy text of one recording."""
+        return self.greedy(self.log_probs(variables, audio))
+
+    def recordings(
+        self, variables: Any, recordings: Iterable[np.ndarray | Recording], rows: int = 1
+    ) -> Iterator[np.ndarray | AudioError]:
+        """ln p of each recording in turn, or why it could not be read.
+
+        Those longer than WINDOW_SECONDS are cut into windows whose logits are joined. `rows`
+        windows, of one or several recordings, are computed together; no more than these and the
+        result of one recording are in memory.
+        """
+        parts: list[np.ndarray] = []
+        windows = (window for audio in recordings for window in self._windows(audio))
+        while batch := list(itertools.islice(windows, rows)):
+            audible = [window for window in batch if isinstance(window, _Window)]
+            computed = iter(self._compute(variables, audible, rows))
+            for window in batch:
+                if isinstance(window, AudioError):
+                    parts = []
+                    yield window
+                    continue
+                parts.append(next(computed)[window.left : window.right])
+                if window.last:
+                    yield np.concatenate(parts)
+                    parts = []
+
+    def _windows(self, audio: np.ndarray | Recording) -> Iterator[_Window | AudioError]:
         stride = self.config.context_stride
         window = round(WINDOW_SECONDS * SAMPLE_RATE / stride) * stride
         context = round(CONTEXT_SECONDS * SAMPLE_RATE / stride) * stride
-        hop = window - 2 * context
-        if len(audio) < self.config.receptive_field:
-            return ""
-        ids = []
-        for start in range(0, max(len(audio) - 2 * context, 1), hop):
-            piece = audio[start : start + window]
-            # padded up to whole seconds, so that few shapes are compiled
-            size = -(-len(piece) // SAMPLE_RATE) * SAMPLE_RATE
-            padded = np.zeros((1, size), np.int16)
-            padded[0, : len(piece)] = piece
-            found, frames = jax.device_get(
-                self._ids(variables, padded, np.array([len(piece)], np.int32))
-            )
-            left = context // stride if start else 0
-            last = start + window >= len(audio)
-            right = int(frames[0]) if last else (window - context) // stride
-            ids.append(found[0, left:right])
-            if last:
-                break
-        ids = np.concatenate(ids)
-        return self.alphabet.decode(best_path(ids, len(ids)))
+        try:
+            for start in itertools.count(0, window - 2 * context):
+                last = start + window >= len(audio)
+                yield _Window(
+                    np.asarray(audio[start : start + window]),
+                    context // stride if start else 0,
+                    None if last else (window - context) // stride,
+                )
+                if last:
+                    return
+        except AudioError as error:
+            yield error
+
+    def _compute(self, variables: Any, windows: list[_Window], rows: int) -> Iterator[np.ndarray]:
+        """ln p [T, V] of each window."""
+        if not windows:
+            return
+        # padded up to whole seconds, and to all rows, so that few shapes are compiled
+        longest = max(len(window.audio) for window in windows)
+        size = max(-(-longest // SAMPLE_RATE), 1) * SAMPLE_RATE
+        audio, length = np.zeros((rows, size), np.int16), np.zeros(rows, np.int32)
+        for row, window in enumerate(windows):
+            audio[row, : len(window.audio)] = window.audio
+            length[row] = len(window.audio)
+        found, frames = jax.device_get(self._log_probs(variables, audio, length))
+        for row in range(len(windows)):
+            yield found[row, : max(int(frames[row]), 0)]
