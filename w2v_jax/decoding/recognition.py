@@ -33,7 +33,12 @@ class Recognizer:
             logits, frames = model.apply(variables, audio, length)
             return logits.argmax(-1).astype(jnp.int32), frames
 
+        def log_probs(variables, audio, length):
+            logits, frames = model.apply(variables, audio, length)
+            return jax.nn.log_softmax(logits), frames
+
         self._ids = jax.jit(ids, out_shardings=sharding)
+        self._log_probs = jax.jit(log_probs, out_shardings=sharding)
         # of several processes each has a part of what it is given, and needs all of it
         self._whole = jax.jit(lambda x: x, out_shardings=sharding)
 
@@ -55,13 +60,19 @@ class Recognizer:
 
     def text(self, variables: Any, audio: np.ndarray) -> str:
         """Text of one recording int16 [S] of any length; too short to give a frame: ''."""
+        ids = self.log_probs(variables, audio).argmax(-1)
+        return self.alphabet.decode(best_path(ids, len(ids)))
+
+    def log_probs(self, variables: Any, audio: np.ndarray) -> np.ndarray:
+        """ln p float32 [T, V] of the symbols in every frame of a recording int16 [S] of any
+        length."""
         stride = self.config.context_stride
         window = round(WINDOW_SECONDS * SAMPLE_RATE / stride) * stride
         context = round(CONTEXT_SECONDS * SAMPLE_RATE / stride) * stride
         hop = window - 2 * context
         if len(audio) < self.config.receptive_field:
-            return ""
-        ids = []
+            return np.zeros((0, len(self.alphabet)), np.float32)
+        parts = []
         for start in range(0, max(len(audio) - 2 * context, 1), hop):
             piece = audio[start : start + window]
             # padded up to whole seconds, so that few shapes are compiled
@@ -69,13 +80,12 @@ class Recognizer:
             padded = np.zeros((1, size), np.int16)
             padded[0, : len(piece)] = piece
             found, frames = jax.device_get(
-                self._ids(variables, padded, np.array([len(piece)], np.int32))
+                self._log_probs(variables, padded, np.array([len(piece)], np.int32))
             )
             left = context // stride if start else 0
             last = start + window >= len(audio)
             right = int(frames[0]) if last else (window - context) // stride
-            ids.append(found[0, left:right])
+            parts.append(found[0, left:right])
             if last:
                 break
-        ids = np.concatenate(ids)
-        return self.alphabet.decode(best_path(ids, len(ids)))
+        return np.concatenate(parts)
