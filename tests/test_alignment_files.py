@@ -16,11 +16,11 @@ import pytest
 import soundfile
 
 from tests import small
-from w2v_jax.align import file_names
+from w2v_jax.align import Aligner, align_recording, file_names
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.decoding.alignment import Alignment, Interval, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
-from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import rates
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
@@ -122,8 +122,12 @@ def checkpoint(tmp_path_factory):
     settings = {"kind": "ctc", "model": config.to_dict()}
     alphabet = {"alphabet": Alphabet.english().to_dict()}
     export_model(folder, variables, settings | alphabet | rates(settings))
-    recognizer = Recognizer(config, Alphabet.english())
-    return folder, lambda audio: recognizer.log_probs(variables, audio)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aligner(checkpoint, tmp_path_factory):
+    return Aligner(str(checkpoint), str(tmp_path_factory.mktemp("aligned")), ["textgrid"])
 
 
 def run(checkpoint, *arguments):
@@ -156,10 +160,10 @@ def speech(tmp_path_factory):
     return folder, audio
 
 
-def test_manifest(checkpoint, speech, tmp_path):
-    (export, log_probs), (folder, audio) = checkpoint, speech
+def test_manifest(checkpoint, aligner, speech, tmp_path):
+    folder, audio = speech
     status, printed = run(
-        export, f"--data={folder}/all.tsv", f"--output={tmp_path}", "--format=textgrid,json,ctm"
+        checkpoint, f"--data={folder}/all.tsv", f"--output={tmp_path}", "--format=textgrid,json,ctm"
     )
     assert status == 1
     assert f"3 of 6 utterances aligned, 1 without a text: {tmp_path}" in printed
@@ -171,7 +175,8 @@ def test_manifest(checkpoint, speech, tmp_path):
     assert written == sorted(
         [f"{name}.{end}" for name in names for end in ("TextGrid", "json")] + ["words.ctm"]
     )
-    part = align(log_probs(audio[8_000:]), "four", Alphabet.english(), 0.02)
+    part = aligner.add("part", audio[8_000:], "four")
+    (aligner.folder / "part.TextGrid").unlink()
     values = json.loads((tmp_path / "b.wav-2.json").read_text())
     assert values["words"][0]["start"] == part.words[0].start
     assert values["words"][0]["end"] == part.words[0].end
@@ -184,16 +189,18 @@ def test_manifest(checkpoint, speech, tmp_path):
     assert grid["words"][-1][1] == 2.0
 
 
-def test_recording(checkpoint, speech, tmp_path):
-    (export, _), (folder, _) = checkpoint, speech
+def test_recording(aligner, speech, tmp_path, capsys):
+    folder, _ = speech
     text = tmp_path / "book.txt"
     text.write_text("One, two;\n\nthree!\n")
-    output = tmp_path / "out"
-    status, printed = run(export, f"--text={text}", f"--output={output}", folder / "a.wav")
-    assert status == 0, printed
-    grid = tiers_of((output / "a.TextGrid").read_text())
+    found = align_recording(aligner, f"{folder}/a.wav", str(text))
+    assert [word.text for word in found.words] == ["ONE", "TWO", "THREE"]
+    assert "3 words aligned" in capsys.readouterr().out
+    grid = tiers_of((aligner.folder / "a.TextGrid").read_text())
     assert [label for *_, label in grid["words"] if label] == ["ONE", "TWO", "THREE"]
-    assert [path.name for path in output.iterdir()] == ["a.TextGrid"]
+    assert [path.name for path in aligner.folder.iterdir()] == ["a.TextGrid"]
     text.write_text("One two three. " * 100)
-    status, printed = run(export, f"--text={text}", f"--output={output}", folder / "a.wav")
-    assert (status, "error: the text needs" in printed) == (2, True)
+    with pytest.raises(UserError, match="the text needs"):
+        align_recording(aligner, f"{folder}/a.wav", str(text))
+    with pytest.raises(UserError, match=r"--text=nothing\.txt cannot be read: no such file"):
+        align_recording(aligner, f"{folder}/a.wav", "nothing.txt")

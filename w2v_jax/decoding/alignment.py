@@ -3,7 +3,7 @@
 The most probable CTC path of the text (Viterbi; Graves et al., ICML 2006, section 4.1 with max for
 the sum). Its 2U + 1 states are blank, letter, blank, ..., letter, blank; `|` counts as a letter.
 The search is exact and without a beam: time grows with T U. The path is traced back block by block
-from stored starts, so that memory grows with sqrt(T) U: an hour of speech takes about 0.2 GB.
+from stored starts, so that memory grows with sqrt(T) U: an hour of speech takes 0.3 GB.
 """
 
 import dataclasses
@@ -56,6 +56,7 @@ def _best_paths(log_probs, frames, labels, label_length) -> Paths:
     count = -(-total // size)
     labels = jnp.pad(labels, ((0, 0), (0, 1)))  # a letter for the last blank, which ends no path
     skips = labels != jnp.roll(labels, 1, axis=1)  # there may be no blank before these
+    places = labels + symbols * jnp.arange(rows, dtype=jnp.int32)[:, None]  # in a frame [B * V]
     # [blocks, frames, B, V]
     pieces = jnp.pad(log_probs, ((0, 0), (0, count * size - total), (0, 0)))
     pieces = pieces.swapaxes(0, 1).reshape(count, size, rows, symbols)
@@ -75,7 +76,7 @@ def _best_paths(log_probs, frames, labels, label_length) -> Paths:
         nearest = jnp.maximum(letter, blank)
         moves = jnp.where(skipping > nearest, jnp.int8(2), jnp.int8(blank > letter))
         moves += jnp.where(before > blank, jnp.int8(4), jnp.int8(0))
-        emission = jnp.take_along_axis(log_prob, labels, 1, mode="clip")
+        emission = log_prob.reshape(-1).at[places].get(mode="clip")
         going_on = going_on[:, None]
         blank = jnp.where(going_on, jnp.maximum(blank, before) + log_prob[:, :1], blank)
         letter = jnp.where(going_on, jnp.maximum(nearest, skipping) + emission, letter)
