@@ -108,18 +108,16 @@ def batch_time(rows: int, frames: int = 750, letters: int = 220) -> str:
 
 
 def recording_time(minutes: int) -> str:
-    """With 12.5 letters per second; the time of compiling aside."""
+    """With 12.5 letters per second; compiling included."""
     frames, rng = minutes * 3000, np.random.default_rng(0)
     text = random_text(rng, minutes * 750)
     log_probs = noise(frames, len(ALPHABET))
-    seconds = []
-    for repeat in range(2):
-        start = time.perf_counter()
-        align(log_probs[: frames - repeat], text, ALPHABET, SECONDS)
-        seconds.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    align(log_probs, text, ALPHABET, SECONDS)
+    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return (
-        f"{minutes} min, {len(text)} letters: {seconds[1]:.1f} s (first call {seconds[0]:.1f} s), "
+        f"{minutes} min, {len(text)} letters: {seconds:.1f} s, "
         f"peak memory of the process so far {peak:.2f} GiB"
     )
 
