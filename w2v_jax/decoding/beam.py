@@ -8,6 +8,7 @@ in natural logarithms; p(text | audio) sums over alignments. Papers that decoded
 KenLM give the weight of a base-10 logarithm: see `natural_weight`.
 """
 
+import copy
 import dataclasses
 import math
 from collections import defaultdict
@@ -31,6 +32,9 @@ class BeamOptions:
     lm_weight: float = 2.0 / LN10
     word_score: float = -1.0
     best: int = 1  # hypotheses returned
+
+
+DEFAULTS = BeamOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +97,7 @@ class BeamSearch:
         alphabet: Alphabet,
         lm: NGram | None = None,
         words: Collection[str] | None = None,
-        options: BeamOptions = BeamOptions(),
+        options: BeamOptions = DEFAULTS,
     ):
         """words: the only ones that may be found; None: any letters."""
         self._alphabet, self._options = alphabet, options
@@ -101,6 +105,14 @@ class BeamSearch:
         self._symbols = [
             (i, symbol) for i, symbol in enumerate(alphabet.symbols) if len(symbol) == 1
         ]
+
+    def weighted(self, lm_weight: float, word_score: float) -> "BeamSearch":
+        """The same search with other weights."""
+        other = copy.copy(self)
+        other._options = dataclasses.replace(
+            self._options, lm_weight=lm_weight, word_score=word_score
+        )
+        return other
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """The best texts for ln p [T, V] of the symbols of the alphabet (0 is the blank)."""

@@ -246,11 +246,18 @@ def read_arpa(path: str, highest: int | None = None) -> NGram:
 
 def sentences(path: str) -> Iterator[list[str]]:
     """The words of every line of a text file, plain or gzip; empty lines are left out."""
+    return (line.split() for _, line in lines(path))
+
+
+def lines(path: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file, plain or gzip, from 1 on; empty lines are left out."""
     with _opened(path, "rt") as file:
-        for line in file:
-            words = line.split()
-            if words:
-                yield words
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is no text in UTF-8, or damaged: {error}") from None
 
 
 def _opened(path: str, mode: str) -> TextIO:

@@ -1,0 +1,147 @@
+"""Which search decodes: its options, and the library that runs it. Needs no JAX, so that processes
+that search are light."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from w2v_jax.decoding.beam import BeamOptions, BeamSearch, Hypothesis
+from w2v_jax.decoding.flashlight import FlashlightSearch
+from w2v_jax.decoding.lexicon import is_kenlm_binary, spellable, words_of
+from w2v_jax.decoding.ngram import LN10, read_arpa
+from w2v_jax.errors import UserError
+from w2v_jax.text.alphabet import Alphabet
+
+LIBRARIES = ("auto", "flashlight", "python")
+Search = Callable[[np.ndarray], list[Hypothesis]]  # of ln p [T, V]; best first, at least one
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """How a text is searched for. Weights are those of natural logarithms.
+
+    The defaults of fairseq: beam 50, threshold 50, weight 2 (base 10), word score -1.
+    """
+
+    lm: str = ""  # n-gram model: an ARPA file, plain or .gz, or a binary of KenLM
+    lexicon: str = ""  # the only words that are found, one per line; empty: those of lm
+    any_word: bool = False  # find other words too, which lm knows as <unk> (by the library python)
+    library: str = "auto"  # flashlight | python | auto: flashlight where it is installed
+    beam: int = 50
+    threshold: float = 50.0
+    letters: int = 0
+    lm_weight: float = 2.0 / LN10
+    word_score: float = -1.0
+    best: int = 50  # hypotheses of an utterance
+    # a Transformer language model that scores these again (python -m w2v_jax.train_lm and export)
+    transformer_lm: str = ""
+    transformer_weight: float = 1.0
+    transformer_word_score: float = -1.0
+    ngram_weight: float = 0.0  # of `lm` beside it; the papers have 0
+
+    def __post_init__(self):
+        if self.library not in LIBRARIES:
+            raise UserError(
+                f"--config.library={self.library!r} must be one of {', '.join(LIBRARIES)}"
+            )
+        for key in ("beam", "best"):
+            if getattr(self, key) < 1:
+                raise UserError(f"--config.{key}={getattr(self, key)} must be at least 1")
+        if not self.threshold > 0:
+            raise UserError(f"--config.threshold={self.threshold:g} must be positive")
+        if self.letters < 0:
+            raise UserError(f"--config.letters={self.letters} must be at least 0")
+        if self.any_word and self.lexicon:
+            raise UserError("--config.any_word finds words that --config.lexicon forbids; set one")
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is a word to choose; without one the best path is all that is left."""
+        return bool(self.lm or self.lexicon or self.transformer_lm)
+
+    @property
+    def widths(self) -> BeamOptions:
+        fields = (field.name for field in dataclasses.fields(BeamOptions))
+        return BeamOptions(**{name: getattr(self, name) for name in fields})
+
+
+def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | FlashlightSearch:
+    """The search that the options ask for.
+
+    Raises UserError for files that cannot be read, for words that the alphabet cannot write, and
+    where flashlight is asked for and not installed.
+    """
+    words = None
+    if (options.lm or options.lexicon) and not options.any_word:
+        words = spellable(
+            words_of(options.lm, options.lexicon), alphabet, options.lexicon or options.lm
+        )
+    library = options.library
+    if library == "auto":
+        installed = importlib.util.find_spec("flashlight") is not None
+        library = "flashlight" if installed and words is not None else "python"
+    if library == "flashlight":
+        if words is None:
+            raise UserError(
+                "flashlight finds words of a lexicon; set --config.lexicon or --config.lm without "
+                "any_word, or --config.library=python"
+            )
+        return FlashlightSearch(alphabet, options.lm, words, options.widths)
+    if options.lm and is_kenlm_binary(options.lm):
+        raise UserError(
+            f"{options.lm} is a binary of KenLM; flashlight reads it (pip install flashlight-text, "
+            "Python 3.11 or 3.12), the library python reads ARPA files"
+        )
+    lm = read_arpa(options.lm) if options.lm else None
+    if lm is not None and words is None:
+        spellable(lm.words, alphabet, options.lm)
+    return BeamSearch(alphabet, lm, words, options.widths)
+
+
+_search: BeamSearch | FlashlightSearch  # of this process
+
+
+def _start(alphabet: Alphabet, options: SearchOptions) -> None:
+    global _search
+    _search = open_search(alphabet, options)
+
+
+def _find(task: tuple[np.ndarray, float, float]) -> list[Hypothesis]:
+    log_probs, lm_weight, word_score = task
+    return _search.weighted(lm_weight, word_score)(log_probs)
+
+
+class Searches:
+    """A search over many utterances, by this process or by several, each with the model."""
+
+    def __init__(self, alphabet: Alphabet, options: SearchOptions, processes: int = 1):
+        self._options = options
+        self._pool = None
+        self._own = open_search(alphabet, options)  # errors come before any process is started
+        if processes > 1:
+            self._pool = ProcessPoolExecutor(
+                processes, get_context("spawn"), initializer=_start, initargs=(alphabet, options)
+            )
+
+    def __call__(
+        self,
+        utterances: Sequence[np.ndarray],
+        lm_weight: float | None = None,
+        word_score: float | None = None,
+    ) -> Iterator[list[Hypothesis]]:
+        """The hypotheses for ln p [T, V] of each utterance, in order; with other weights than
+        those of the options if given."""
+        lm_weight = self._options.lm_weight if lm_weight is None else lm_weight
+        word_score = self._options.word_score if word_score is None else word_score
+        if self._pool is None:
+            return map(self._own.weighted(lm_weight, word_score), utterances)
+        tasks = [(log_probs, lm_weight, word_score) for log_probs in utterances]
+        return self._pool.map(_find, tasks, chunksize=4)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
