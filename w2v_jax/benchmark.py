@@ -85,7 +85,7 @@ def stages(plan: BatchPlan, loader: Loader, sharding, seconds: float) -> dict[st
         )
         transfer += time.process_time() - middle
         total += middle - begin
-        audio += loader.seconds(spec)
+        audio += loader.amount(spec)
     decode, augment = corpus.seconds, 0.0 if changes is None else changes.seconds
     parts = {"decode": decode, "crop": total - decode - augment, "augment": augment}
     parts["transfer"] = transfer

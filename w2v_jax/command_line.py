@@ -68,7 +68,10 @@ def run_training(main: Callable[..., object]) -> None:
             if values[key] < 1:
                 raise UserError(f"--config.{key}={values[key]} must be at least 1")
         if not values.data.train:
-            raise UserError("set --config.data.train to a manifest (python -m w2v_jax.prepare)")
+            what = "a manifest (python -m w2v_jax.prepare)"
+            if values.kind == "language":
+                what = "a text file, with a sentence per line"
+            raise UserError(f"set --config.data.train to {what}")
         given = flags.FLAGS
         # until the loop listens itself: nothing is lost yet, and the same command is to run again
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
@@ -128,7 +131,8 @@ FREE_DATA_KEYS = (
 def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:
     """The part of a config that decides the numbers of a run, as plain JSON.
 
-    Raises UserError where the config is not of `kind`: "pretrained" or "ctc".
+    Raises UserError where the config is not of `kind`: "pretrained", "ctc" or
+    "language".
     """
     if config.kind != kind:
         raise UserError(f"this config trains a {config.kind} model; a {kind} one is needed here")

@@ -31,7 +31,7 @@ from w2v_jax.training.writer import read_lines
 FORMATS = ("orbax", "huggingface")
 SOURCES = ("run", *FORMATS, "fairseq")
 # of a run's config: what a model without its training is
-DESCRIPTION = ("kind", "model", "quantizer", "alphabet", "final_dropout")
+DESCRIPTION = ("kind", "model", "quantizer", "alphabet", "vocabulary", "final_dropout")
 
 
 def checkpoint_of(workdir: str, step: str = "") -> tuple[Any, dict[str, Any]]:
@@ -106,6 +106,8 @@ def export(
         variables, config = checkpoint_of(workdir, step)
     else:
         variables, config = load_exported(workdir)
+    if form == "huggingface" and config["kind"] == "language":
+        raise UserError("a language model has no --format=huggingface here; use orbax")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share: from buckets and a task to a trained state."""
+"""What all kinds of training share: from buckets and a task to a trained state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from w2v_jax.data import augmentation, mixing
-from w2v_jax.data.batches import check_rows, iterate
+from w2v_jax.data.batches import BatchLoader, check_rows, iterate
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
@@ -18,7 +18,7 @@ from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.compiled import LoweredStep
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.health import Alarm, Skipped
-from w2v_jax.training.loop import train
+from w2v_jax.training.loop import AUDIO, Measure, train
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.retention import retention
 from w2v_jax.training.settings import check_unchanged, write_settings
@@ -43,7 +43,9 @@ LOOP_KEYS = (
     "max_skipped", "hang_seconds", "profile_steps",
 )  # fmt: skip
 # which checkpoints are the best: the scalar of an evaluation, the lower the better
-BEST_BY = {"pretrained": "valid/contrastive_bits", "ctc": "valid/wer"}
+BEST_BY = {
+    "pretrained": "valid/contrastive_bits", "ctc": "valid/wer", "language": "valid/perplexity",
+}  # fmt: skip
 # of settings that runs of an earlier version lack: what they did
 EARLIER = {"data": mixing.DEFAULTS | {"augment": augmentation.DEFAULTS}, "ema_decay": 0.0}
 
@@ -79,15 +81,17 @@ def run(
     task: Task,
     mesh: Mesh,
     plan: BatchPlan,
-    loader: Loader,
+    loader: BatchLoader,
     evaluate: Callable[[TrainState], dict[str, float]] | None,
     alarms: Sequence[Alarm],
     begin: Callable[[TrainState], TrainState],
+    measure: Measure = AUDIO,
 ) -> TrainState | None:
     """Trains, from the newest checkpoint of WORKDIR on; the last state, None of a dry run.
 
     settings: what decides the numbers of the run; earlier: what runs of an earlier version did
-    where they lack one of them. begin: makes the state of a new run from the random one.
+    where they lack one of them. begin: makes the state of a new run from the random one. measure:
+    of what the loader says the amount.
     """
     check_unchanged(workdir, settings, earlier | EARLIER)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
@@ -97,7 +101,7 @@ def run(
     if config.dry_run:
         if not has_checkpoint(workdir):
             first()
-        rehearse(task, mesh, plan, loader)
+        rehearse(task, mesh, plan, loader, measure)
         return None
     if is_first():
         write_settings(workdir, settings)
@@ -117,7 +121,8 @@ def run(
         best_by=BEST_BY[config.kind],
         alarms=alarms,
         data_metrics=loader.metrics,
-        meta={"training manifest": loader.corpus.digest},
+        measure=measure,
+        meta=loader.meta,
     )  # fmt: skip
 
 
@@ -133,12 +138,14 @@ def check_loop_keys(config: ConfigDict) -> None:
         )
 
 
-def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, loader: Loader) -> None:
+def rehearse(
+    task: Task, mesh: Mesh, plan: BatchPlan, loader: BatchLoader, measure: Measure
+) -> None:
     """Reads one batch, compiles the step for it and says what a device needs; trains nothing."""
     sharding = batch_sharding(mesh)
-    (batch, seconds), *_ = iterate([plan[0]], loader, sharding=sharding)
+    (batch, amount), *_ = iterate([plan[0]], loader, sharding=sharding)
     shapes = {name: tuple(x.shape) for name, x in batch.items()}
-    print(f"first batch: {seconds:.1f} s of audio in {len(plan[0].places)} rows, {shapes}")
+    print(f"first batch: {amount:.1f} {measure.unit} in {len(plan[0].places)} rows, {shapes}")
     arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
     _, memory = LoweredStep(task, mesh, arrays).compile()
     print("the step compiles; a device holds {:.2f} GB of state, {:.2f} GB of the batch, and "

@@ -3,17 +3,41 @@
 import dataclasses
 import signal
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import jax
 import numpy as np
 from absl import flags
 
-from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchSpec, Bucket
 from w2v_jax.errors import UserError
+
+
+class BatchLoader(Protocol):
+    """What reads batches: `data.loader.Loader` and `data.text.TextLoader`."""
+
+    parts: tuple[int, ...]  # of the rows of a micro-batch, cut into `of` equal parts, those
+    of: int  # that this process reads
+
+    def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], Sequence]:
+        """The arrays [A, B, ...] of this process, and what could not be read for them."""
+
+    def amount(self, spec: BatchSpec) -> float:
+        """How much data is in the batch of all processes, padding not counted."""
+
+    def note(self, problems: Sequence) -> None:
+        """Takes what could not be read from the worker processes."""
+
+    def for_workers(self, count: int) -> "BatchLoader":
+        """The loader of each of `count` worker processes."""
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars for every line of the log."""
+
+    @property
+    def meta(self) -> dict[str, str]:
+        """What must be the same when a run continues."""
 
 
 class _From:
@@ -35,25 +59,25 @@ class _From:
 
 @dataclasses.dataclass
 class _Load:
-    """(batch, seconds of audio, what could not be read) of a spec."""
+    """(batch, amount of data, what could not be read) of a spec."""
 
-    loader: Loader
+    loader: BatchLoader
 
     def __call__(self, spec: BatchSpec):
         batch, problems = self.loader.load(spec)
-        return batch, self.loader.seconds(spec), problems
+        return batch, self.loader.amount(spec), problems
 
 
 def iterate(
     specs: Sequence[BatchSpec],
-    loader: Loader,
+    loader: BatchLoader,
     *,
     start: int = 0,
     threads: int = 2,
     workers: int = 0,
     sharding=None,
 ) -> Generator[tuple[dict[str, Any], float], None, None]:
-    """Yields (batch, seconds of audio) of specs[start], specs[start + 1], ...
+    """Yields (batch, seconds of audio or tokens in it) of specs[start], specs[start + 1], ...
 
     specs: a BatchPlan or a list of BatchSpec. The batches are read by `threads` of this process or
     of each of `workers` processes, which get the manifest as a file's name and share the cache
@@ -61,10 +85,7 @@ def iterate(
     loader of this process, when its batch is asked for. With `sharding` the batch consists of
     global jax.Arrays, put on the devices one batch ahead; without, of NumPy arrays.
     """
-    reader = loader
-    if workers:
-        corpus = loader.corpus.with_cache(loader.corpus.cache_bytes // workers)
-        reader = dataclasses.replace(loader, corpus=corpus)
+    reader = loader.for_workers(workers) if workers else loader
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=threads + 1 if threads else 0
     )
@@ -83,9 +104,9 @@ def iterate(
 
     try:
         previous = None
-        for batch, seconds, problems in iterator:
+        for batch, amount, problems in iterator:
             loader.note(problems)
-            current = put(batch), seconds
+            current = put(batch), amount
             if previous is not None:
                 yield previous
             previous = current
@@ -102,7 +123,7 @@ def _deaf(worker: int, workers: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _global(array: np.ndarray, sharding, loader: Loader) -> jax.Array:
+def _global(array: np.ndarray, sharding, loader: BatchLoader) -> jax.Array:
     """The batch array [A, B, ...] of which the loader has read the rows of this process."""
     rows = array.shape[1] // len(loader.parts)  # of a part
     shape = (array.shape[0], rows * loader.of, *array.shape[2:])
@@ -121,7 +142,7 @@ def check_rows(buckets: Sequence[Bucket], parts: int, accumulation: int) -> None
     for bucket in buckets:
         if bucket.rows % (parts * accumulation):
             raise UserError(
-                f"{bucket.rows} rows of {bucket.samples / SAMPLE_RATE:g} s are not divisible by "
+                f"the {bucket.rows} rows of a batch are not divisible by "
                 f"accumulation * data * fsdp = {accumulation} * {parts}; set "
                 f"--config.data.row_multiple={parts * accumulation}"
             )

@@ -17,6 +17,13 @@ log = logging.getLogger(__name__)
 Problem = tuple[str, int, str]  # what ("audio", "noise", "reverb"), which item, why
 
 
+def own_rows(spec: BatchSpec, accumulation: int, parts: Sequence[int], of: int) -> np.ndarray:
+    """Which rows of a batch stand where in the arrays of this process, int64 [A, B]: of every
+    micro-batch, cut into `of` equal parts, those in `parts`."""
+    rows = np.arange(len(spec.places)).reshape(accumulation, of, -1)[:, list(parts)]
+    return rows.reshape(accumulation, -1)
+
+
 def batch_arrays(
     shape: tuple[int, int], samples: int, label_width: int | None = None
 ) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -63,9 +70,7 @@ class Loader:
 
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], list[Problem]]:
         """The batch and what could not be read for it; changes nothing here."""
-        rows = len(spec.places)
-        index = np.arange(rows).reshape(self.accumulation, self.of, -1)[:, list(self.parts)]
-        index = index.reshape(self.accumulation, -1)
+        index = own_rows(spec, self.accumulation, self.parts, self.of)
         shape = index.shape
         width = None if self.labels is None else self._label_width
         batch = {
@@ -143,11 +148,21 @@ class Loader:
                     "Run prepare again, or raise max_bad_share"
                 )
 
+    def for_workers(self, count: int) -> "Loader":
+        """The loader of each of `count` worker processes: they share the cache between them."""
+        corpus = self.corpus.with_cache(self.corpus.cache_bytes // count)
+        return dataclasses.replace(self, corpus=corpus)
+
+    @property
+    def meta(self) -> dict[str, str]:
+        """What must be the same when a run continues."""
+        return {"training manifest": self.corpus.digest}
+
     def metrics(self) -> dict[str, float]:
         """Scalars for the log: how many files could not be read since the start of this process."""
         return {"data/unreadable": float(len(self.bad))}
 
-    def seconds(self, spec: BatchSpec) -> float:
+    def amount(self, spec: BatchSpec) -> float:
         """Seconds of speech in a batch of all processes, padding not counted."""
         if self.crop:
             return len(spec.places) * spec.samples / SAMPLE_RATE

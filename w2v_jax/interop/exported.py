@@ -14,12 +14,17 @@ from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConf
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.hubert import Hubert
+from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.models.wav2vec2 import Wav2Vec2
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.text.vocabulary import Vocabulary
 
 
 def rates(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an exported config states beside kind, model and head: samples and frames of the
-    output per second and, with a CTC head, the id of the blank."""
+    output per second and, with a CTC head, the id of the blank. Nothing of a language model."""
+    if config["kind"] == "language":
+        return {}
     encoder = EncoderConfig.from_dict(config["model"])
     blank = {"blank": 0} if config["kind"] == "ctc" else {}
     frame_rate = SAMPLE_RATE / encoder.context_stride
@@ -42,7 +47,15 @@ def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of an exported config (kind, model and its head) as shapes."""
-    encoder, kind = EncoderConfig.from_dict(config["model"]), config["kind"]
+    kind = config["kind"]
+    if kind == "language":
+        vocabulary = Vocabulary.from_dict(
+            config["vocabulary"], Alphabet.from_dict(config["alphabet"])
+        )
+        model = LanguageModel(LanguageConfig.from_dict(config["model"]), len(vocabulary))
+        tokens = jnp.zeros((1, 8), jnp.int32)
+        return jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), tokens)))
+    encoder = EncoderConfig.from_dict(config["model"])
     audio = jnp.zeros((1, 2 * encoder.receptive_field), jnp.int16)
     rest = ()
     if kind == "pretrained":

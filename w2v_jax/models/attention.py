@@ -8,20 +8,23 @@ from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.layers import bert_dense, boxed, relative_shift, rotate, sinusoids
 
 
-def attend(q, k, v, *, mask=None, bias=None, dropout=None) -> jax.Array:
+def attend(q, k, v, *, mask=None, bias=None, dropout=None, causal=False) -> jax.Array:
     """softmax(q k / sqrt(d) + bias) v, softmax in float32.
 
     q, k, v [B, T, H, d]; mask bool [B, T] of keys or None; bias [B, H, T, T] or None; `dropout`
-    is a function of the probabilities or None. Returns [B, T, H, d]. A row without any key gives
-    finite numbers.
+    is a function of the probabilities or None; causal: no query looks at later keys. Returns
+    [B, T, H, d]. A row without any key gives finite numbers.
     """
     keys = None if mask is None else mask[:, None, None, :]
     if dropout is None:
-        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys)
+        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys, is_causal=causal)
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
     scores *= q.shape[-1] ** -0.5
     if bias is not None:
         scores += bias
+    if causal:
+        earlier = jnp.tril(jnp.ones(scores.shape[2:], bool))
+        keys = earlier if keys is None else keys & earlier
     if keys is not None:
         scores = jnp.where(keys, scores, 0.7 * jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
@@ -37,6 +40,7 @@ class SelfAttention(nn.Module):
 
     config: EncoderConfig
     train: bool
+    causal: bool = False  # frames see only themselves and those before
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -65,5 +69,6 @@ class SelfAttention(nn.Module):
         drop = None
         if self.train and cfg.attention_dropout:
             drop = nn.Dropout(cfg.attention_dropout, deterministic=False)
-        y = attend(q, k, v, mask=mask, bias=bias, dropout=drop).reshape(b, t, d)
+        y = attend(q, k, v, mask=mask, bias=bias, dropout=drop, causal=self.causal)
+        y = y.reshape(b, t, d)
         return bert_dense(d, ("heads", "embed"), dtype, name="output")(y)

@@ -17,13 +17,13 @@ class ConfigError(UserError):
     """A value of the configuration that cannot be used; the message names the key."""
 
 
-def _choices(config, key: str, allowed: tuple[str, ...]) -> None:
+def choices(config, key: str, allowed: tuple[str, ...]) -> None:
     value = getattr(config, key)
     if value not in allowed:
         raise ConfigError(f"model.{key} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
-class _FromDict:
+class FromDict:
     """Adds `from_dict`, which refuses unknown keys by name."""
 
     @classmethod
@@ -42,7 +42,7 @@ class _FromDict:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig(_FromDict):
+class EncoderConfig(FromDict):
     """Feature encoder, mask and context network. The defaults are wav2vec 2.0 BASE.
 
     Sources: wav2vec 2.0 (arXiv 2006.11477) section 2 and appendix A; Conformer (2005.08100).
@@ -102,18 +102,18 @@ class EncoderConfig(_FromDict):
     def __post_init__(self):
         layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
         object.__setattr__(self, "conv_layers", layers)
-        _choices(self, "conv_norm", ("group", "layer"))
-        _choices(self, "block", ("transformer", "conformer"))
-        _choices(self, "norm_order", ("post", "pre"))
+        choices(self, "conv_norm", ("group", "layer"))
+        choices(self, "block", ("transformer", "conformer"))
+        choices(self, "norm_order", ("post", "pre"))
         for key in ("conv_activation", "activation"):
-            _choices(self, key, ("gelu", "gelu_tanh", "relu", "swish"))
-        _choices(self, "positions", ("conv", "relative", "rotary", "none"))
-        _choices(self, "pos_conv_norm", ("weight", "batch"))
-        _choices(self, "conformer_norm", ("batch", "layer", "group"))
-        _choices(self, "frame_rule", ("convolution", "samples"))
-        _choices(self, "dtype", ("float32", "bfloat16"))
-        _choices(self, "remat", ("none", "full", "dots"))
-        _choices(self, "pos_conv_method", ("auto", "conv", "fft"))
+            choices(self, key, ("gelu", "gelu_tanh", "relu", "swish"))
+        choices(self, "positions", ("conv", "relative", "rotary", "none"))
+        choices(self, "pos_conv_norm", ("weight", "batch"))
+        choices(self, "conformer_norm", ("batch", "layer", "group"))
+        choices(self, "frame_rule", ("convolution", "samples"))
+        choices(self, "dtype", ("float32", "bfloat16"))
+        choices(self, "remat", ("none", "full", "dots"))
+        choices(self, "pos_conv_method", ("auto", "conv", "fft"))
         for key, divisor in (
             ("num_heads", self.num_heads),
             ("pos_conv_groups", self.pos_conv_groups),
@@ -227,7 +227,7 @@ class EncoderConfig(_FromDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictionConfig(_FromDict):
+class PredictionConfig(FromDict):
     """The masked-prediction head. The defaults are HuBERT BASE's (arXiv 2106.07447)."""
 
     classes: tuple[int, ...] = (504,)  # per set of labels; fairseq adds 4 to the clusters
@@ -242,7 +242,7 @@ class PredictionConfig(_FromDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizerConfig(_FromDict):
+class QuantizerConfig(FromDict):
     """Gumbel product quantizer and the contrastive head. The defaults are wav2vec 2.0 BASE."""
 
     groups: int = 2

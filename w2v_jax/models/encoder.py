@@ -34,6 +34,23 @@ def convolutions_saveable(primitive, *_, **__) -> bool:
     return primitive is jax.lax.conv_general_dilated_p
 
 
+def over_layers(layer: type[nn.Module], config) -> type[nn.Module]:
+    """`layer`, called with (x, broadcast) -> (x, output), config.num_layers times in a row, each
+    with parameters of its own: x goes through, outputs are stacked. Compiled once with config.scan,
+    and computed again in the backward pass as config.remat says."""
+    if config.remat != "none":
+        layer = nn.remat(layer, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0, "stats": 0},
+        split_rngs={"params": True, "dropout": True, "layerdrop": True},
+        in_axes=nn.broadcast,
+        length=config.num_layers,
+        unroll=1 if config.scan else config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
 @flax.struct.dataclass
 class EncoderOutput:
     """What `Encoder` returns; `hidden_states` is None unless asked for."""
@@ -87,18 +104,7 @@ class ContextNetwork(nn.Module):
         if cfg.norm_order == "post":
             x = norm(x)
         x = nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
-        layer = _Layer
-        if cfg.remat != "none":
-            layer = nn.remat(layer, prevent_cse=False, policy=REMAT_POLICIES[cfg.remat])
-        layers = nn.scan(
-            layer,
-            variable_axes={"params": 0, "stats": 0},
-            split_rngs={"params": True, "dropout": True, "layerdrop": True},
-            in_axes=nn.broadcast,
-            length=cfg.num_layers,
-            unroll=1 if cfg.scan else cfg.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(cfg, self.train, collect, name="layers")
+        layers = over_layers(_Layer, cfg)(cfg, self.train, collect, name="layers")
         first = x
         x, outputs = layers(x, mask)
         if cfg.norm_order == "pre":

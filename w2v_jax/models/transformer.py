@@ -33,6 +33,7 @@ class TransformerBlock(nn.Module):
 
     config: EncoderConfig
     train: bool
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -41,7 +42,7 @@ class TransformerBlock(nn.Module):
         drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
         attention_norm = layer_norm(dtype, name="attention_norm", eps=cfg.norm_eps)
         final_norm = layer_norm(dtype, name="final_norm", eps=cfg.norm_eps)
-        attention = SelfAttention(cfg, self.train, name="attention")
+        attention = SelfAttention(cfg, self.train, self.causal, name="attention")
         feed_forward = FeedForward(cfg, self.train, name="feed_forward")
         if cfg.norm_order == "pre":
             x = x + drop(attention(attention_norm(x), mask))

@@ -32,7 +32,7 @@ class Alphabet:
     def __post_init__(self):
         repeated = sorted({s for s in self.symbols if self.symbols.count(s) > 1})
         if repeated:
-            raise TextError(f"alphabet: {_quoted(repeated)} given more than once; remove repeats")
+            raise TextError(f"alphabet: {quoted(repeated)} given more than once; remove repeats")
         if not self.symbols or len(self.symbols[0]) < 2:
             raise TextError("alphabet: the first symbol must be the blank, such as '<pad>'")
         if BOUNDARY not in self.symbols:
@@ -120,7 +120,7 @@ class Alphabet:
         foreign = sorted(set(text) - set(self.ids) - {" "})
         if foreign:
             raise TextError(
-                f"transcript {text!r} has {_quoted(foreign)}, not in the alphabet; spell numbers "
+                f"transcript {text!r} has {quoted(foreign)}, not in the alphabet; spell numbers "
                 "and signs out as words, or use an alphabet with these letters"
             )
         return np.array([self.ids[c] for c in text.replace(" ", BOUNDARY)], np.int32)
@@ -139,5 +139,6 @@ class Alphabet:
         return " ".join(letters.replace(BOUNDARY, " ").split())
 
 
-def _quoted(symbols: Iterable[str]) -> str:
+def quoted(symbols: Iterable[str]) -> str:
+    """The symbols in quotation marks, with commas."""
     return ", ".join(f"'{symbol}'" for symbol in symbols)

@@ -241,8 +241,8 @@ def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> Non
 def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[Any, dict]:
     """(variables as numpy arrays, config) of `export_model`.
 
-    kind: "pretrained" or "ctc" where only one of them will do. Raises UserError for a folder that
-    is no exported model, one of another kind, or a damaged one.
+    kind: "pretrained", "ctc" or "language" where only one of them will do. Raises UserError for a
+    folder that is no exported model, one of another kind, or a damaged one.
     """
     folder = place(folder)
     try:

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import os
@@ -27,6 +28,21 @@ from w2v_jax.training.writer import NoWriter, Writer, read_lines
 log = logging.getLogger(__name__)
 
 PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """In what the data of a run is measured."""
+
+    scale: float  # in the log, amounts and the time of rates are divided by this
+    total: str  # scalars (group time) of all data since the first update,
+    rate: str  # and of that per unit of time
+    unit: str  # of the amounts of batches
+    shown: str  # the rate in the progress line
+
+
+AUDIO = Measure(3600, "hours_heard", "audio_hours_per_hour", "s of audio", "audio {:.3g} h/h")
+TOKENS = Measure(1, "tokens_read", "tokens_per_second", "tokens", "{:,.0f} tokens/s")
 
 
 class _Stop:
@@ -85,16 +101,18 @@ def train(
     best_by: str = "",
     alarms: Sequence[Alarm] = (),
     data_metrics: Callable[[], dict[str, float]] = dict,
+    measure: Measure = AUDIO,
     meta: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains until `num_steps` and returns the last state.
 
     first() makes the state of a new run; `abstract` has the shapes, types and shardings of it, and
     of what is restored where the run continues: never are both on the devices.
-    batches(start) yields (global batch, seconds of audio in it) for steps start, start + 1, ...;
-    it is a generator, closed at the end. The scalar `best_by` of evaluate(), the lower the better,
-    is the score of a checkpoint. data_metrics() is added to every log line. `meta` is stored with
-    every checkpoint and must be the same when a run continues (the digest of the data, say).
+    batches(start) yields (global batch, amount of data in it) for steps start, start + 1, ...;
+    it is a generator, closed at the end. `measure`: of what the amount is. The scalar `best_by` of
+    evaluate(), the lower the better, is the score of a checkpoint. data_metrics() is added to every
+    log line. `meta` is stored with every checkpoint and must be the same when a run continues (the
+    digest of the data, say).
 
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
     the device never waits for the host), log line, checkpoint, stop request, evaluation. A run
@@ -111,7 +129,7 @@ def train(
     meta = dict(meta or {})
     restored = checkpoints.restore(abstract.saved())
     if restored is None:
-        state, content = first(), {"clock": {"hours_heard": 0.0, "seconds_trained": 0.0}}
+        state, content = first(), {"clock": {measure.total: 0.0, "seconds_trained": 0.0}}
     else:
         state, content = TrainState.restored(restored[0]), restored[1]
         for key, value in meta.items():
@@ -149,7 +167,7 @@ def train(
         if failure is None or jax.process_count() == 1:
             checkpoints.close()
 
-    progress = _Progress(start, num_steps, clock)
+    progress = _Progress(start, num_steps, clock, measure)
     waited = 0.0
     stopping = False
     pending = None  # (step, metrics) of a step that may still be on the device
@@ -169,7 +187,7 @@ def train(
         for step in range(start + 1, num_steps + 1):
             profile.before(step)
             before = time.monotonic()
-            batch, seconds = next(iterator)
+            batch, amount = next(iterator)
             waited += time.monotonic() - before
             state, metrics = train_step(state, batch)
             profile.after(step, metrics)
@@ -188,7 +206,7 @@ def train(
                 watchdog.beat(number)
                 window.add(ready)
                 skipped.add(ready["train/skipped"][0], number)
-            clock["hours_heard"] += seconds / 3600
+            clock[measure.total] += amount / measure.scale
             if logs:
                 scalars = window.means()
                 scalars |= progress.rates(step, clock, waited) | data_metrics()
@@ -217,11 +235,11 @@ def train(
 class _Progress:
     """Rates since the last log line, and the line itself."""
 
-    def __init__(self, start: int, num_steps: int, clock: Mapping[str, float]):
-        self._num_steps = num_steps
+    def __init__(self, start: int, num_steps: int, clock: Mapping[str, float], measure: Measure):
+        self._num_steps, self._measure = num_steps, measure
         self._trained = clock["seconds_trained"]
         self._begin = self._time = time.monotonic()
-        self._step, self._hours = start, clock["hours_heard"]
+        self._step, self._data = start, clock[measure.total]
 
     def seconds(self) -> float:
         """Seconds trained, those before a restart included."""
@@ -235,23 +253,24 @@ class _Progress:
         now = time.monotonic()
         elapsed = max(now - self._time, 1e-9)
         self._per_step = elapsed / (step - self._step)
+        measure, total = self._measure, clock[self._measure.total]
         rates = {
-            "time/audio_hours_per_hour": (clock["hours_heard"] - self._hours) / elapsed * 3600,
-            "time/hours_heard": clock["hours_heard"],
+            f"time/{measure.rate}": (total - self._data) / elapsed * measure.scale,
+            f"time/{measure.total}": total,
             "time/seconds": self.seconds(),
             "time/seconds_per_step": self._per_step,
             "time/loader_wait_share": waited / elapsed,
         }
-        self._time, self._step, self._hours = now, step, clock["hours_heard"]
+        self._time, self._step, self._data = now, step, total
         return rates
 
     def show(self, step: int, scalars: Mapping[str, float]) -> None:
-        rate = scalars["time/audio_hours_per_hour"]
+        rate = self._measure.shown.format(scalars[f"time/{self._measure.rate}"])
         left = round(self._per_step * (self._num_steps - step))
         shown = {k.removeprefix("train/"): v for k, v in scalars.items() if k.startswith("train/")}
         shown = "  ".join(f"{k} {v:.4g}" for k, v in shown.items() if k != "skipped" or v)
         print(
-            f"step {step}/{self._num_steps}  {shown}  audio {rate:.3g} h/h  "
+            f"step {step}/{self._num_steps}  {shown}  {rate}  "
             f"wait {scalars['time/loader_wait_share']:.1%}  "
             f"left {datetime.timedelta(seconds=left)}",
             flush=True,

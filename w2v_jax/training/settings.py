@@ -8,6 +8,8 @@ from w2v_jax.errors import UserError
 from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
 
+LONGEST = 200  # letters of a value that are shown: a vocabulary has more
+
 
 def check_unchanged(workdir: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuses to continue a run under other settings (those that decide its numbers).
@@ -24,7 +26,9 @@ def check_unchanged(workdir: str, settings: Mapping[str, Any], defaults: Mapping
         old = {key: usual[key] for key in usual if key in new} | old
         changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
         if changed:
-            lines = [f"  {key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:10]]
+            lines = [
+                f"  {key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed[:10]
+            ]
             raise UserError(
                 f"{workdir} was started with another config:\n" + "\n".join(lines)
                 + "\nuse another --workdir, or the old values"
@@ -49,3 +53,8 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, dict):
         return {k: v for key, x in tree.items() for k, v in _flatten(x, f"{prefix}.{key}").items()}
     return {prefix.lstrip("."): tree}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

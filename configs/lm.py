@@ -1,0 +1,71 @@
+"""Transformer language models of letters or words, to rescore what a recognizer found.
+
+    python -m w2v_jax.train_lm --config=configs/lm.py:words_large --workdir=runs/lm \
+        --config.data.train=librispeech-lm-norm.txt.gz --config.data.valid=dev.txt
+
+Argument:
+    letters_tiny  for trying things on a CPU, a few hundred thousand letters
+    letters_base  38 M parameters
+    words_large   the word model of wav2vec 2.0 (section 4.3; fairseq's transformer_lm_gbw as in
+                  wav2letter, recipes/sota/2019/lm): 20 blocks of 1280, 16 heads, 6144; 128 GPUs
+
+The published word model has adaptive embeddings and an adaptive softmax (562 M parameters); ours
+has one tied table of the 200,000 most frequent words in their place (702 M). It was trained by
+Nesterov's method at learning rate 1 with gradients clipped to 0.1, for 48 epochs; ours has Adam,
+and its learning rate and updates are a guess: neither letters_base nor words_large was trained.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from w2v_jax.errors import UserError
+from w2v_jax.models.language import LanguageConfig
+
+SIZES = {
+    "letters_tiny": dict(width=128, num_layers=4, num_heads=4, feed_forward=512),
+    "letters_base": dict(width=512, num_layers=12, num_heads=8, feed_forward=2048),
+    "words_large": dict(width=1280, num_layers=20, num_heads=16, feed_forward=6144),
+}
+
+
+def get_config(size: str = "letters_base"):
+    if size not in SIZES:
+        raise UserError(f"configs/lm.py:{size} is unknown; choose {', '.join(SIZES)}")
+    config = ConfigDict()
+    config.kind = "language"
+    config.seed = 0
+    config.unit = size.partition("_")[0]
+    config.letters = ""  # the alphabet; empty: English, as in the published models
+    config.num_words = 200_000  # of a model of words: the most frequent of the training text
+    config.model = ConfigDict(LanguageConfig(**SIZES[size]).to_dict())
+    config.data = ConfigDict(
+        dict(
+            # text files, plain or .gz, a sentence per line; several with commas
+            train="", valid="",
+            batch_tokens=262_144,  # per update, all devices together
+            max_tokens=256,  # longer sentences are cut
+            num_buckets=8,  # lengths of batches, and shapes to compile
+            row_multiple=8,  # rows of a batch are a multiple of this
+            accumulation=1,  # micro-batches per update
+            threads=2, workers=0,
+        )
+    )  # fmt: skip
+    config.optim = ConfigDict(
+        dict(
+            schedule="linear", peak_lr=5e-4, warmup_steps=16_000,
+            b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.01, clip_norm=1.0,
+        )
+    )  # fmt: skip
+    common.add_run(config)
+    if size == "letters_tiny":
+        config.model.update(dropout=0.05, attention_dropout=0.0)
+        config.data.update(batch_tokens=4096, max_tokens=512, num_buckets=4, row_multiple=1)
+        config.optim.update(peak_lr=3e-3, warmup_steps=50)
+        config.update(num_steps=500, log_steps=20, save_steps=250, eval_steps=100)
+        return config
+    config.model.dtype = "bfloat16"
+    config.num_steps = 150_000
+    if size == "letters_base":
+        config.data.max_tokens = 512
+        config.optim.warmup_steps = 4_000
+    return config

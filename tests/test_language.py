@@ -1,0 +1,196 @@
+"""The language model: it sees the past alone, learns a grammar, and continues to the bit."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import lm
+from w2v_jax import train_lm
+from w2v_jax.errors import UserError
+from w2v_jax.export import export
+from w2v_jax.interop.exported import expected_shapes
+from w2v_jax.models.language import LanguageConfig, LanguageModel
+from w2v_jax.objectives.language import next_token_loss
+from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.loop import PREEMPTED
+from w2v_jax.training.writer import read_lines
+
+CONFIG = LanguageConfig(width=16, num_layers=2, num_heads=2, feed_forward=32)
+TOKENS = np.random.default_rng(0).integers(0, 11, (3, 12)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return jax.jit(LanguageModel(CONFIG, 11).init)(jax.random.key(0), TOKENS)
+
+
+def logits(variables, tokens, **changes):
+    rngs = {"dropout": jax.random.key(1)}
+    model = LanguageModel(dataclasses.replace(CONFIG, **changes), 11, train=bool(changes))
+    return jax.jit(lambda v, x: model.apply(v, x, rngs=rngs))(variables, tokens)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(dropout=0.0, attention_dropout=0.2)], ids=str)
+def test_a_token_depends_on_those_before_and_on_nothing_else(variables, changes):
+    """Also where the attention's weights are dropped, which is another program."""
+    before = logits(variables, TOKENS, **changes)
+    for place in (5, 11):
+        tokens = TOKENS.copy()
+        tokens[1, place] = (tokens[1, place] + 1) % 11
+        after = logits(variables, tokens, **changes)
+        changed = np.abs(after - before).max(-1) > 0
+        assert not changed[[0, 2]].any()
+        assert not changed[1, :place].any()
+        assert changed[1, place:].all()
+
+
+def test_padding_changes_nothing(variables):
+    """Neither what is in it nor how much of it there is."""
+    length = np.array([12, 7, 0], np.int32)
+
+    def loss(params, tokens):
+        return next_token_loss(LanguageModel(CONFIG, 11).apply(params, tokens), tokens, length)[0]
+
+    gradient = jax.jit(jax.value_and_grad(loss))
+    tokens = np.where(np.arange(12) < length[:, None], TOKENS, 0)
+    longer = np.pad(TOKENS, ((0, 0), (0, 4)), constant_values=10)
+    expected = gradient(variables, tokens)
+    for other in (TOKENS, longer):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5),
+            gradient(variables, other), expected,
+        )  # fmt: skip
+
+
+def test_the_loss_is_the_cross_entropy_of_valid_tokens():
+    x = np.random.default_rng(1).normal(size=(2, 4, 5)).astype(np.float32)
+    tokens, length = np.array([[0, 3, 2, 1], [0, 1, 4, 4]], np.int32), np.array([4, 2], np.int32)
+    p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    expected = -np.log([p[0, 0, 3], p[0, 1, 2], p[0, 2, 1], p[1, 0, 1]]).sum()
+    total, count = next_token_loss(jnp.array(x), tokens, length)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert count == 4
+
+
+@pytest.mark.parametrize("changes", [dict(scan=False), dict(remat="full"), dict(remat="dots")])
+def test_switches_of_the_execution_change_no_number(variables, changes):
+    expected = logits(variables, TOKENS, dropout=0.0, attention_dropout=0.0)
+    found = logits(variables, TOKENS, dropout=0.0, attention_dropout=0.0, **changes)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_configs_are_checked():
+    with pytest.raises(UserError, match="no key depth"):
+        LanguageConfig.from_dict({"depth": 3})
+    with pytest.raises(UserError, match="model.width 16 is not divisible by 3"):
+        dataclasses.replace(CONFIG, num_heads=3)
+    assert LanguageConfig.from_dict(CONFIG.to_dict()) == CONFIG
+
+
+def grammar(count, seed):
+    """Sentences in which every word but the first follows from the one before: abc -> bca -> cab."""
+    rng = np.random.default_rng(seed)
+    words = ["abc", "bca", "cab"]
+    firsts, sizes = rng.integers(0, 3, count), rng.integers(1, 5, count)
+    return [
+        " ".join(words[(first + i) % 3] for i in range(size))
+        for first, size in zip(firsts, sizes, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for name, seed in (("train", 0), ("valid", 1)):
+        (folder / f"{name}.txt").write_text("\n".join(grammar(200, seed)))
+    config = lm.get_config("letters_tiny")
+    config.letters = "abc"
+    config.model.update(width=32, num_layers=2, num_heads=2, feed_forward=64)
+    config.data.update(
+        train=str(folder / "train.txt"), valid=str(folder / "valid.txt"), batch_tokens=256,
+        max_tokens=64, num_buckets=1, row_multiple=8, accumulation=1, threads=1,
+    )  # fmt: skip
+    config.optim.update(peak_lr=1e-2, warmup_steps=10)
+    config.update(num_steps=60, log_steps=20, save_steps=25, eval_steps=60, hang_seconds=0.0)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("run"))
+    return workdir, train_lm.main(config, workdir)
+
+
+def test_it_learns_a_grammar(trained):
+    """Far below the entropy of its letters: of a word only the first can surprise, and the end."""
+    workdir, _ = trained
+    valid = [line for line in read_lines(_path(workdir)) if "valid/loss" in line][-1]
+    text = "".join(sentence.replace(" ", "|") + "." for sentence in grammar(200, 1))
+    shares = np.array([text.count(letter) for letter in set(text)]) / len(text)
+    entropy = -(shares * np.log(shares)).sum()
+    assert entropy > 1.4
+    assert valid["valid/loss"] < 0.5 * entropy
+    assert valid["valid/perplexity"] == pytest.approx(math.exp(valid["valid/loss"]))
+    per_word = valid["valid/loss"] * len(text) / (text.count("|") + 2 * text.count("."))
+    assert valid["valid/word_perplexity"] == pytest.approx(math.exp(per_word))
+    train = [line for line in read_lines(_path(workdir)) if "train/loss" in line]
+    assert train[-1]["time/tokens_read"] > 60 * 150
+    assert train[-1]["time/tokens_per_second"] > 0
+
+
+def test_a_stopped_run_ends_in_the_same_bits(config, trained, tmp_path, monkeypatch, capsys):
+    load = train_lm.TextLoader.load
+
+    def stopping(self, spec):
+        if spec.step == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(self, spec)
+
+    monkeypatch.setattr(train_lm.TextLoader, "load", stopping)
+    with pytest.raises(SystemExit) as stop:
+        train_lm.main(config, str(tmp_path))
+    assert stop.value.code == PREEMPTED
+    monkeypatch.undo()
+    state = train_lm.main(config, str(tmp_path))
+    assert "continues from step" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
+    whole, cut = (
+        [{k: v for k, v in line.items() if k == "time/tokens_read" or k[:5] != "time/"}
+         for line in read_lines(_path(workdir))]
+        for workdir in (trained[0], tmp_path)
+    )  # fmt: skip
+    assert json.dumps(cut) == json.dumps(whole)
+
+
+def test_another_text_is_refused(config, trained):
+    other = config.copy_and_resolve_references()
+    other.data.train = other.data.valid
+    with pytest.raises(UserError, match="the training text has changed"):
+        train_lm.main(other, trained[0])
+
+
+def test_export_and_load(trained, tmp_path):
+    export(trained[0], str(tmp_path / "model"))
+    variables, config = load_exported(tmp_path / "model", "language")
+    assert config["vocabulary"] == {"unit": "letters", "words": []}
+    assert config["alphabet"]["symbols"][1:] == [*"|abc"]
+    shapes = jax.tree.map(lambda x: x.shape, expected_shapes(config)["params"])
+    assert jax.tree.map(lambda x: x.shape, variables["params"]) == shapes
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], trained[1].params)
+    with pytest.raises(UserError, match="language model"):
+        export(trained[0], str(tmp_path / "other"), form="huggingface")
+    with pytest.raises(UserError, match="a ctc model is needed"):
+        load_exported(tmp_path / "model", "ctc")
+
+
+def _path(workdir):
+    from w2v_jax.places import place
+
+    return place(workdir) / "metrics.jsonl"

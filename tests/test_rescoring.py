@@ -1,0 +1,97 @@
+"""Scores of texts under a language model, and n-best lists in a new order."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from w2v_jax.decoding.beam import Hypothesis
+from w2v_jax.decoding.rescoring import LanguageScorer, rescore
+from w2v_jax.errors import UserError
+from w2v_jax.models.language import LanguageConfig, LanguageModel
+from w2v_jax.text.alphabet import Alphabet, TextError
+from w2v_jax.text.vocabulary import Vocabulary
+
+ALPHABET = Alphabet.from_letters("abcd")
+LETTERS = Vocabulary(ALPHABET)
+WORDS = Vocabulary.most_frequent(ALPHABET, {"ab": 2, "cd": 1}, 2)
+CONFIG = LanguageConfig(width=16, num_layers=2, num_heads=2, feed_forward=32)
+TEXTS = ["", "a", "ab cd", "d d d", "abcd " * 5 + "a", "cab", "abcd abcd abcd a", "cab"]
+
+
+def exported(vocabulary):
+    """An untrained model, as `load_exported` would return it."""
+    model = LanguageModel(CONFIG, len(vocabulary))
+    config = {
+        "kind": "language", "model": CONFIG.to_dict(), "alphabet": vocabulary.alphabet.to_dict(),
+        "vocabulary": vocabulary.to_dict(),
+    }  # fmt: skip
+    return jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4), np.int32)), config
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return LanguageScorer(*exported(LETTERS), ALPHABET)
+
+
+def test_scores_are_sums_over_tokens(scorer):
+    variables, _ = exported(LETTERS)
+    tokens = LETTERS.encode("ab cd")
+    logits = np.asarray(LanguageModel(CONFIG, len(LETTERS)).apply(variables, tokens[None])[0])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = sum(np.log(p[i, tokens[i + 1]]) for i in range(len(tokens) - 1))
+    (score,) = scorer.scores(["ab cd"])
+    assert score == pytest.approx(expected, rel=1e-6)
+    assert scorer.scores(TEXTS).dtype == np.float64
+    assert len(scorer.scores([])) == 0
+
+
+def test_neither_neighbours_nor_padding_change_a_score(scorer):
+    together = scorer.scores(TEXTS)
+    alone = np.concatenate([scorer.scores([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    np.testing.assert_allclose(scorer.scores(TEXTS[::-1])[::-1], together, rtol=1e-5)
+    small = LanguageScorer(*exported(LETTERS), batch_tokens=32)
+    np.testing.assert_allclose(small.scores(TEXTS), together, rtol=1e-5)
+    assert together[5] == together[7]
+    assert len(set(together.round(6))) == len(TEXTS) - 1
+
+
+def test_a_distribution_over_words():
+    """ln p of all texts of up to two words, and those that go on: one. `<unk>` is a word."""
+    scorer = LanguageScorer(*exported(WORDS))
+    vocabulary = ["ab", "cd", "a"]
+    ends = sum(
+        np.exp(scorer.scores([" ".join(words) for words in itertools.product(vocabulary, repeat=n)]))
+        .sum()
+        for n in range(3)
+    )  # fmt: skip
+    assert 0 < ends < 1
+    unknown = scorer.scores(["ab a", "ab bbb", "ab ab"])
+    assert unknown[0] == unknown[1] != unknown[2]
+
+
+def test_what_the_model_cannot_write_is_an_error(scorer):
+    with pytest.raises(TextError, match="'x'"):
+        scorer.scores(["a", "x"])
+    with pytest.raises(UserError, match=r"'A', 'B'.*other case.*letters=AB"):
+        LanguageScorer(*exported(LETTERS), Alphabet.from_letters("AB"))
+
+
+def test_rescoring_sorts_by_the_new_sum():
+    given = [
+        Hypothesis("a b", 0.0, acoustic=-1.0, language=-5.0),
+        Hypothesis("ab", -9.0, acoustic=-2.0, language=-1.0),
+        Hypothesis("", -9.0, acoustic=-9.0, language=-2.0),
+    ]
+    found = rescore(given, [-4.0, -2.0, -1.0], 0.5, -1.0)
+    assert [h.text for h in found] == ["ab", "a b", ""]
+    assert [h.score for h in found] == [-2 - 1 - 1, -1 - 2 - 2, -9.5]
+    assert {(h.text, h.acoustic, h.language) for h in found} == {
+        (h.text, h.acoustic, h.language) for h in given
+    }
+    again = rescore(found, [-2.0, -4.0, -1.0], 0.0, 0.0, ngram_weight=1.0)
+    assert [h.score for h in again] == [-3, -6, -11]
+    with pytest.raises(ValueError, match="zip"):
+        rescore(given, [-1.0], 1.0, 0.0)

@@ -1,0 +1,119 @@
+"""Tokens of a language model: letters, or the most frequent words of a text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from w2v_jax.errors import UserError
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet, TextError, quoted
+
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+UNITS = ("letters", "words")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of sentences that an alphabet can write; the index of a token is its id.
+
+    With `words` these are the tokens, and `<unk>` stands for all other words; without, the letters
+    of the alphabet and the `|` between words, of which every word is made.
+    """
+
+    alphabet: Alphabet
+    words: tuple[str, ...] = ()
+
+    @classmethod
+    def most_frequent(
+        cls, alphabet: Alphabet, counts: Mapping[str, int], size: int
+    ) -> "Vocabulary":
+        """Returns the vocabulary of the `size` most frequent words of `counts`, in that order,
+        equals by the alphabet."""
+        if size < 1 or not counts:
+            raise UserError(
+                f"a vocabulary of {size} of {len(counts)} words is none; set --config.num_words "
+                "to at least 1 and --config.data.train to a text with words"
+            )
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(alphabet, tuple(ranked[:size]))
+
+    @classmethod
+    def from_dict(cls, values: dict, alphabet: Alphabet) -> "Vocabulary":
+        """Returns the vocabulary that `to_dict` described, over its alphabet."""
+        found = cls(alphabet, tuple(values["words"]))
+        if values["unit"] != found.unit:
+            raise UserError(f"a vocabulary of {values['unit']!r}; it must be letters, or words")
+        return found
+
+    def to_dict(self) -> dict:
+        """Returns what is not in the alphabet as a dict that JSON can hold."""
+        return {"unit": self.unit, "words": list(self.words)}
+
+    @property
+    def unit(self) -> str:
+        return "words" if self.words else "letters"
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens, in the order of their ids: `<s>`, `</s>`, and `<unk>` before words."""
+        return (BEGIN, END, *((UNKNOWN, *self.words) if self.words else self.alphabet.ids))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of every token."""
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest type that holds every id."""
+        return np.min_scalar_type(len(self) - 1)
+
+    def usable(self, text: str) -> str:
+        """Returns the normalised text. Raises TextError that names characters outside the
+        alphabet."""
+        text = self.alphabet.normalize(text)
+        foreign = sorted(set(text) - self._known)
+        if foreign:
+            raise TextError(
+                f"{text[:60]!r} has {quoted(foreign)}, not in the alphabet; spell numbers and signs out "
+                "as words, or use an alphabet with these letters"
+            )
+        return text
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return {*self.alphabet.ids, " "}
+
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the ids of a sentence from `<s>` to `</s>`, int32 [L], L >= 2.
+
+        The text is normalised. Raises TextError as `usable`.
+        """
+        return np.array(self.encode_usable(self.usable(text)), np.int32)
+
+    def encode_usable(self, text: str) -> list[int]:
+        """The same of a text that `usable` returned."""
+        ids = self.ids
+        units: Sequence[str]
+        if self.words:
+            units, unknown = text.split(), ids[UNKNOWN]
+            return [ids[BEGIN], *(ids.get(word, unknown) for word in units), ids[END]]
+        units = text.replace(" ", BOUNDARY)
+        return [ids[BEGIN], *(ids[letter] for letter in units), ids[END]]
+
+    def check_writes(self, alphabet: Alphabet) -> None:
+        """Raises UserError where texts of a recognizer with `alphabet` cannot be scored as they
+        are: it has other letters, or the same in the other case."""
+        missing = sorted(set(alphabet.ids) - set(self.alphabet.ids))
+        if not missing:
+            return
+        swapped = {letter.swapcase() for letter in missing} <= set(self.alphabet.ids)
+        why = "it has them in the other case" if swapped else "it does not know them"
+        raise UserError(
+            f"the recognizer writes {quoted(missing)}, and the language model cannot: {why}; train "
+            f"one with --config.letters={''.join(x for x in alphabet.ids if x != BOUNDARY)}"
+        )
