@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "w2v_jax"
 ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
-    "compile_check", "align", "train_lm",
+    "compile_check", "align", "train_lm", "build_ngram",
 }  # fmt: skip
 SHARED = {"errors", "places", "samples"}
 # room -> the rooms it may import from, besides itself

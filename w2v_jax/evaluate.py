@@ -1,29 +1,75 @@
-"""Scores an exported CTC model on a manifest: word and letter error rates.
+"""Scores an exported CTC model on a manifest, with and without language models.
 
 python -m w2v_jax.evaluate --checkpoint=runs/base-10h/export --data=test-clean.tsv
+python -m w2v_jax.evaluate --checkpoint=runs/base-10h/export --data=test-clean.tsv \
+    --tune=dev-other.tsv --config.lm=4-gram.arpa.gz --config.transformer_lm=runs/lm/export
+
+The second prints a row per system: the best path, the search with the n-gram model, the Transformer
+over its best texts. --tune finds the weights on another set first; configs/evaluate.py has those of
+the published tables.
 """
 
 import csv
+import dataclasses
 import io
+import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
 from w2v_jax import command_line
-from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.batches import iterate
 from w2v_jax.data.items import Corpus, transcribed
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.data.sources import open_sources
+from w2v_jax.decoding import figures
+from w2v_jax.decoding.evaluation import Utterance, analyse, columns, compare
+from w2v_jax.decoding.page import write_page
 from w2v_jax.decoding.recognition import Recognizer
-from w2v_jax.decoding.scoring import Score, score
+from w2v_jax.decoding.rescoring import LanguageScorer
+from w2v_jax.decoding.scoring import Score
+from w2v_jax.decoding.search import SearchOptions
+from w2v_jax.decoding.systems import Decoded, Systems
+from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.places import place, write_whole
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
 BUCKETS = 8
+CONFIG = Path(__file__).parent.parent / "configs" / "evaluate.py"
+
+
+class Model:
+    """An exported CTC model, and what it computes for a manifest."""
+
+    def __init__(self, checkpoint: str, batch_seconds: float, max_bad_share: float):
+        self._variables, config = load_exported(checkpoint, "ctc")
+        self.alphabet = Alphabet.from_dict(config["alphabet"])
+        self.recognizer = Recognizer(encoder_of(config, checkpoint), self.alphabet)
+        self._batch_seconds, self._max_bad_share = batch_seconds, max_bad_share
+
+    def __call__(self, data: str) -> tuple[Corpus, list[int], list, list[str]]:
+        """(corpus, items that could be read, ln p [T, V] of each, references).
+
+        Utterances whose transcript the alphabet cannot write, and files that cannot be read, are
+        left out and named.
+        """
+        sources, labels = transcribed(open_sources(data), self.alphabet)
+        corpus = Corpus(sources)
+        edges = bucket_edges(corpus.lengths, BUCKETS)
+        at_once = round(self._batch_seconds * SAMPLE_RATE)
+        specs = sequential(pad_buckets(corpus.lengths, edges, at_once, 1))
+        loader = Loader(corpus, 0, crop=False, replace_bad=False, max_bad_share=self._max_bad_share)
+        found = self.recognizer.emissions(self._variables, iterate(specs, loader))
+        items = sorted(found)
+        references = [self.alphabet.decode(labels[item]) for item in items]
+        return corpus, items, [found[item] for item in items], references
 
 
 def evaluate(
@@ -31,37 +77,109 @@ def evaluate(
     data: str,
     output: str,
     *,
+    options: SearchOptions | None = None,
+    tune: str = "",
+    trials: int = 64,
+    players: int = 50,
+    processes: int = 1,
     batch_seconds: float = 60.0,
     max_bad_share: float = 0.05,
 ) -> Score:
-    """Greedy WER and CER of the model in `checkpoint` on the manifest `data`.
+    """The error rates of the last system that `options` ask for, greedy decoding without.
 
-    Every reference and hypothesis is written to `output` (tsv). Utterances whose transcript the
-    model's alphabet cannot write, and files that cannot be read, are left out and named.
+    Prints a row for each system, and a report on the last. Beside `output`, its table of references
+    and hypotheses, a page to read and hear is written, and with `tune` the weights and a picture.
     """
-    variables, config = load_exported(checkpoint, "ctc")
-    alphabet = Alphabet.from_dict(config["alphabet"])
-    encoder = encoder_of(config, checkpoint)
-    sources, labels = transcribed(open_sources(data), alphabet)
-    corpus = Corpus(sources)
-    edges = bucket_edges(corpus.lengths, BUCKETS)
-    specs = sequential(pad_buckets(corpus.lengths, edges, round(batch_seconds * SAMPLE_RATE), 1))
-    loader = Loader(corpus, 0, crop=False, replace_bad=False, max_bad_share=max_bad_share)
-    texts = Recognizer(encoder, alphabet).batches(variables, iterate(specs, loader))
-    read = sorted(texts)
-    references = [alphabet.decode(labels[i]) for i in read]
-    hypotheses = [texts[i] for i in read]
-    rows = zip(map(corpus.path, read), references, hypotheses, strict=True)
+    options = options or SearchOptions()
+    model = Model(checkpoint, batch_seconds, max_bad_share)
+    scorer = None
+    if options.transformer_lm:
+        scorer = LanguageScorer(*load_exported(options.transformer_lm, "language"), model.alphabet)
+    if tune:
+        check_apart(tune, data)
+        if not options.lm and scorer is None:
+            raise UserError("--tune looks for weights of language models; set --config.lm")
+    systems = Systems(model.recognizer, options, scorer, processes)
+    base = output.removesuffix(".tsv").removesuffix(".decoded")
+    if tune:
+        _, _, emissions, references = model(tune)
+        tried = systems.tune(emissions, references, trials)
+        figures.surface(tried, f"{base}.tuned.png")
+        weights = json.dumps(dataclasses.asdict(systems.options), indent=2)
+        write_whole(place(f"{base}.tuned.json"), weights + "\n")
+        print(f"weights tuned on {tune}: {base}.tuned.json, {base}.tuned.png")
+    corpus, items, emissions, references = model(data)
+    seconds = (corpus.lengths[items] / SAMPLE_RATE).tolist()
+    names = [corpus.path(item) for item in items]
+    times = Counter(names)  # parts of one file
+    names = [f"{name}#{item}" if times[name] > 1 else name
+             for name, item in zip(names, items, strict=True)]  # fmt: skip
+    speakers = [corpus.speaker(item) for item in items]
+
+    def utterances(texts: Sequence[str]) -> list[Utterance]:
+        fields = zip(names, speakers, seconds, references, texts, strict=True)
+        return [Utterance(*field) for field in fields]
+
+    decoded = systems(emissions)
+    systems.close()
+    print(f"{data}: {len(items)} utterances, {sum(seconds) / 60:.1f} min")
+    print_table(decoded, [utterances(x.texts) for x in decoded], sum(seconds))
+    last = utterances(decoded[-1].texts)
+    report = analyse(last)
+    print(f"\n{decoded[-1].system}: {report}")
     file = io.StringIO(newline="")
     table = csv.writer(file, delimiter="\t")
-    table.writerows([("path", "reference", "hypothesis"), *rows])
+    table.writerow(("path", "reference", "hypothesis"))
+    table.writerows((x.name, x.reference, x.hypothesis) for x in last)
     write_whole(place(output), file.getvalue())
-    result = score(references, hypotheses)
-    minutes = corpus.lengths[read].sum() / SAMPLE_RATE / 60
-    print(f"{data}: {len(references)} utterances, {minutes:.1f} min")
-    print(result)
-    print(f"references and hypotheses: {output}")
-    return result
+
+    def audio(index: int):
+        try:
+            return corpus.audio(items[index], 0, corpus.length(items[index]))
+        except AudioError:
+            return None
+
+    page = f"{base}.html"
+    write_page(page, report, last, audio, f"{checkpoint} on {data}", players=players)
+    print(f"\nreferences and hypotheses: {output}; to read and hear: {page}")
+    return report.score
+
+
+def check_apart(tune: str, data: str) -> None:
+    """Raises UserError where the sets have an utterance in common: weights that were tuned on what
+    is scored say nothing."""
+    first, second = (
+        {
+            (source.manifest.path(row), int(source.manifest.starts[row]))
+            for source in open_sources(names)
+            for row in range(len(source.manifest))
+        }
+        for names in (tune, data)
+    )
+    if common := sorted(first & second):
+        raise UserError(
+            f"{len(common)} utterances of --tune={tune} are in --data={data} too, such as "
+            f"{common[0][0]}; tune on another set"
+        )
+
+
+def print_table(
+    decoded: Sequence[Decoded], sets: Sequence[list[Utterance]], seconds: float
+) -> None:
+    """A row per system; the last column compares it with the one above."""
+    heads = ("", "WER %", "95 %", "CER %", "LM weight, word score", "real-time factor", "better")
+    rows = [heads]
+    for i, (system, found) in enumerate(zip(decoded, sets, strict=True)):
+        report = analyse(found)
+        low, high = report.wer_interval
+        better = f"{compare(sets[i - 1], found).improvement:.3f}" if i else ""
+        rows.append(
+            (
+                system.system, f"{report.score.wer:.2f}", f"{low:.1f}-{high:.1f}",
+                f"{report.score.cer:.2f}", system.weights, f"{system.seconds / seconds:.5f}", better,
+            )
+        )  # fmt: skip
+    print("\n".join(columns(rows)))
 
 
 def main(argv: list[str]) -> None:
@@ -70,16 +188,24 @@ def main(argv: list[str]) -> None:
     output = values.output or f"{values.checkpoint}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,
+        options=SearchOptions(**command_line.given_config().to_dict()),
+        tune=values.tune, trials=values.trials, players=values.players,
+        processes=values.processes,
         batch_seconds=values.batch_seconds, max_bad_share=values.max_bad_share,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", str(CONFIG), "how to decode")
     flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
     flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
     flags.DEFINE_string(
         "output", "", "table of references and hypotheses (default: CHECKPOINT/...)"
     )
+    flags.DEFINE_string("tune", "", "manifest of another set, to find the weights on")
+    flags.DEFINE_integer("trials", 64, "pairs of weights to try there", 2)
+    flags.DEFINE_integer("players", 50, "utterances of the page with audio, the worst", 0)
+    flags.DEFINE_integer("processes", 1, "that search", 1)
     flags.DEFINE_float("batch_seconds", 60.0, "audio per batch")
     flags.DEFINE_float("max_bad_share", 0.05, "share of unreadable files that is an error")
     command_line.run(main)

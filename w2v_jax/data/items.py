@@ -108,6 +108,11 @@ class Corpus(SharedState):
         source, place = self._place(item if self.groups is None else int(self.groups[item][0]))
         return source.manifest.paths[place]
 
+    def speaker(self, item: int) -> str:
+        """The speaker of an item; '' where it is not known."""
+        source, place = self._place(item if self.groups is None else int(self.groups[item][0]))
+        return source.manifest.speakers[place]
+
     def _place(self, row: int) -> tuple[Source, int]:
         if len(self.sources) == 1:
             return self.sources[0], row

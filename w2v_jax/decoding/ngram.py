@@ -260,6 +260,12 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
             raise UserError(f"{path} is no text in UTF-8, or damaged: {error}") from None
 
 
+def write_lines(texts: Iterable[str], path: str) -> None:
+    """Writes a text file, a line each, compressed where the name ends with .gz."""
+    with _opened(path, "wt") as file:
+        file.writelines(f"{text}\n" for text in texts)
+
+
 def _opened(path: str, mode: str) -> TextIO:
     try:
         if path.endswith(".gz"):

@@ -1,0 +1,40 @@
+"""Pictures of decoding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from w2v_jax.decoding.tuning import Trial, best
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def surface(trials: dict[str, Sequence[Trial]], path: str | Path) -> None:
+    """Writes a picture of the error rate over the weights, a panel for every tuned model."""
+    figure, axes = plt.subplots(
+        1, len(trials), figsize=(6.2 * len(trials), 4.6), layout="constrained", squeeze=False
+    )
+    for axis, (name, tried) in zip(axes[0], trials.items(), strict=True):
+        x, y, wer = np.array([(t.lm_weight, t.word_score, t.wer) for t in tried]).T
+        limits = wer.min(), np.percentile(wer, 80)  # far from the best all is equally bad
+        dots = axis.scatter(
+            x,
+            y,
+            c=wer,
+            s=42,
+            cmap="viridis_r",
+            vmin=limits[0],
+            vmax=max(limits[1], limits[0] + 0.1),
+        )
+        chosen = best(tried)
+        axis.plot(chosen.lm_weight, chosen.word_score, "r+", markersize=16, markeredgewidth=2)
+        axis.set(
+            title=f"{name}: {chosen.wer:.1f} % at {chosen.lm_weight:g}, {chosen.word_score:g}",
+            xlabel="LM weight (natural logarithms)", ylabel="word score",
+        )  # fmt: skip
+        figure.colorbar(dots, ax=axis, label="WER on the development set (%)", extend="max")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,116 @@
+"""The rows of a table of results: the same letter probabilities decoded by ever more knowledge."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from w2v_jax.decoding.beam import Hypothesis
+from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.decoding.rescoring import LanguageScorer, rescore
+from w2v_jax.decoding.scoring import score
+from w2v_jax.decoding.search import Searches, SearchOptions
+from w2v_jax.decoding.tuning import Trial, best, tune
+
+GREEDY, NGRAM, TRANSFORMER = "greedy", "n-gram", "Transformer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """The texts that one system found, and the seconds that it took beside the acoustic model."""
+
+    system: str
+    weights: str
+    texts: tuple[str, ...]
+    seconds: float
+
+
+class Systems:
+    """Greedy decoding, the search with an n-gram model or a lexicon, and the Transformer, as far as
+    the options ask for them. Each begins with what the one before found."""
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        options: SearchOptions,
+        scorer: LanguageScorer | None,
+        processes: int = 1,
+    ):
+        self._recognizer, self.options, self._scorer = recognizer, options, scorer
+        self._searches = None
+        if options.searches:
+            self._searches = Searches(recognizer.alphabet, options, processes)
+
+    def tune(
+        self, utterances: Sequence[np.ndarray], references: Sequence[str], count: int
+    ) -> dict[str, list[Trial]]:
+        """Finds the weights with the fewest word errors on ln p [T, V] of a development set, and
+        uses them from here on. The n-gram's come first; the Transformer scores what it found."""
+        trials = {}
+        if self.options.lm:
+
+            def by_search(*weights: float) -> float:
+                found = self._searches(utterances, *weights)
+                return score(references, [hypotheses[0].text for hypotheses in found]).wer
+
+            trials[NGRAM] = tune(by_search, count)
+            chosen = best(trials[NGRAM])
+            self.options = dataclasses.replace(
+                self.options, lm_weight=chosen.lm_weight, word_score=chosen.word_score
+            )
+        if self._scorer is not None:
+            lists = self._search(utterances)
+            scores = [self._scores(hypotheses) for hypotheses in lists]
+
+            def by_rescoring(*weights: float) -> float:
+                texts = [self._rescored(*x, *weights) for x in zip(lists, scores, strict=True)]
+                return score(references, texts).wer
+
+            trials[TRANSFORMER] = tune(by_rescoring, 4 * count)  # cheap: nothing is searched for
+            chosen = best(trials[TRANSFORMER])
+            self.options = dataclasses.replace(
+                self.options,
+                transformer_weight=chosen.lm_weight, transformer_word_score=chosen.word_score,
+            )  # fmt: skip
+        return trials
+
+    def __call__(self, utterances: Sequence[np.ndarray]) -> list[Decoded]:
+        """What each system finds for ln p [T, V] of every utterance."""
+        options = self.options
+        start = time.perf_counter()
+        texts = tuple(self._recognizer.greedy(log_probs) for log_probs in utterances)
+        found = [Decoded(GREEDY, "", texts, time.perf_counter() - start)]
+        if self._searches is None:
+            return found
+        start = time.perf_counter()
+        lists = self._search(utterances)
+        seconds = time.perf_counter() - start
+        weights = f"{options.lm_weight:.3g}, {options.word_score:.3g}"
+        name = NGRAM if options.lm else "lexicon" if options.lexicon else "beam"
+        texts = tuple(hypotheses[0].text for hypotheses in lists)
+        found.append(Decoded(name, weights if options.lm else "", texts, seconds))
+        if self._scorer is None:
+            return found
+        start = time.perf_counter()
+        weights = options.transformer_weight, options.transformer_word_score
+        texts = tuple(self._rescored(x, self._scores(x), *weights) for x in lists)
+        seconds += time.perf_counter() - start
+        weights = f"{weights[0]:.3g}, {weights[1]:.3g}"
+        return [*found, Decoded(TRANSFORMER, weights, texts, seconds)]
+
+    def close(self) -> None:
+        if self._searches is not None:
+            self._searches.close()
+
+    def _search(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+        weights = self.options.lm_weight, self.options.word_score
+        return list(self._searches(utterances, *weights))
+
+    def _scores(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
+        return self._scorer.scores([hypothesis.text for hypothesis in hypotheses])
+
+    def _rescored(self, hypotheses, scores, lm_weight: float, word_score: float) -> str:
+        ngram_weight = self.options.ngram_weight
+        found = rescore(hypotheses, scores, lm_weight, word_score, ngram_weight=ngram_weight)
+        return found[0].text
