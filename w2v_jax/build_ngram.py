@@ -6,8 +6,8 @@ python -m w2v_jax.build_ngram --order=4 --output=lm.arpa.gz --transcripts=train.
 Transcripts of manifests and lines of text files are normalised as transcripts are for fine-tuning;
 what the letters cannot write is left out and counted, and so are sentences that stand in --exclude,
 word for word. The text that remains can be kept (--kept), for a Transformer language model.
-Estimated is modified Kneser-Ney without pruning, in memory (about 0.5 GB per million words), or
-with --tool=lmplz by that program of KenLM, where it is installed, for texts as large as LibriSpeech's.
+Estimated is modified Kneser-Ney without pruning, in memory; for texts as large as LibriSpeech's,
+--tool=lmplz has that program of KenLM do it, where it is installed.
 """
 
 import subprocess

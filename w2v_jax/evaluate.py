@@ -104,9 +104,9 @@ def evaluate(
     if tune:
         _, _, emissions, references = model(tune)
         tried = systems.tune(emissions, references, trials)
-        figures.surface(tried, f"{base}.tuned.png")
         weights = json.dumps(dataclasses.asdict(systems.options), indent=2)
         write_whole(place(f"{base}.tuned.json"), weights + "\n")
+        place(f"{base}.tuned.png").write_bytes(figures.surface(tried))
         print(f"weights tuned on {tune}: {base}.tuned.json, {base}.tuned.png")
     corpus, items, emissions, references = model(data)
     seconds = (corpus.lengths[items] / SAMPLE_RATE).tolist()
@@ -173,12 +173,9 @@ def print_table(
         report = analyse(found)
         low, high = report.wer_interval
         better = f"{compare(sets[i - 1], found).improvement:.3f}" if i else ""
-        rows.append(
-            (
-                system.system, f"{report.score.wer:.2f}", f"{low:.1f}-{high:.1f}",
-                f"{report.score.cer:.2f}", system.weights, f"{system.seconds / seconds:.5f}", better,
-            )
-        )  # fmt: skip
+        rates = f"{report.score.wer:.2f}", f"{low:.1f}-{high:.1f}", f"{report.score.cer:.2f}"
+        factor = f"{system.seconds / seconds:.5f}"
+        rows.append((system.system, *rates, system.weights, factor, better))
     print("\n".join(columns(rows)))
 
 

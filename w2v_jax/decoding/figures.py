@@ -1,7 +1,7 @@
 """Pictures of decoding."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import io
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -12,23 +12,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def surface(trials: dict[str, Sequence[Trial]], path: str | Path) -> None:
-    """Writes a picture of the error rate over the weights, a panel for every tuned model."""
+def surface(trials: Mapping[str, Sequence[Trial]]) -> bytes:
+    """A picture (PNG) of the error rate over the weights, a panel for every tuned model."""
     figure, axes = plt.subplots(
         1, len(trials), figsize=(6.2 * len(trials), 4.6), layout="constrained", squeeze=False
     )
     for axis, (name, tried) in zip(axes[0], trials.items(), strict=True):
         x, y, wer = np.array([(t.lm_weight, t.word_score, t.wer) for t in tried]).T
-        limits = wer.min(), np.percentile(wer, 80)  # far from the best all is equally bad
-        dots = axis.scatter(
-            x,
-            y,
-            c=wer,
-            s=42,
-            cmap="viridis_r",
-            vmin=limits[0],
-            vmax=max(limits[1], limits[0] + 0.1),
-        )
+        low = wer.min()
+        high = max(np.percentile(wer, 80), low + 0.1)  # far from the best all is equally bad
+        dots = axis.scatter(x, y, c=wer, s=42, cmap="viridis_r", vmin=low, vmax=high)
         chosen = best(tried)
         axis.plot(chosen.lm_weight, chosen.word_score, "r+", markersize=16, markeredgewidth=2)
         axis.set(
@@ -36,5 +29,7 @@ def surface(trials: dict[str, Sequence[Trial]], path: str | Path) -> None:
             xlabel="LM weight (natural logarithms)", ylabel="word score",
         )  # fmt: skip
         figure.colorbar(dots, ax=axis, label="WER on the development set (%)", extend="max")
-    figure.savefig(path, dpi=110)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110)
     plt.close(figure)
+    return file.getvalue()

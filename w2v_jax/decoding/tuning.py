@@ -28,7 +28,7 @@ def tune(
     high: tuple[float, float] = HIGH,
     seed: int = 0,
 ) -> list[Trial]:
-    """Tries `count` pairs (lm_weight, word_score) in the box from low to high; wer(*pair) scores one.
+    """Tries `count` pairs (lm_weight, word_score) between low and high; wer(*pair) scores one.
 
     The first half covers the box evenly (a scrambled Sobol sequence), the second a quarter of its
     width around the best of the first: as few dimensions as two need no model of the surface, which
