@@ -49,6 +49,7 @@ def test_dry_modes_run_nothing(sandbox):
     for script, arguments in {
         "local.sh": [["fake"]],
         "quickstart.sh": [[]],
+        "decode.sh": [[]],
         "test.sh": [[]],
         "slurm.sbatch": [["fake"]],
         "gke.sh": [["fake"]],

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Decodes the held-out speech of the quickstart with its fine-tuned model, alone, with a 4-gram and
+# with a Transformer language model, and prints a table. Both are trained here: on the transcripts of
+# the training speech and, as these are few, on the manual of Python, which every Python carries.
+#   launch/decode.sh [FOLDER]            FOLDER: of launch/quickstart.sh (default: runs)
+#   MODEL=runs/full/export launch/decode.sh      decodes with another fine-tuned model
+#   DRY=1 launch/decode.sh [FOLDER]      prints the commands
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+runs="${1:-runs}"
+model="${MODEL:-$runs/finetuned-0/export}"
+say() { echo "${DRY:+# }$1"; }
+run() { act python -m "w2v_jax.$1" "${@:2}"; }
+[ -n "${DRY:-}" ] || [ -e "$model" ] || {
+  echo "error: $model is missing; run launch/quickstart.sh $runs" >&2; exit 1; }
+
+say "1/3 build_ngram: a 4-gram of words"
+[ -n "${DRY:-}" ] || { mkdir -p "$runs/lm" && python - > "$runs/lm/manual.txt" <<'PYTHON'
+import re
+from pydoc_data.topics import topics
+for part in re.split(r"\n\s*\n|(?<=[.:;!?])\s", "\n\n".join(topics.values())):
+    print(" ".join(part.split()))
+PYTHON
+}
+run build_ngram --transcripts="$runs/data/train.tsv" --text="$runs/lm/manual.txt" \
+  --exclude="$runs/data/dev.tsv,$runs/data/test.tsv" --checkpoint="$model" \
+  --output="$runs/lm/4-gram.arpa.gz" --kept="$runs/lm/text.txt"
+
+say "2/3 train_lm: a Transformer of letters on the same text"
+run train_lm --config=configs/lm.py:letters_tiny --workdir="$runs/lm/transformer" \
+  --config.data.train="$runs/lm/text.txt"
+run export --workdir="$runs/lm/transformer" --output="$runs/lm/transformer/export"
+
+say "3/3 evaluate: weights tuned on dev, all systems scored on test"
+run evaluate --checkpoint="$model" --data="$runs/data/test.tsv" --tune="$runs/data/dev.tsv" \
+  --config.lm="$runs/lm/4-gram.arpa.gz" --config.transformer_lm="$runs/lm/transformer/export" \
+  --output="$runs/lm/test.decoded.tsv"
