@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
+from configs import evaluate
 from tests.test_beam import ALPHABET, LM, frames
 from w2v_jax.decoding.beam import BeamSearch
 from w2v_jax.decoding.ngram import estimate, write_arpa
@@ -62,6 +63,20 @@ def test_options_that_make_no_sense():
     ):
         with pytest.raises(UserError, match=words):
             SearchOptions(**wrong)
+
+
+def test_weights_of_the_published_tables():
+    """Table 7 of wav2vec 2.0, base 10 there: 2.46 and -0.59 for 10 h, 4-gram."""
+    config = evaluate.get_config("split=10h,size=base")
+    assert config.lm_weight == pytest.approx(2.46 * np.log10(np.e))
+    assert config.word_score == -0.59
+    assert (config.transformer_weight, config.transformer_word_score) == (1.06, -2.32)
+    assert (config.beam, config.best) == (1500, 500)
+    assert evaluate.get_config("split=10m,size=large_lv60k,beam=tune").beam == 500
+    assert SearchOptions(**evaluate.get_config().to_dict()) == SearchOptions()
+    for wrong in ("split=5h", "size=base", "split=10h,size=tiny", "split=10h,beams=3"):
+        with pytest.raises(UserError, match="write split=S,size=Z"):
+            evaluate.get_config(wrong)
 
 
 def test_the_alphabet_must_fit(tmp_path):
