@@ -89,13 +89,13 @@ def test_switches_of_the_execution_change_no_number(variables, changes):
 def test_configs_are_checked():
     with pytest.raises(UserError, match="no key depth"):
         LanguageConfig.from_dict({"depth": 3})
-    with pytest.raises(UserError, match="model.width 16 is not divisible by 3"):
+    with pytest.raises(UserError, match=r"model\.width 16 is not divisible by 3"):
         dataclasses.replace(CONFIG, num_heads=3)
     assert LanguageConfig.from_dict(CONFIG.to_dict()) == CONFIG
 
 
 def grammar(count, seed):
-    """Sentences in which every word but the first follows from the one before: abc -> bca -> cab."""
+    """Sentences whose words follow from the one before: abc -> bca -> cab."""
     rng = np.random.default_rng(seed)
     words = ["abc", "bca", "cab"]
     firsts, sizes = rng.integers(0, 3, count), rng.integers(1, 5, count)

@@ -63,8 +63,7 @@ def test_a_distribution_over_words():
     scorer = LanguageScorer(*exported(WORDS))
     vocabulary = ["ab", "cd", "a"]
     ends = sum(
-        np.exp(scorer.scores([" ".join(words) for words in itertools.product(vocabulary, repeat=n)]))
-        .sum()
+        np.exp(scorer.scores(list(map(" ".join, itertools.product(vocabulary, repeat=n))))).sum()
         for n in range(3)
     )  # fmt: skip
     assert 0 < ends < 1

@@ -87,7 +87,9 @@ def test_every_item_once_and_padded_to_its_bucket(text):
         batch, _ = loader.load(spec)
         assert batch["tokens"].shape == (1, len(spec.places), spec.samples)
         assert loader.amount(spec) == (batch["length"] - 1).clip(0).sum()
-        for tokens, length, item in zip(*(batch[k][0] for k in ("tokens", "length", "id"))):
+        for tokens, length, item in zip(
+            *(batch[k][0] for k in ("tokens", "length", "id")), strict=True
+        ):
             assert not tokens[length:].any()
             if item >= 0:
                 np.testing.assert_array_equal(tokens[:length], corpus.tokens[item])
