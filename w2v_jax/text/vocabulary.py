@@ -79,8 +79,8 @@ class Vocabulary:
         foreign = sorted(set(text) - self._known)
         if foreign:
             raise TextError(
-                f"{text[:60]!r} has {quoted(foreign)}, not in the alphabet; spell numbers and signs "
-                "out as words, or use an alphabet with these letters"
+                f"{text[:60]!r} has {quoted(foreign)}, not in the alphabet; spell numbers and "
+                "signs out as words, or use an alphabet with these letters"
             )
         return text
 
