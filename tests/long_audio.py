@@ -52,9 +52,10 @@ def cost(checkpoint: str, path: Path, minutes: float, *flags: str) -> str:
     if process.returncode:
         sys.exit(f"the command ended with {process.returncode}")
     seconds = time.perf_counter() - start
+    cpu = usage.ru_utime + usage.ru_stime
     return (
-        f"{minutes:g} min {' '.join(flags)}: {seconds:.1f} s ({usage.ru_utime + usage.ru_stime:.1f}"
-        f" s of CPU), peak memory {usage.ru_maxrss / 2**20:.2f} GiB, {printed} bytes printed"
+        f"{' '.join([f'{minutes:g} min', *flags])}: {seconds:.1f} s ({cpu:.1f} s of CPU), peak "
+        f"memory {usage.ru_maxrss / 2**20:.2f} GiB, {printed} bytes printed"
     )
 
 
@@ -100,12 +101,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--minutes", default="10,60", help="lengths whose cost is measured")
-    parser.add_argument("--seconds", type=float, default=120, help="cut and in one piece")
+    parser.add_argument("--seconds", type=float, default=120, help="cut and in one piece; 0: not")
     parser.add_argument("flags", nargs="*", help="of transcribe, such as -- --format=srt")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = joined(Path(folder, "short.flac"), given.seconds)
-        print(differences(given.checkpoint, path, given.seconds), flush=True)
+        if given.seconds:
+            path = joined(Path(folder, "short.flac"), given.seconds)
+            print(differences(given.checkpoint, path, given.seconds), flush=True)
         for minutes in map(float, filter(None, given.minutes.split(","))):
             path = joined(Path(folder, f"{minutes:g}.flac"), 60 * minutes)
             print(cost(given.checkpoint, path, minutes, *given.flags), flush=True)

@@ -74,7 +74,7 @@ class Decoder:
     def _found(self, log_probs: np.ndarray) -> Iterator[tuple[int, int, str]]:
         """(first frame, end, text) of every piece in which something is said."""
         for start, stop in pieces(log_probs, self._alphabet, PIECE_FRAMES):
-            if stop > start and (text := self._searched(log_probs[start:stop])):
+            if text := self._searched(log_probs[start:stop]):
                 yield start, stop, text
 
     def _searched(self, log_probs: np.ndarray) -> str:
