@@ -4,6 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import common
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 
 MODEL = dict(
     # the frame rate of the published models with four convolutions: a fifth less to compile
@@ -58,3 +59,18 @@ def labelled_batch(rows: int, samples: int, *, lengths=None, seed: int = 0) -> d
         "labels": rng.integers(5, 32, (1, rows, 8)).astype(np.int32),
         "label_length": rng.integers(1, 6, (1, rows)).astype(np.int32),
     }
+
+
+def spoken(alphabet: Alphabet, text: str, *, seed: int = 0, pause: int = 6) -> np.ndarray:
+    """ln p [T, V] of a model that hears the text: a letter takes a frame or two and up to two
+    blanks after it, a word boundary one frame among `pause` blanks."""
+    rng = np.random.default_rng(seed)
+    ids = [0] * pause
+    for letter in text:
+        if letter == " ":
+            before = int(rng.integers(pause + 1))
+            ids += [0] * before + [alphabet.ids[BOUNDARY]] + [0] * (pause - before)
+        else:
+            ids += [alphabet.ids[letter]] * int(rng.integers(1, 3)) + [0] * int(rng.integers(1, 3))
+    logits = rng.normal(size=(len(ids), len(alphabet))) + 9.0 * np.eye(len(alphabet))[ids]
+    return (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).astype(np.float32)

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from tests import small
-from w2v_jax.align import Aligner, align_recording, file_names
+from w2v_jax.align import Aligner, align_recording
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.decoding.alignment import Alignment, Interval, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
@@ -103,12 +103,6 @@ def test_ctm():
     assert ctm(FOUND, "my talk") == (
         'my_talk 1 0.020 0.080 A"B 0.5000\nmy_talk 1 0.100 0.060 C 0.7788\n'
     )
-
-
-def test_file_names_differ():
-    paths = ["a/x.wav", "/data/y.flac", "gs://bucket/z.ogg", "../w.wav", "a/b.c.wav"]
-    assert file_names(paths) == ["a/x", "data/y", "bucket/z", "w", "a/b.c"]
-    assert file_names(["t.mp3", "t.mp3", "t.wav"]) == ["t.mp3-0", "t.mp3-1", "t.wav-2"]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 from w2v_jax import export
 from w2v_jax.errors import UserError
-from w2v_jax.places import place, write_whole
+from w2v_jax.places import file_names, place, write_whole
 from w2v_jax.training import writer
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.watchdog import Watchdog
@@ -20,6 +20,12 @@ def test_paths(bucket, tmp_path, monkeypatch):
             write_whole(path, text)
             assert path.read_text() == text
         assert [found.name for found in path.parent.iterdir()] == ["c.txt"]
+
+
+def test_file_names_differ():
+    paths = ["a/x.wav", "/data/y.flac", "gs://bucket/z.ogg", "../w.wav", "a/b.c.wav"]
+    assert file_names(paths) == ["a/x", "data/y", "bucket/z", "w", "a/b.c"]
+    assert file_names(["t.mp3", "t.mp3", "t.wav"]) == ["t.mp3-0", "t.mp3-1", "t.wav-2"]
 
 
 def test_a_missing_package_is_named(monkeypatch):

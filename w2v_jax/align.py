@@ -9,8 +9,7 @@ of a file, which must be all that is said in it. Times are seconds from the star
 """
 
 import sys
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from absl import flags
 
@@ -23,7 +22,7 @@ from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
-from w2v_jax.places import Place, is_remote, place, write_whole
+from w2v_jax.places import Place, file_names, place, write_whole
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
@@ -58,22 +57,6 @@ class Aligner:
         """Writes the CTM of all."""
         if "ctm" in self._formats:
             write_whole(self.folder / f"{name}.ctm", "".join(self._ctm))
-
-
-def file_names(paths: list[str]) -> list[str]:
-    """For every path of audio the name of its files below the output folder, without an ending.
-
-    Paths with the same one, such as the parts of a recording, keep their ending and get their
-    number, from 0 on.
-    """
-    parts = [PurePosixPath(path.split("://", 1)[-1] if is_remote(path) else path) for path in paths]
-    parts = [PurePosixPath(*(x for x in part.parts if x not in ("/", ".."))) for part in parts]
-    stems = [str(part.with_suffix("")) for part in parts]
-    counts = Counter(stems)
-    return [
-        stem if counts[stem] == 1 else f"{part}-{i}"
-        for i, (stem, part) in enumerate(zip(stems, parts, strict=True))
-    ]
 
 
 def align_manifest(aligner: Aligner, data: str) -> int:

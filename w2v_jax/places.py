@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections import Counter
+from pathlib import PurePosixPath
 
 from etils import epath
 
@@ -37,6 +39,22 @@ def place(path: str | os.PathLike) -> Place:
             f"{os.fspath(path)} needs another package ({error}); for gs:// pip install gcsfs"
         ) from None
     return found
+
+
+def file_names(paths: list[str]) -> list[str]:
+    """For every path of audio the name of its files below the output folder, without an ending.
+
+    Paths with the same one, such as the parts of a recording, keep their ending and get their
+    number, from 0 on.
+    """
+    parts = [PurePosixPath(path.split("://", 1)[-1] if is_remote(path) else path) for path in paths]
+    parts = [PurePosixPath(*(x for x in part.parts if x not in ("/", ".."))) for part in parts]
+    stems = [str(part.with_suffix("")) for part in parts]
+    counts = Counter(stems)
+    return [
+        stem if counts[stem] == 1 else f"{part}-{i}"
+        for i, (stem, part) in enumerate(zip(stems, parts, strict=True))
+    ]
 
 
 def write_whole(path: Place, text: str) -> None:

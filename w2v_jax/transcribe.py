@@ -1,45 +1,239 @@
-"""Prints the text of audio files, of any format, sample rate, channel count and length.
+"""Writes down what is said in audio files, of any format, sample rate, channel count and length.
 
 python -m w2v_jax.transcribe --checkpoint=runs/base-10h/export speech.wav more.flac
+python -m w2v_jax.transcribe --checkpoint=runs/base-10h/export --lm=4-gram.arpa.gz talk.mp3
+python -m w2v_jax.transcribe --checkpoint=runs/base-10h/export --format=srt --output=subs *.mp3
+curl https://... | python -m w2v_jax.transcribe --checkpoint=runs/base-10h/export --format=json -
+
+A file called - is the standard input. Without --output the texts are printed. In Python:
+
+    transcriber = w2v_jax.transcribe.load("runs/base-10h/export")
+    print(transcriber("talk.mp3"))
 """
 
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
 import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+import jax
+import numpy as np
 from absl import flags
 
 from w2v_jax import command_line
-from w2v_jax.audio.waveform import AudioError, read
-from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, Recording, samples_of
+from w2v_jax.decoding.alignment import Interval
+from w2v_jax.decoding.decoder import Decoder
+from w2v_jax.decoding.recognition import WINDOW_SECONDS, Recognizer
+from w2v_jax.decoding.search import SearchOptions
+from w2v_jax.decoding.subtitles import cues, srt, vtt
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
+from w2v_jax.places import file_names, place, write_whole
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
+Audio = str | os.PathLike | np.ndarray  # a file, or samples at 16 kHz: int16, or float in -1..1
 
-def transcribe(checkpoint: str, files: list[str]) -> dict[str, str]:
-    """{file: text}; a file that cannot be read is reported on stderr and left out."""
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """What is said in a recording; printed it is the text."""
+
+    text: str
+    words: list[Interval]  # those of the text, and when they are spoken
+    duration: float  # seconds
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Transcriber:
+    """An exported CTC model with the search that decodes it; see `load`."""
+
+    def __init__(self, variables, recognizer: Recognizer, decoder: Decoder, rows: int = 1):
+        """rows: windows of WINDOW_SECONDS that are computed together."""
+        self._variables = jax.device_put(variables)
+        self._recognizer, self._decoder, self._rows = recognizer, decoder, rows
+
+    def __call__(self, audio: Audio) -> Transcript:
+        """The transcript of a file of any length, or of samples at 16 kHz: int16, or float in
+        -1..1. Raises UserError for what is neither, AudioError for a file that cannot be read."""
+        (found,) = self.many([audio])
+        if isinstance(found, AudioError):
+            raise found
+        return found
+
+    def many(
+        self, audios: Iterable[Audio], *, times: bool = True
+    ) -> Iterator[Transcript | AudioError]:
+        """For each recording in turn its transcript, or why it could not be read.
+
+        No more of them are looked at, and held in memory, than are computed together. times=False
+        leaves `words` empty, which saves time where there is a search. Raises UserError for what is
+        neither a path nor samples.
+        """
+        pending: deque[Recording | np.ndarray] = deque()
+
+        def opened() -> Iterator[Recording | np.ndarray]:
+            for audio in audios:
+                is_path = isinstance(audio, str | os.PathLike)
+                pending.append(Recording(audio) if is_path else samples_of(audio))
+                yield pending[-1]
+
+        for found in self._recognizer.recordings(self._variables, opened(), self._rows):
+            recording = pending.popleft()
+            if isinstance(found, AudioError):
+                yield found
+                continue
+            duration = len(recording) / SAMPLE_RATE
+            if times:
+                seconds = self._recognizer.seconds_per_frame
+                yield Transcript(*self._decoder.words(found, seconds), duration)
+            else:
+                yield Transcript(self._decoder.text(found), [], duration)
+
+
+def load(
+    checkpoint: str, options: SearchOptions | None = None, *, batch_seconds: float = WINDOW_SECONDS
+) -> Transcriber:
+    """A transcriber with the exported CTC model in the folder `checkpoint`.
+
+    options: the search and its language models; by default the best path. batch_seconds: audio
+    that is computed together; more than one window, 30 s, pays on accelerators. Raises UserError.
+    """
+    options = options or SearchOptions()
+    if not batch_seconds >= WINDOW_SECONDS:
+        raise UserError(
+            f"--batch_seconds={batch_seconds:g} must be at least {WINDOW_SECONDS:g}, the length of "
+            "a window"
+        )
     variables, config = load_exported(checkpoint, "ctc")
     alphabet = Alphabet.from_dict(config["alphabet"])
     recognizer = Recognizer(encoder_of(config, checkpoint), alphabet)
-    texts = {}
-    for file in files:
-        try:
-            texts[file] = recognizer.text(variables, read(file))
-        except AudioError as error:
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        print(texts[file] if len(files) == 1 else f"{file}\t{texts[file]}", flush=True)
-    return texts
+    language = None
+    if options.transformer_lm:
+        language = load_exported(options.transformer_lm, "language")
+    decoder = Decoder(alphabet, options, language)
+    return Transcriber(variables, recognizer, decoder, int(batch_seconds // WINDOW_SECONDS))
+
+
+def json_line(file: str, transcript: Transcript) -> str:
+    """An object in a line: file, duration, text, words with text, start, end and score, the mean
+    ln p of their frames (null for a word without a path)."""
+    words = [
+        {
+            "text": word.text, "start": round(word.start, 3), "end": round(word.end, 3),
+            "score": round(word.score, 4) if math.isfinite(word.score) else None,
+        }
+        for word in transcript.words
+    ]  # fmt: skip
+    duration = round(transcript.duration, 3)
+    values = {"file": file, "duration": duration, "text": transcript.text, "words": words}
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[str, Transcript], str]] = {
+    "txt": lambda _, transcript: f"{transcript}\n",
+    "json": json_line,
+    "srt": lambda _, transcript: srt(cues(transcript.words)),
+    "vtt": lambda _, transcript: vtt(cues(transcript.words)),
+}
+STANDARD_INPUT = "-"
+
+
+def transcribe(transcriber: Transcriber, files: list[str], kind: str, output: str = "") -> int:
+    """Writes the transcripts of files to the folder `output`, or prints them, as FORMATS[kind].
+
+    Returns how many files could not be read: these are named on stderr and left out. Raises
+    UserError where a file cannot be written.
+    """
+    if not output and kind in ("srt", "vtt") and len(files) > 1:
+        raise UserError(f"--format={kind} of {len(files)} files needs a folder: set --output")
+    if files.count(STANDARD_INPUT) > 1:
+        raise UserError("- is the standard input, which can be read only once; name it once")
+    folder = place(output) if output else None
+    names = file_names(["stdin" if file == STANDARD_INPUT else file for file in files])
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        spool = Path(temporary, "stdin")
+        paths = (_spooled(spool) if file == STANDARD_INPUT else file for file in files)
+        transcripts = transcriber.many(paths, times=kind != "txt")
+        for file, name, found in zip(files, names, transcripts, strict=True):
+            if isinstance(found, AudioError):
+                message = str(found).replace(f"{spool}: ", f"{STANDARD_INPUT}: ", 1)
+                print(f"error: {message}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            written = FORMATS[kind](file, found)
+            if folder:
+                try:
+                    write_whole(folder / f"{name}.{kind}", written)
+                except OSError as error:
+                    raise UserError(f"--output={output} cannot be written: {error}") from None
+            else:
+                several = kind == "txt" and len(files) > 1
+                print(f"{file}\t{written}" if several else written, end="", flush=True)
+    if folder:
+        print(f"{len(files) - failed} of {len(files)} files transcribed: {folder}")
+    return failed
+
+
+def _spooled(path: Path) -> Path:
+    """The standard input as a file, which can be read in windows."""
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+    return path
 
 
 def main(argv: list[str]) -> None:
-    files = argv[1:]
+    files, values = argv[1:], flags.FLAGS
     if not files:
         raise UserError("no audio file given; name one or more after the flags")
-    if len(transcribe(flags.FLAGS.checkpoint, files)) < len(files):
+    command_line.enable_compilation_cache()
+    names = [field.name for field in dataclasses.fields(SearchOptions)]
+    try:
+        options = SearchOptions(**{name: getattr(values, name) for name in names})
+        transcriber = load(values.checkpoint, options, batch_seconds=values.batch_seconds)
+    except UserError as error:  # to other entry points the options are parts of a config
+        raise UserError(re.sub(rf"--config\.({'|'.join(names)})\b", r"--\1", str(error))) from None
+    if transcribe(transcriber, files, values.format, values.output):
         sys.exit(1)
 
 
+HELP = {
+    "lm": "n-gram model: an ARPA file, plain or .gz, or a binary of KenLM",
+    "lexicon": "the only words that are found, one per line (default: those of lm)",
+    "any_word": "find other words too, which lm knows as <unk>",
+    "library": "flashlight, python, or auto: flashlight where it is installed",
+    "beam": "hypotheses kept at every frame",
+    "threshold": "how much worse than the best one they may be, in ln p",
+    "letters": "letters tried at every frame, the likeliest (0: all)",
+    "lm_weight": "of ln p under lm",
+    "word_score": "added for every word",
+    "best": "hypotheses that transformer_lm scores again",
+    "transformer_lm": "folder of an exported language model that scores the best texts again",
+    "transformer_weight": "of ln p under transformer_lm",
+    "transformer_word_score": "added for every word instead of word_score",
+    "ngram_weight": "of lm beside transformer_lm",
+}
+
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
+    flags.DEFINE_enum("format", "txt", list(FORMATS), "of the transcripts")
+    flags.DEFINE_string("output", "", "folder with a file per recording (default: print)")
+    flags.DEFINE_float("batch_seconds", WINDOW_SECONDS, "audio that is computed together")
+    define = {
+        str: flags.DEFINE_string, bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer, float: flags.DEFINE_float,
+    }  # fmt: skip
+    for field in dataclasses.fields(SearchOptions):
+        define[type(field.default)](field.name, field.default, HELP[field.name])
     command_line.run(main)

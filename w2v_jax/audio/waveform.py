@@ -4,6 +4,7 @@ Samples are counted at 16 kHz everywhere. A file of `frames` at `rate` has
 `resampled_length(frames, rate)` of them, whatever the resampler returns.
 """
 
+import functools
 import io
 import math
 import os
@@ -115,8 +116,33 @@ def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> n
     audio = audio[start - k * up :][:count]
     if stored:
         return audio
-    audio = np.pad(audio, (0, count - len(audio)))
+    return _quantized(np.pad(audio, (0, count - len(audio))))
+
+
+def _quantized(audio: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
+
+
+def samples_of(audio: np.ndarray) -> np.ndarray:
+    """Samples at 16 kHz that are in memory already, int16 or float in -1..1, as int16 [n].
+
+    Raises UserError for anything else.
+    """
+    audio = np.asarray(audio)
+    if audio.ndim != 1:
+        raise UserError(
+            f"audio has the shape {audio.shape}; pass samples of one channel, [n], at 16 kHz"
+        )
+    if audio.dtype == np.int16:
+        return audio
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise UserError(
+            f"audio has the dtype {audio.dtype}; pass int16, or float in -1..1, at 16 kHz"
+        )
+    audio = audio.astype(np.float32)
+    if len(audio):
+        _check_levels("audio", audio)
+    return _quantized(audio)
 
 
 def probe(path: str | os.PathLike, decode: bool = True) -> int:
@@ -147,12 +173,16 @@ def probe(path: str | os.PathLike, decode: bool = True) -> int:
 class Recording:
     """A file as a sequence of int16 samples at 16 kHz: a slice reads that part alone.
 
-    Raises AudioError as `probe` and `read` do.
+    Nothing is read before the length or a part is asked for, which raises AudioError as `probe`
+    and `read` do.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = path
-        self._length = probe(path)
+
+    @functools.cached_property
+    def _length(self) -> int:
+        return probe(self.path)
 
     def __len__(self) -> int:
         return self._length
