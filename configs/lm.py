@@ -5,6 +5,7 @@
 
 Argument:
     letters_tiny  for trying things on a CPU, a few hundred thousand letters
+    words_tiny    the same for words, at least as good where the text has few of them
     letters_base  38 M parameters
     words_large   the word model of wav2vec 2.0 (section 4.3; fairseq's transformer_lm_gbw as in
                   wav2letter, recipes/sota/2019/lm): 20 blocks of 1280, 16 heads, 6144; 128 GPUs
@@ -23,6 +24,7 @@ from w2v_jax.models.language import LanguageConfig
 
 SIZES = {
     "letters_tiny": dict(width=128, num_layers=4, num_heads=4, feed_forward=512),
+    "words_tiny": dict(width=192, num_layers=2, num_heads=4, feed_forward=768),
     "letters_base": dict(width=512, num_layers=12, num_heads=8, feed_forward=2048),
     "words_large": dict(width=1280, num_layers=20, num_heads=16, feed_forward=6144),
 }
@@ -57,11 +59,15 @@ def get_config(size: str = "letters_base"):
         )
     )  # fmt: skip
     common.add_run(config)
-    if size == "letters_tiny":
+    if size.endswith("tiny"):
         config.model.update(dropout=0.05, attention_dropout=0.0)
         config.data.update(batch_tokens=4096, max_tokens=512, num_buckets=4, row_multiple=1)
         config.optim.update(peak_lr=3e-3, warmup_steps=50)
         config.update(num_steps=500, log_steps=20, save_steps=250, eval_steps=100)
+        if size == "words_tiny":  # a word is seen a few times: what is learnt of it must be general
+            config.model.update(dropout=0.3, attention_dropout=0.1)
+            config.optim.update(peak_lr=1e-3, weight_decay=0.1)
+            config.num_steps = 300
         return config
     config.model.dtype = "bfloat16"
     config.num_steps = 150_000
