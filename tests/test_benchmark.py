@@ -4,12 +4,13 @@ import soundfile
 
 from tests import small
 from w2v_jax import benchmark
-from w2v_jax.benchmark import benchmark_data, rates, stages
+from w2v_jax.benchmark import benchmark_data, benchmark_decode
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, crop_buckets
+from w2v_jax.data.throughput import rates, stages
 from w2v_jax.training.sharding import batch_sharding, make_mesh
 
 
