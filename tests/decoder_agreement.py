@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from w2v_jax.interop.exported import encoder_of
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
+NO_THRESHOLD = 1e9
 OPEN = -1000.0  # ln p that the third decoder adds to an unknown word: there are then none
 TIE = 1e-3  # scores that differ by less are equal: the libraries compute in float32
 
@@ -98,26 +99,38 @@ class Objectives:
 
 
 class ThirdSearch:
-    """ctc-beam-decoder. Its alpha is a weight of natural logarithms, its beta is added per word."""
+    """ctc-beam-decoder. Its alpha is a weight of natural logarithms, its beta is added per word.
 
-    def __init__(self, alphabet: Alphabet, lm: str, words: Sequence[str], options: BeamOptions):
+    At the end it takes what follows a last `|` for an unknown word, and so the empty text: the
+    texts of its last beam are put into order again, by its own sums over their alignments.
+    """
+
+    def __init__(
+        self, alphabet: Alphabet, lm: NGram, arpa: str, words: Collection[str], options: BeamOptions
+    ):
         from ctc_beam_decoder import build_ctcdecoder
 
         letters = {i: symbol for symbol, i in alphabet.ids.items()}
         self._columns = [0, *letters]  # the special symbols are none of a text
         labels = ["", *(" " if x == BOUNDARY else x for x in letters.values())]
-        self._options = options
+        self._lm, self._words, self._options = lm, frozenset(words), options
         self._decoder = build_ctcdecoder(
-            labels, lm, sorted(words),
+            labels, arpa, sorted(words),
             alpha=options.lm_weight, beta=options.word_score, unk_score_offset=OPEN,
         )  # fmt: skip
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
-        options = self._options
-        found = self._decoder.decode_beams(
-            log_probs[:, self._columns], options.beam, -options.threshold, OPEN
-        )
-        return [Hypothesis(text, total, logits, 0.0) for text, _, _, logits, total in found[:1]]
+        found = []
+        for text, _, _, logits, _ in self._decoder.decode_beams(
+            log_probs[:, self._columns], self._options.beam, -NO_THRESHOLD, -NO_THRESHOLD
+        ):
+            words = text.split()
+            if self._words.issuperset(words):
+                language = self._lm.sentence(words)
+                total = logits + self._options.lm_weight * language
+                total += self._options.word_score * len(words)
+                found.append(Hypothesis(text, total, logits, language))
+        return sorted(found, key=lambda x: -x.score)
 
 
 def reason(ours: tuple[float, float], theirs: tuple[float, float], column: int) -> str:
@@ -186,7 +199,7 @@ def main() -> None:
         "flashlight": FlashlightSearch(alphabet, values.lm, words, wide),
     }
     try:
-        searches["third"] = ThirdSearch(alphabet, values.lm, words, options)
+        searches["third"] = ThirdSearch(alphabet, lm, values.lm, words, options)
     except ImportError as error:
         print(f"no third decoder: {error}")
     frames = sum(map(len, emissions))

@@ -249,5 +249,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("lm", "", "decode: n-gram model, an ARPA file or a binary of KenLM")
     flags.DEFINE_string("transformer_lm", "", "decode: folder of an exported language model")
     flags.DEFINE_list("beams", [str(beam) for beam in BEAMS], "decode: widths of the search")
-    flags.DEFINE_float("minutes", 5.0, "decode: audio, drawn from the manifest", 0.0)
+    flags.DEFINE_float("minutes", 5.0, "decode: audio, drawn from the manifest", 0.01)
     command_line.run(main)
