@@ -61,13 +61,14 @@ def get_config(size: str = "letters_base"):
     common.add_run(config)
     if size.endswith("tiny"):
         config.model.update(dropout=0.05, attention_dropout=0.0)
-        config.data.update(batch_tokens=4096, max_tokens=512, num_buckets=4, row_multiple=1)
-        config.optim.update(peak_lr=3e-3, warmup_steps=50)
-        config.update(num_steps=500, log_steps=20, save_steps=250, eval_steps=100)
+        # at first many small updates teach more than a few large ones
+        config.data.update(batch_tokens=768, max_tokens=256, num_buckets=3, row_multiple=1)
+        config.optim.update(peak_lr=2e-3, warmup_steps=100)
+        config.update(num_steps=1200, log_steps=50, save_steps=300, eval_steps=300)
         if size == "words_tiny":  # a word is seen a few times: what is learnt of it must be general
-            config.model.update(dropout=0.3, attention_dropout=0.1)
+            config.model.update(dropout=0.4, attention_dropout=0.1)
             config.optim.update(peak_lr=1e-3, weight_decay=0.1)
-            config.num_steps = 300
+            config.update(num_steps=500, eval_steps=100)
         return config
     config.model.dtype = "bfloat16"
     config.num_steps = 150_000

@@ -25,8 +25,8 @@ run build_ngram --transcripts="$runs/data/train.tsv" --text="$runs/lm/manual.txt
   --exclude="$runs/data/dev.tsv,$runs/data/test.tsv" --checkpoint="$model" \
   --output="$runs/lm/4-gram.arpa.gz" --kept="$runs/lm/text.txt"
 
-say "2/3 train_lm: a Transformer of letters on the same text"
-run train_lm --config=configs/lm.py:letters_tiny --workdir="$runs/lm/transformer" \
+say "2/3 train_lm: a Transformer of words on the same text"
+run train_lm --config=configs/lm.py:words_tiny --workdir="$runs/lm/transformer" \
   --config.data.train="$runs/lm/text.txt"
 run export --workdir="$runs/lm/transformer" --output="$runs/lm/transformer/export"
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.objectives.language import next_token_loss
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.loop import PREEMPTED
+from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.writer import read_lines
 
 CONFIG = LanguageConfig(width=16, num_layers=2, num_heads=2, feed_forward=32)
@@ -94,28 +96,40 @@ def test_configs_are_checked():
     assert LanguageConfig.from_dict(CONFIG.to_dict()) == CONFIG
 
 
+WORDS = ["ab", "ba", "c", "ca", "bc", "cab"]
+
+
 def grammar(count, seed):
-    """Sentences whose words follow from the one before: abc -> bca -> cab."""
+    """Sentences in which the first word decides all others: they follow each other in a circle."""
     rng = np.random.default_rng(seed)
-    words = ["abc", "bca", "cab"]
-    firsts, sizes = rng.integers(0, 3, count), rng.integers(1, 5, count)
+    firsts, sizes = rng.integers(0, 6, count), rng.integers(4, 11, count)
     return [
-        " ".join(words[(first + i) % 3] for i in range(size))
+        " ".join(WORDS[(first + i) % 6] for i in range(size))
         for first, size in zip(firsts, sizes, strict=True)
     ]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def one_device():
+    """Eight of them that share two cores may wait for each other for too long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train_lm, "make_mesh", lambda shape: make_mesh(shape, devices=jax.devices()[:1])
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, one_device):
     folder = tmp_path_factory.mktemp("text")
     for name, seed in (("train", 0), ("valid", 1)):
         (folder / f"{name}.txt").write_text("\n".join(grammar(200, seed)))
     config = lm.get_config("letters_tiny")
-    config.letters = "abc"
+    config.update(unit="words", num_words=6, letters="abc")
     config.model.update(width=32, num_layers=2, num_heads=2, feed_forward=64)
     config.data.update(
-        train=str(folder / "train.txt"), valid=str(folder / "valid.txt"), batch_tokens=256,
-        max_tokens=64, num_buckets=1, row_multiple=8, accumulation=1, threads=1,
+        train=str(folder / "train.txt"), valid=str(folder / "valid.txt"), batch_tokens=512,
+        max_tokens=16, num_buckets=1, row_multiple=8, threads=1,
     )  # fmt: skip
     config.optim.update(peak_lr=1e-2, warmup_steps=10)
     config.update(num_steps=60, log_steps=20, save_steps=25, eval_steps=60, hang_seconds=0.0)
@@ -129,19 +143,18 @@ def trained(config, tmp_path_factory):
 
 
 def test_it_learns_a_grammar(trained):
-    """Far below the entropy of its letters: of a word only the first can surprise, and the end."""
-    workdir, _ = trained
-    valid = [line for line in read_lines(_path(workdir)) if "valid/loss" in line][-1]
-    text = "".join(sentence.replace(" ", "|") + "." for sentence in grammar(200, 1))
-    shares = np.array([text.count(letter) for letter in set(text)]) / len(text)
+    """Far below the entropy of its words: only the first and the end of a sentence can surprise."""
+    lines = read_lines(Path(trained[0]) / "metrics.jsonl")
+    valid = [line for line in lines if "valid/loss" in line][-1]
+    words = " ".join(f"{sentence} ." for sentence in grammar(200, 1)).split()
+    shares = np.array([words.count(word) for word in set(words)]) / len(words)
     entropy = -(shares * np.log(shares)).sum()
-    assert entropy > 1.4
+    assert entropy > 1.9
     assert valid["valid/loss"] < 0.5 * entropy
     assert valid["valid/perplexity"] == pytest.approx(math.exp(valid["valid/loss"]))
-    per_word = valid["valid/loss"] * len(text) / (text.count("|") + 2 * text.count("."))
-    assert valid["valid/word_perplexity"] == pytest.approx(math.exp(per_word))
-    train = [line for line in read_lines(_path(workdir)) if "train/loss" in line]
-    assert train[-1]["time/tokens_read"] > 60 * 150
+    assert valid["valid/word_perplexity"] == pytest.approx(valid["valid/perplexity"])
+    train = [line for line in lines if "train/loss" in line]
+    assert 60 * 256 < train[-1]["time/tokens_read"] < 60 * 512
     assert train[-1]["time/tokens_per_second"] > 0
 
 
@@ -163,15 +176,17 @@ def test_a_stopped_run_ends_in_the_same_bits(config, trained, tmp_path, monkeypa
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
     whole, cut = (
         [{k: v for k, v in line.items() if k == "time/tokens_read" or k[:5] != "time/"}
-         for line in read_lines(_path(workdir))]
+         for line in read_lines(Path(workdir) / "metrics.jsonl")]
         for workdir in (trained[0], tmp_path)
     )  # fmt: skip
     assert json.dumps(cut) == json.dumps(whole)
 
 
-def test_another_text_is_refused(config, trained):
+def test_another_text_is_refused(config, trained, tmp_path):
+    """Be it the same sentences in another order."""
     other = config.copy_and_resolve_references()
-    other.data.train = other.data.valid
+    other.data.train = str(tmp_path / "text")
+    Path(other.data.train).write_text("\n".join(grammar(200, 0)[::-1]))
     with pytest.raises(UserError, match="the training text has changed"):
         train_lm.main(other, trained[0])
 
@@ -179,7 +194,8 @@ def test_another_text_is_refused(config, trained):
 def test_export_and_load(trained, tmp_path):
     export(trained[0], str(tmp_path / "model"))
     variables, config = load_exported(tmp_path / "model", "language")
-    assert config["vocabulary"] == {"unit": "letters", "words": []}
+    assert config["vocabulary"] == {"unit": "words", "words": [*config["vocabulary"]["words"]]}
+    assert sorted(config["vocabulary"]["words"]) == sorted(WORDS)
     assert config["alphabet"]["symbols"][1:] == [*"|abc"]
     shapes = jax.tree.map(lambda x: x.shape, expected_shapes(config)["params"])
     assert jax.tree.map(lambda x: x.shape, variables["params"]) == shapes
@@ -188,9 +204,3 @@ def test_export_and_load(trained, tmp_path):
         export(trained[0], str(tmp_path / "other"), form="huggingface")
     with pytest.raises(UserError, match="a ctc model is needed"):
         load_exported(tmp_path / "model", "ctc")
-
-
-def _path(workdir):
-    from w2v_jax.places import place
-
-    return place(workdir) / "metrics.jsonl"
