@@ -5,6 +5,7 @@
 
 Argument:
     letters_tiny  for trying things on a CPU, a few hundred thousand letters
+    words_tiny    the same for words, at least as good where the text has few of them
     letters_base  38 M parameters
     words_large   the word model of wav2vec 2.0 (section 4.3; fairseq's transformer_lm_gbw as in
                   wav2letter, recipes/sota/2019/lm): 20 blocks of 1280, 16 heads, 6144; 128 GPUs
@@ -23,6 +24,7 @@ from w2v_jax.models.language import LanguageConfig
 
 SIZES = {
     "letters_tiny": dict(width=128, num_layers=4, num_heads=4, feed_forward=512),
+    "words_tiny": dict(width=192, num_layers=2, num_heads=4, feed_forward=768),
     "letters_base": dict(width=512, num_layers=12, num_heads=8, feed_forward=2048),
     "words_large": dict(width=1280, num_layers=20, num_heads=16, feed_forward=6144),
 }
@@ -43,7 +45,6 @@ def get_config(size: str = "letters_base"):
             # text files, plain or .gz, a sentence per line; several with commas
             train="", valid="",
             batch_tokens=262_144,  # per update, all devices together
-            max_tokens=256,  # longer sentences are cut
             num_buckets=8,  # lengths of batches, and shapes to compile
             row_multiple=8,  # rows of a batch are a multiple of this
             accumulation=1,  # micro-batches per update
@@ -57,16 +58,22 @@ def get_config(size: str = "letters_base"):
         )
     )  # fmt: skip
     common.add_run(config)
-    if size == "letters_tiny":
+    if size.endswith("tiny"):
         config.model.update(dropout=0.05, attention_dropout=0.0)
+        config.data.update(row_multiple=1, num_buckets=3)
         # at first many small updates teach more than a few large ones
-        config.data.update(batch_tokens=768, max_tokens=256, num_buckets=3, row_multiple=1)
+        config.data.batch_tokens = 768
         config.optim.update(peak_lr=2e-3, warmup_steps=100)
         config.update(num_steps=1200, log_steps=50, save_steps=300, eval_steps=300)
+        if size == "words_tiny":  # a word is seen a few times: what is learnt of it must be general
+            config.model.update(dropout=0.3, attention_dropout=0.1)
+            config.data.batch_tokens = 4096
+            config.optim.update(peak_lr=1e-3, warmup_steps=50, weight_decay=0.1)
+            config.update(num_steps=300, log_steps=20, save_steps=100, eval_steps=100)
         return config
     config.model.dtype = "bfloat16"
     config.num_steps = 150_000
     if size == "letters_base":
-        config.data.max_tokens = 512
+        config.model.max_tokens = 512
         config.optim.warmup_steps = 4_000
     return config

@@ -105,12 +105,13 @@ def main() -> None:
     parser.add_argument("flags", nargs="*", help="of transcribe, such as -- --format=srt")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if given.seconds:
-            path = joined(Path(folder, "short.flac"), given.seconds)
-            print(differences(given.checkpoint, path, given.seconds), flush=True)
+        # first: a child's peak begins with the memory of the process that started it
         for minutes in map(float, filter(None, given.minutes.split(","))):
             path = joined(Path(folder, f"{minutes:g}.flac"), 60 * minutes)
             print(cost(given.checkpoint, path, minutes, *given.flags), flush=True)
+        if given.seconds:
+            path = joined(Path(folder, "short.flac"), given.seconds)
+            print(differences(given.checkpoint, path, given.seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,13 @@ def test_silence_and_nothing():
     assert found.language == pytest.approx(LM.sentence([]))
 
 
+def test_a_beam_inside_words_alone_ends_before_them():
+    log_probs = np.full((4, 4), -30.0)
+    log_probs[[0, 1, 2, 3], [2, 1, 3, 3]] = 0.0  # "a b", and no word is "b"
+    (found,) = BeamSearch(ALPHABET, LM, {"a", "ba"}, BeamOptions(beam=1))(log_probs)
+    assert found.text == "a"
+
+
 def test_weights_of_papers():
     """Table 7 of wav2vec 2.0: 2.46 for base-10 logarithms."""
     log10 = LM.sentence(["ab", "a"]) / math.log(10)

@@ -60,6 +60,18 @@ def test_neither_neighbours_nor_padding_change_a_score(scorer):
     assert len(scorer.scores([])) == 0
 
 
+def test_long_texts_are_cut_as_in_training(scorer):
+    variables, config = exported(LETTERS)
+    config["model"]["max_tokens"] = 5
+    found = LanguageScorer(variables, config).scores(["abcabc", "ab"])
+    log_p = scorer._log_probs  # of rows [1, L]
+    parts = [LETTERS.encode("abcabc")[place] for place in (slice(0, 5), slice(4, 8))]
+    expected = sum(
+        float(log_p(variables, piece[None], np.array([len(piece)])).sum()) for piece in parts
+    )
+    np.testing.assert_allclose(found, [expected, *scorer.scores(["ab"])], rtol=1e-5)
+
+
 def test_what_the_model_cannot_write_is_an_error(scorer):
     with pytest.raises(TextError, match="'x'"):
         scorer.scores(["a", "x"])

@@ -11,6 +11,7 @@ of a file, which must be all that is said in it. Times are seconds from the star
 import sys
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from w2v_jax import command_line
@@ -33,7 +34,8 @@ class Aligner:
     """An exported CTC model and the folder that its alignments are written to."""
 
     def __init__(self, checkpoint: str, output: str, formats: list[str]):
-        self._variables, config = load_exported(checkpoint, "ctc")
+        variables, config = load_exported(checkpoint, "ctc")
+        self._variables = jax.device_put(variables)
         self._alphabet = Alphabet.from_dict(config["alphabet"])
         self._recognizer = Recognizer(encoder_of(config, checkpoint), self._alphabet)
         self.folder: Place = place(output)

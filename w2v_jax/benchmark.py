@@ -6,16 +6,26 @@ prints how many seconds of audio the input pipeline delivers per second, in all 
 0, 1 and 2 worker processes, and what decoding, cropping, augmentation and the transfer to the
 devices cost. It reads the manifests or shards in config.data.train. Without any it makes a corpus
 of the speech in the package, as flac, wav and opus files and as shards, and measures them all.
+
+    python -m w2v_jax.benchmark decode --checkpoint=runs/base-10h/export --data=test.tsv \
+        --lm=lm.arpa --transformer_lm=runs/lm/export --beams=50,500 --minutes=5
+
+prints what recognition costs, one recording at a time: the acoustic model, the greedy path, the
+search with the n-gram model at every beam, and the Transformer on the texts of the widest one.
+--config=configs/finetune.py:split=10h,size=base measures the acoustic model of that config with
+random weights; the searches then read the letter probabilities of --checkpoint all the same, since
+random ones, which rule nothing out, would be the worst case of a search.
 """
 
-import multiprocessing
+import dataclasses
+import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from absl import flags
@@ -24,110 +34,34 @@ from ml_collections import ConfigDict, config_flags
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE, encode, read
 from w2v_jax.data import augmentation
-from w2v_jax.data.batches import check_rows, iterate
+from w2v_jax.data.batches import check_rows
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, crop_buckets
 from w2v_jax.data.shards import write_shards
 from w2v_jax.data.sources import open_sources
+from w2v_jax.data.throughput import rates, stages
+from w2v_jax.decoding.flashlight import FlashlightSearch
+from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.decoding.rescoring import LanguageScorer
+from w2v_jax.decoding.search import Search, SearchOptions, open_search
+from w2v_jax.decoding.timing import Timing, acoustic_timing, machine, search_timings, seconds_of
+from w2v_jax.decoding.timing import table as timing_table
 from w2v_jax.errors import UserError
+from w2v_jax.interop.exported import encoder_of
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.ctc import CTCModel
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
 
 WORKERS = (0, 1, 2)
 SAMPLES = Path(__file__).parent / "samples"
+BEAMS = (50, 500)
 MINUTES = 15  # of the corpus that is made where there is none
 CROP_SECONDS = (2.0, 4.0, 8.0, 12.0, 15.6)  # where a config does not crop
 TYPICAL_SECONDS = 14.0  # an utterance of LibriSpeech
-
-
-class _Timed:
-    """Stands for an object whose one method `name` is timed, in CPU seconds of this process."""
-
-    def __init__(self, target: Any, name: str):
-        self._target, self._name = target, name
-        self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
-
-    def __len__(self) -> int:
-        return len(self._target)
-
-    def _timed(self, *arguments):
-        begin = time.process_time()
-        try:
-            return getattr(self._target, self._name)(*arguments)
-        finally:
-            self.seconds += time.process_time() - begin
-
-    def audio(self, *arguments):
-        return self._timed(*arguments)
-
-    __call__ = _timed
-
-
-def stages(plan: BatchPlan, loader: Loader, sharding, seconds: float) -> dict[str, float]:
-    """CPU milliseconds per second of audio of every stage, one after the other in one thread."""
-    changes = loader.augmentation
-    if changes is not None:
-        changes = _Timed(changes, "__call__")
-    corpus = _Timed(loader.corpus, "audio")
-    loader = Loader(corpus, loader.seed, loader.accumulation, augmentation=changes)
-    total = transfer = audio = 0.0
-    for step in _for_a_while(seconds):
-        spec = plan[step]
-        begin = time.process_time()
-        batch = loader(spec)
-        middle = time.process_time()
-        jax.block_until_ready(
-            [jax.make_array_from_process_local_data(sharding, x) for x in batch.values()]
-        )
-        transfer += time.process_time() - middle
-        total += middle - begin
-        audio += loader.amount(spec)
-    decode, augment = corpus.seconds, 0.0 if changes is None else changes.seconds
-    parts = {"decode": decode, "crop": total - decode - augment, "augment": augment}
-    parts["transfer"] = transfer
-    return {name: 1000 * value / audio for name, value in parts.items()}
-
-
-def _for_a_while(seconds: float) -> Iterator[int]:
-    end = time.monotonic() + seconds
-    step = 0
-    while step == 0 or time.monotonic() < end:
-        yield step
-        step += 1
-
-
-def rates(
-    plan: BatchPlan, loader: Loader, sharding, seconds: float, *, threads: int, workers: int
-) -> tuple[float, float]:
-    """Seconds of audio per second of time, and per second of CPU time of all processes.
-
-    The clock starts with the second batch: the start of the worker processes is not part of it.
-    """
-    stream = iterate(plan, loader, threads=threads, workers=workers, sharding=sharding)
-    try:
-        next(stream)
-        begin, used, audio = time.monotonic(), _cpu_seconds(), 0.0
-        while time.monotonic() < begin + seconds:
-            batch, heard = next(stream)
-            jax.block_until_ready(batch)
-            audio += heard
-        elapsed, used = time.monotonic() - begin, _cpu_seconds() - used
-    finally:
-        stream.close()
-    return audio / elapsed, audio / used
-
-
-def _cpu_seconds() -> float:
-    """CPU time of this process and its living children."""
-    total = time.process_time()
-    for child in multiprocessing.active_children():
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
 
 
 def make_corpora(folder: Path) -> dict[str, str]:
@@ -201,23 +135,119 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
     return table
 
 
-SUBCOMMANDS: dict[str, Callable[[ConfigDict, float], Any]] = {"data": benchmark_data}
+def read_minutes(data: str, minutes: float) -> list[np.ndarray]:
+    """Recordings (int16) drawn from a manifest without repeats until there are so many minutes."""
+    corpus = Corpus(open_sources(data))
+    recordings: list[np.ndarray] = []
+    for item in np.random.default_rng(0).permutation(len(corpus)):
+        if seconds_of(recordings) >= 60 * minutes:
+            break
+        recordings.append(corpus.audio(item, 0, corpus.length(item)))
+    return recordings
+
+
+def _trained(checkpoint: str) -> tuple[Recognizer, Any]:
+    variables, config = load_exported(checkpoint, "ctc")
+    alphabet = Alphabet.from_dict(config["alphabet"])
+    return Recognizer(encoder_of(config, checkpoint), alphabet), variables
+
+
+def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
+    encoder = EncoderConfig.from_dict(config.model)
+    alphabet = Alphabet.from_letters(config.letters)
+    audio = np.zeros((1, 2 * encoder.receptive_field), np.int16)
+    model = CTCModel(encoder, len(alphabet))
+    variables = jax.jit(lambda: nn.meta.unbox(model.init(jax.random.key(0), audio)))()
+    return Recognizer(encoder, alphabet), variables
+
+
+def benchmark_decode(
+    data: str,
+    checkpoint: str = "",
+    config: ConfigDict | None = None,
+    *,
+    lm: str = "",
+    transformer_lm: str = "",
+    beams: Sequence[int] = BEAMS,
+    minutes: float = 5.0,
+) -> list[Timing]:
+    """Measures and prints every part, and a line of JSON with the same numbers."""
+    if not checkpoint and (config is None or lm):
+        raise UserError(
+            "set --checkpoint to an exported CTC model; --config alone gives a model with random "
+            "weights, on whose letters no search is measured"
+        )
+    if transformer_lm and not lm:
+        raise UserError("--transformer_lm scores what a search finds; set --lm too")
+    recordings = read_minutes(data, minutes)
+    seconds = seconds_of(recordings)
+    trained = _trained(checkpoint) if checkpoint else None
+    recognizer, variables = trained if config is None else _random(config)
+    name = checkpoint if config is None else "random weights of --config"
+    sizes = [x.size for x in jax.tree.leaves(variables["params"])]
+    cfg = recognizer.config
+    print(f"{machine()}; {len(recordings)} recordings of {data}, {seconds / 60:.1f} min, one at a "
+          "time")  # fmt: skip
+    print(f"acoustic model: {name}, {sum(sizes) / 1e6:.1f} M parameters, {cfg.dtype}", flush=True)
+    timing, emissions = acoustic_timing(recognizer, variables, recordings)
+    if config is not None and trained is not None:
+        print(f"letter probabilities for what follows: {checkpoint}", flush=True)
+        recognizer, variables = trained
+        variables = jax.device_put(variables)
+        emissions = [recognizer.log_probs(variables, audio) for audio in recordings]
+
+    def searches() -> Iterator[tuple[str, Search]]:
+        for beam in sorted(beams) if lm else ():
+            search = open_search(recognizer.alphabet, SearchOptions(lm=lm, beam=beam))
+            library = "flashlight" if isinstance(search, FlashlightSearch) else "python"
+            yield f"n-gram search, beam {beam} ({library})", search
+
+    scorer = None
+    if transformer_lm:
+        scorer = LanguageScorer(*load_exported(transformer_lm, "language"), recognizer.alphabet)
+    timings = [timing, *search_timings(recognizer, emissions, seconds, searches(), scorer)]
+    print(timing_table(timings))
+    numbers = {
+        "machine": machine(), "data": data, "seconds": seconds, "model": name, "lm": lm,
+        "transformer_lm": transformer_lm, "parts": [dataclasses.asdict(x) for x in timings],
+    }  # fmt: skip
+    print(json.dumps(numbers), flush=True)
+    return timings
+
+
+SUBCOMMANDS = ("data", "decode")
 
 
 def main(argv: list[str]) -> None:
-    names = ", ".join(SUBCOMMANDS)
+    values = flags.FLAGS
     if len(argv) != 2 or argv[1] not in SUBCOMMANDS:
+        names = ", ".join(SUBCOMMANDS)
         raise UserError(f"name what is measured, one of {names}, and nothing else: {argv[1:]}")
+    config = None if values.config is None else command_line.given_config()
+    if argv[1] == "data":
+        if config is None:
+            raise UserError("benchmark data needs --config, a file of configs/")
+        benchmark_data(config, values.seconds)
+        return
+    if not values.data:
+        raise UserError("benchmark decode needs --data, a manifest")
     try:
-        config = flags.FLAGS.config
-        config.keys()  # ml_collections reports a file that it could not load only now
-    except OSError as error:
-        raise UserError(f"the config file cannot be read: {error}") from None
-    SUBCOMMANDS[argv[1]](config, flags.FLAGS.seconds)
+        beams = [int(beam) for beam in values.beams]
+    except ValueError:
+        raise UserError(f"--beams={','.join(values.beams)}: write numbers, as 50,500") from None
+    benchmark_decode(
+        values.data, values.checkpoint, config, lm=values.lm, beams=beams,
+        transformer_lm=values.transformer_lm, minutes=values.minutes,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "a file of configs/")
-    flags.DEFINE_float("seconds", 20.0, "time per source", 1.0)
-    flags.mark_flag_as_required("config")
+    flags.DEFINE_float("seconds", 20.0, "data: time per source", 1.0)
+    flags.DEFINE_string("data", "", "decode: manifest of the recordings")
+    flags.DEFINE_string("checkpoint", "", "decode: folder of an exported CTC model")
+    flags.DEFINE_string("lm", "", "decode: n-gram model, an ARPA file or a binary of KenLM")
+    flags.DEFINE_string("transformer_lm", "", "decode: folder of an exported language model")
+    flags.DEFINE_list("beams", [str(beam) for beam in BEAMS], "decode: widths of the search")
+    flags.DEFINE_float("minutes", 5.0, "decode: audio, drawn from the manifest", 0.01)
     command_line.run(main)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -49,7 +50,8 @@ class Model:
     """An exported CTC model, and what it computes for a manifest."""
 
     def __init__(self, checkpoint: str, batch_seconds: float, max_bad_share: float):
-        self._variables, config = load_exported(checkpoint, "ctc")
+        variables, config = load_exported(checkpoint, "ctc")
+        self._variables = jax.device_put(variables)
         self.alphabet = Alphabet.from_dict(config["alphabet"])
         self.recognizer = Recognizer(encoder_of(config, checkpoint), self.alphabet)
         self._batch_seconds, self._max_bad_share = batch_seconds, max_bad_share

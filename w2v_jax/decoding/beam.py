@@ -193,9 +193,17 @@ class BeamSearch:
     def _finished(self, prefixes: dict[str, _Prefix]) -> list[Hypothesis]:
         acoustic: dict[str, float] = defaultdict(lambda: NOTHING)
         ends: dict[str, tuple[float, int]] = {}
-        for text, prefix in prefixes.items():
-            if prefix.word and not self._language.may_end(prefix.word):
-                continue
+        ended = [
+            (text, prefix)
+            for text, prefix in prefixes.items()
+            if not prefix.word or self._language.may_end(prefix.word)
+        ]
+        if not ended:  # a narrow beam may be inside words alone: what came before them is left
+            ended = [
+                (text.removesuffix(prefix.word), dataclasses.replace(prefix, word=""))
+                for text, prefix in prefixes.items()
+            ]
+        for text, prefix in ended:
             end = self._ended(prefix) if prefix.word else prefix
             whole = text.removesuffix(BOUNDARY).replace(BOUNDARY, " ")
             acoustic[whole] = _sum(acoustic[whole], prefix.acoustic)
