@@ -45,7 +45,6 @@ def get_config(size: str = "letters_base"):
             # text files, plain or .gz, a sentence per line; several with commas
             train="", valid="",
             batch_tokens=262_144,  # per update, all devices together
-            max_tokens=256,  # longer sentences are cut
             num_buckets=8,  # lengths of batches, and shapes to compile
             row_multiple=8,  # rows of a batch are a multiple of this
             accumulation=1,  # micro-batches per update
@@ -62,7 +61,7 @@ def get_config(size: str = "letters_base"):
     if size.endswith("tiny"):
         config.model.update(dropout=0.05, attention_dropout=0.0)
         # at first many small updates teach more than a few large ones
-        config.data.update(batch_tokens=768, max_tokens=256, num_buckets=3, row_multiple=1)
+        config.data.update(batch_tokens=768, row_multiple=1, num_buckets=3)
         config.optim.update(peak_lr=2e-3, warmup_steps=100)
         config.update(num_steps=1200, log_steps=50, save_steps=300, eval_steps=300)
         if size == "words_tiny":  # a word is seen a few times: what is learnt of it must be general
@@ -73,6 +72,6 @@ def get_config(size: str = "letters_base"):
     config.model.dtype = "bfloat16"
     config.num_steps = 150_000
     if size == "letters_base":
-        config.data.max_tokens = 512
+        config.model.max_tokens = 512
         config.optim.warmup_steps = 4_000
     return config

@@ -126,10 +126,10 @@ def config(tmp_path_factory, one_device):
         (folder / f"{name}.txt").write_text("\n".join(grammar(200, seed)))
     config = lm.get_config("letters_tiny")
     config.update(unit="words", num_words=6, letters="abc")
-    config.model.update(width=32, num_layers=2, num_heads=2, feed_forward=64)
+    config.model.update(width=32, num_layers=2, num_heads=2, feed_forward=64, max_tokens=16)
     config.data.update(
         train=str(folder / "train.txt"), valid=str(folder / "valid.txt"), batch_tokens=512,
-        max_tokens=16, num_buckets=1, row_multiple=8, threads=1,
+        num_buckets=1, row_multiple=8, threads=1,
     )  # fmt: skip
     config.optim.update(peak_lr=1e-2, warmup_steps=10)
     config.update(num_steps=60, log_steps=20, save_steps=25, eval_steps=60, hang_seconds=0.0)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from w2v_jax.decoding import rescoring
 from w2v_jax.decoding.beam import Hypothesis
 from w2v_jax.decoding.rescoring import LanguageScorer, rescore
 from w2v_jax.errors import UserError
@@ -49,15 +50,29 @@ def test_scores_are_sums_over_tokens(vocabulary):
     assert scores[2] != scores[0]
 
 
-def test_neither_neighbours_nor_padding_change_a_score(scorer):
+def test_neither_neighbours_nor_padding_change_a_score(scorer, monkeypatch):
     together = scorer.scores(TEXTS)
     alone = np.concatenate([scorer.scores([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     few = LanguageScorer(*exported(LETTERS), batch_tokens=32)  # several batches of a shape
     np.testing.assert_allclose(few.scores(TEXTS), together, rtol=1e-5)
+    monkeypatch.setattr(rescoring, "SHORTEST", 64)
+    np.testing.assert_allclose(scorer.scores(TEXTS), together, rtol=1e-5)
     assert together[5] == together[7]
     assert len(set(together.round(6))) == len(TEXTS) - 1
     assert len(scorer.scores([])) == 0
+
+
+def test_long_texts_are_cut_as_in_training(scorer):
+    variables, config = exported(LETTERS)
+    config["model"]["max_tokens"] = 5
+    found = LanguageScorer(variables, config).scores(["abcabc", "ab"])
+    log_p = scorer._log_probs  # of rows [1, L]
+    parts = [LETTERS.encode("abcabc")[place] for place in (slice(0, 5), slice(4, 8))]
+    expected = sum(
+        float(log_p(variables, piece[None], np.array([len(piece)])).sum()) for piece in parts
+    )
+    np.testing.assert_allclose(found, [expected, *scorer.scores(["ab"])], rtol=1e-5)
 
 
 def test_what_the_model_cannot_write_is_an_error(scorer):

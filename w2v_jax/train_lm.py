@@ -82,13 +82,14 @@ def main(config: ConfigDict, workdir: str) -> TrainState | None:
     vocabulary = open_vocabulary(config)
     settings |= {"alphabet": vocabulary.alphabet.to_dict(), "vocabulary": vocabulary.to_dict()}
 
-    corpus = open_text(data.train, vocabulary, data.max_tokens)
+    longest = LanguageConfig.from_dict(config.model).max_tokens
+    corpus = open_text(data.train, vocabulary, longest)
     print(f"{len(vocabulary)} tokens ({vocabulary.unit})\ntraining: {corpus}", flush=True)
     buckets = buckets_of(config, corpus, data.batch_tokens, data.row_multiple)
     check_rows(buckets, shards_of_batch(mesh), data.accumulation)
     evaluate = None
     if data.valid:
-        held_out = open_text(data.valid, vocabulary, data.max_tokens)
+        held_out = open_text(data.valid, vocabulary, longest)
         print(f"validation: {held_out}", flush=True)
         evaluate = evaluation(config, vocabulary, held_out, mesh)
 

@@ -18,7 +18,7 @@ from w2v_jax.data.sharing import Ragged
 from w2v_jax.errors import UserError
 from w2v_jax.places import place
 from w2v_jax.text.alphabet import TextError
-from w2v_jax.text.vocabulary import UNKNOWN, Vocabulary
+from w2v_jax.text.vocabulary import UNKNOWN, Vocabulary, pieces
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 5  # lines left out that are named one by one
@@ -27,11 +27,7 @@ BLOCK = 8  # lengths of batches are multiples of this many tokens
 
 @dataclasses.dataclass(frozen=True)
 class TextCorpus:
-    """Items are sentences, ids from `<s>` to `</s>`, or pieces of long ones.
-
-    A piece begins with the last token of the one before, so that every token but `<s>` is predicted
-    once, whatever the length of pieces.
-    """
+    """Items are sentences, ids from `<s>` to `</s>`, or pieces of long ones."""
 
     tokens: Ragged
     sentences: int
@@ -94,13 +90,11 @@ def word_counts(paths: str, vocabulary: Vocabulary) -> Counter[str]:
 
 
 def open_text(paths: str, vocabulary: Vocabulary, max_tokens: int) -> TextCorpus:
-    """The sentences of text files; those of more than `max_tokens` are cut.
+    """The sentences of text files; those of more than `max_tokens` > 1 are cut.
 
     Lines that the alphabet cannot write, or of which it leaves nothing, are left out; the first are
     named in the log. Raises UserError where none is left.
     """
-    if max_tokens < 2:
-        raise UserError(f"--config.data.max_tokens={max_tokens} must be at least 2")
     values = array.array(vocabulary.dtype.char)
     bounds = array.array("q", [0])
     bad: list[str] = []
@@ -121,8 +115,8 @@ def open_text(paths: str, vocabulary: Vocabulary, max_tokens: int) -> TextCorpus
         if vocabulary.words:
             unknown += ids.count(vocabulary.ids[UNKNOWN])
         cut += len(ids) > max_tokens
-        for start in range(0, len(ids) - 1, max_tokens - 1):
-            values.extend(ids[start : start + max_tokens])
+        for piece in pieces(ids, max_tokens):
+            values.extend(piece)
             bounds.append(len(values))
     if bad:
         log.warning("%d of %d lines of %s are left out:", left_out, total, paths)

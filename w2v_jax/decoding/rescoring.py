@@ -11,7 +11,7 @@ from w2v_jax.decoding.beam import Hypothesis
 from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.objectives.language import token_log_probs
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.text.vocabulary import Vocabulary
+from w2v_jax.text.vocabulary import Vocabulary, pieces
 
 SHORTEST = 16  # tokens of a row; rows are padded to a power of two
 
@@ -39,7 +39,8 @@ class LanguageScorer:
             self.vocabulary.check_writes(alphabet)
         self._batch_tokens = batch_tokens
         self._params = {"params": jax.device_put(variables["params"])}
-        model = LanguageModel(LanguageConfig.from_dict(config["model"]), len(self.vocabulary))
+        self._config = LanguageConfig.from_dict(config["model"])
+        model = LanguageModel(self._config, len(self.vocabulary))
 
         def log_probs(params, tokens, length):
             return token_log_probs(model.apply(params, tokens), tokens, length)
@@ -49,12 +50,16 @@ class LanguageScorer:
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """ln p of every text, its end included, float64 [texts].
 
-        Words outside the vocabulary count as `<unk>`. Raises TextError for characters that the
-        model does not know.
+        Words outside the vocabulary count as `<unk>`; what is longer than the rows of the training
+        is cut as it was there. Raises TextError for characters that the model does not know.
         """
-        rows = [self.vocabulary.encode(text) for text in texts]
+        rows, owners = [], []
+        for i, text in enumerate(texts):
+            for piece in pieces(self.vocabulary.encode(text), self._config.max_tokens):
+                rows.append(piece)
+                owners.append(i)
         sizes = np.array([_power_of_two(max(len(row), SHORTEST)) for row in rows], int)
-        scores = np.zeros(len(rows))
+        scores, owners = np.zeros(len(texts)), np.array(owners, int)
         for size in np.unique(sizes):
             places = np.flatnonzero(sizes == size)
             most = _power_of_two(max(self._batch_tokens // size, 1))
@@ -66,7 +71,8 @@ class LanguageScorer:
                     length[i] = len(rows[place])
                     tokens[i, : length[i]] = rows[place]
                 found = jax.device_get(self._log_probs(self._params, tokens, length))
-                scores[chosen] = found.sum(1, dtype=np.float64)[: len(chosen)]
+                sums = found.sum(1, dtype=np.float64)[: len(chosen)]
+                np.add.at(scores, owners[chosen], sums)
         return scores
 
 

@@ -26,6 +26,7 @@ class LanguageConfig(FromDict):
     num_layers: int = 20
     num_heads: int = 16
     feed_forward: int = 6144
+    max_tokens: int = 256  # longer sentences are cut: of later positions nothing is learnt
     norm_eps: float = 1e-5
     activation: str = "relu"  # | gelu | gelu_tanh | swish
     # regularisation
@@ -46,6 +47,8 @@ class LanguageConfig(FromDict):
         choices(self, "activation", ("gelu", "gelu_tanh", "relu", "swish"))
         choices(self, "dtype", ("float32", "bfloat16"))
         choices(self, "remat", ("none", "full", "dots"))
+        if self.max_tokens < 2:
+            raise ConfigError(f"model.max_tokens is {self.max_tokens}; it must be at least 2")
         for key, divisor in (("num_heads", self.num_heads), ("width", 2)):
             if self.width % divisor:
                 raise ConfigError(

@@ -1,6 +1,6 @@
 """Tokens of a language model: letters, or the most frequent words of a text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,16 @@ from w2v_jax.text.alphabet import BOUNDARY, Alphabet, TextError, quoted
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 UNITS = ("letters", "words")
+
+
+def pieces(ids: Sequence[int], longest: int) -> Iterator[Sequence[int]]:
+    """The ids of a sentence in pieces of at most `longest` > 1.
+
+    A piece begins with the last token of the one before: every token but the first is predicted
+    once, in the sentence or in its pieces.
+    """
+    for start in range(0, len(ids) - 1, longest - 1):
+        yield ids[start : start + longest]
 
 
 @dataclass(frozen=True)
