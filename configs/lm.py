@@ -4,7 +4,8 @@
         --config.data.train=librispeech-lm-norm.txt.gz --config.data.valid=dev.txt
 
 Argument:
-    letters_tiny  for trying things on a CPU, a few hundred thousand letters
+    letters_tiny  for trying things on a CPU, a few hundred thousand letters; too little of both to
+                  reach a 4-gram of letters
     words_tiny    the same for words, at least as good where the text has few of them
     letters_base  38 M parameters
     words_large   the word model of wav2vec 2.0 (section 4.3; fairseq's transformer_lm_gbw as in
