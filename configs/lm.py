@@ -6,7 +6,7 @@
 Argument:
     letters_tiny  for trying things on a CPU, a few hundred thousand letters; too little of both to
                   reach a 4-gram of letters
-    words_tiny    the same for words, at least as good where the text has few of them
+    words_tiny    the same for the words of a small text
     letters_base  38 M parameters
     words_large   the word model of wav2vec 2.0 (section 4.3; fairseq's transformer_lm_gbw as in
                   wav2letter, recipes/sota/2019/lm): 20 blocks of 1280, 16 heads, 6144; 128 GPUs

@@ -3,7 +3,7 @@
 # with a Transformer language model, and prints a table. Both are trained here: on the transcripts of
 # the training speech and, as these are few, on the manual of Python, which every Python carries.
 #   launch/decode.sh [FOLDER]            FOLDER: of launch/quickstart.sh (default: runs)
-#   MODEL=runs/full/export launch/decode.sh      decodes with another fine-tuned model
+#   MODEL=EXPORT launch/decode.sh        decodes with another fine-tuned model
 #   DRY=1 launch/decode.sh [FOLDER]      prints the commands
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 runs="${1:-runs}"
@@ -14,13 +14,7 @@ run() { act python -m "w2v_jax.$1" "${@:2}"; }
   echo "error: $model is missing; run launch/quickstart.sh $runs" >&2; exit 1; }
 
 say "1/3 build_ngram: a 4-gram of words"
-[ -n "${DRY:-}" ] || { mkdir -p "$runs/lm" && python - > "$runs/lm/manual.txt" <<'PYTHON'
-import re
-from pydoc_data.topics import topics
-for part in re.split(r"\n\s*\n|(?<=[.:;!?])\s", "\n\n".join(topics.values())):
-    print(" ".join(part.split()))
-PYTHON
-}
+act python launch/python_manual.py "$runs/lm/manual.txt"
 run build_ngram --transcripts="$runs/data/train.tsv" --text="$runs/lm/manual.txt" \
   --exclude="$runs/data/dev.tsv,$runs/data/test.tsv" --checkpoint="$model" \
   --output="$runs/lm/4-gram.arpa.gz" --kept="$runs/lm/text.txt"

@@ -168,6 +168,18 @@ def test_files_that_are_none(tmp_path, content, words):
         read_arpa(str(tmp_path / "missing.arpa"))
 
 
+def test_damaged_files(tmp_path):
+    cut = tmp_path / "cut.arpa.gz"
+    cut.write_bytes(gzip.compress(ARPA[:-8].encode())[:-9])
+    (tmp_path / "none.gz").write_bytes(b"text")
+    (tmp_path / "latin").write_bytes("caf\xe9".encode("latin-1"))
+    for name in ("cut.arpa.gz", "none.gz", "latin"):
+        with pytest.raises(UserError, match="no text in UTF-8, or damaged"):
+            list(ngram.sentences(str(tmp_path / name)))
+        with pytest.raises(UserError, match=name):
+            read_arpa(str(tmp_path / name))
+
+
 def test_a_word_that_nothing_is_known_of():
     model = NGram(({("a",): (-1.0, 0.0)},))
     with pytest.raises(UserError, match="neither 'b' nor <unk>"):

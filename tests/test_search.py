@@ -59,7 +59,8 @@ def test_options_that_make_no_sense():
         (dict(beam=0), "beam=0 must be at least 1"),
         (dict(threshold=0.0), "threshold=0 must be positive"),
         (dict(letters=-1), "letters=-1"),
-        (dict(any_word=True, lexicon="words"), "forbids"),
+        (dict(any_word=True), "set that too"),
+        (dict(any_word=True, lm="lm", lexicon="words"), "forbids"),
     ):
         with pytest.raises(UserError, match=words):
             SearchOptions(**wrong)
@@ -87,15 +88,42 @@ def test_the_alphabet_must_fit(tmp_path):
             open_search(ALPHABET, SearchOptions(lm=path, any_word=any_word, library="python"))
 
 
+@pytest.mark.parametrize("library", ["python", "flashlight"])
+def test_a_model_that_knows_few_words_of_the_lexicon_is_refused(tmp_path, library):
+    """In another case, say."""
+    if library == "flashlight":
+        pytest.importorskip("flashlight.lib.text")
+    path, words = str(tmp_path / "lm.arpa"), tmp_path / "words"
+    write_arpa(estimate([["A", "B"], ["a"]], 2), path)
+    words.write_text("a\nb\nab\n")
+    with pytest.raises(UserError, match="knows 1 of the 3 words"):
+        open_search(ALPHABET, SearchOptions(lm=path, lexicon=str(words), library=library))
+
+
+@pytest.mark.parametrize("library", ["python", "flashlight"])
+def test_as_many_letters_in_every_library(arpa, library):
+    """One letter per frame, the blank besides, and what is not a number."""
+    if library == "flashlight":
+        pytest.importorskip("flashlight.lib.text")
+    log_probs = np.full((7, 4), -20.0)
+    log_probs[range(7), [2, 0, 3, 1, 0, 3, 0]] = 0.0  # "ab b"
+    search = open_search(ALPHABET, SearchOptions(lm=arpa, library=library, letters=1))
+    assert search(log_probs)[0].text == "ab b"
+    log_probs[3, 2] = np.nan
+    with pytest.raises(UserError, match="not a number"):
+        search(log_probs)
+
+
 def test_processes_find_the_same(arpa):
     options = SearchOptions(lm=arpa, library="python")
     alone, together = Searches(ALPHABET, options), Searches(ALPHABET, options, 2)
     try:
-        assert list(together(UTTERANCES)) == list(alone(UTTERANCES))
+        assert list(together(UTTERANCES, 1.0, 0.5)) == list(alone(UTTERANCES, 1.0, 0.5))
         weighted = texts(together(UTTERANCES, 0.0, 3.0))
         assert weighted == texts(alone(UTTERANCES, 0.0, 3.0))
-        assert weighted != texts(alone(UTTERANCES))
+        assert weighted != texts(alone(UTTERANCES, 1.0, 0.5))
         again = SearchOptions(lm=arpa, library="python", lm_weight=0.0, word_score=3.0)
-        assert weighted == texts(Searches(ALPHABET, again)(UTTERANCES))
+        search = open_search(ALPHABET, again)
+        assert weighted == texts(map(search, UTTERANCES))
     finally:
         together.close()

@@ -67,8 +67,6 @@ def by_lmplz(
     sentences: Sequence[str], order: int, vocabulary: set[str] | None, output: str
 ) -> None:
     """Has KenLM's lmplz write the ARPA file. Raises UserError where it cannot."""
-    if output.endswith(".gz"):
-        raise UserError(f"lmplz writes no .gz; set --output={output.removesuffix('.gz')}")
     with tempfile.TemporaryDirectory() as folder:
         text, words = Path(folder, "text"), Path(folder, "words")
         text.write_text("\n".join(sentences) + "\n", encoding="utf-8")
@@ -90,6 +88,11 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if not (values.text or values.transcripts):
         raise UserError("set --text to text files or --transcripts to manifests, or both")
+    if values.tool == "lmplz" and values.output.endswith(".gz"):
+        raise UserError(f"lmplz writes no .gz; set --output={values.output.removesuffix('.gz')}")
+    for path in filter(None, (values.output, values.kept)):
+        if not Path(path).absolute().parent.is_dir():
+            raise UserError(f"the folder of {path} does not exist; make it first")
     if values.checkpoint and values.letters:
         raise UserError("--checkpoint and --letters both name an alphabet; set one")
     alphabet = Alphabet.from_letters(values.letters)
@@ -99,12 +102,13 @@ def main(argv: list[str]) -> None:
     def texts() -> Iterator[str]:
         if values.transcripts:
             yield from transcripts_of(values.transcripts)
-        for path in filter(None, values.text.split(",")):
+        for path in filter(None, map(str.strip, values.text.split(","))):
             yield from (line for _, line in ngram.lines(path))
 
     excluded = set()
     if values.exclude:
-        excluded = {alphabet.normalize(text) for text in transcripts_of(values.exclude)}
+        held_out = clean_sentences(transcripts_of(values.exclude), alphabet, set(), Counter())
+        excluded = set(held_out)
     counts = Counter()
     sentences = list(clean_sentences(texts(), alphabet, excluded, counts))
     print(
@@ -123,13 +127,14 @@ def main(argv: list[str]) -> None:
     ngram.write_arpa(model, values.output)
     sizes = ", ".join(f"{len(grams):,} {n}-grams" for n, grams in enumerate(model.grams, 1))
     print(f"{sizes}: {values.output}")
-    if values.exclude:
-        held_out = [text.split() for text in sorted(excluded) if text]
+    if excluded:
+        held_out = [text.split() for text in sorted(excluded)]
         known = set(model.words)
         missing = sum(word not in known for text in held_out for word in text)
         total = sum(map(len, held_out))
         print(
-            f"on what was excluded: perplexity {ngram.perplexity(model, held_out):.1f} per word, "
+            f"on the sentences of --exclude: perplexity "
+            f"{ngram.perplexity(model, held_out):.1f} per word, "
             f"{missing / total:.1%} of {total:,} words unknown"
         )
 

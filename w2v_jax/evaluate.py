@@ -9,12 +9,14 @@ over its best texts. --tune finds the weights on another set first; configs/eval
 the published tables.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -29,13 +31,14 @@ from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding import figures
-from w2v_jax.decoding.evaluation import Utterance, analyse, columns, compare
+from w2v_jax.decoding.evaluation import Report, Utterance, analyse, columns, compare
 from w2v_jax.decoding.page import write_page
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.scoring import Score
 from w2v_jax.decoding.search import SearchOptions
-from w2v_jax.decoding.systems import Decoded, Systems
+from w2v_jax.decoding.systems import NGRAM, TRANSFORMER, Decoded, Systems
+from w2v_jax.decoding.tuning import Trial
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.places import place, write_whole
@@ -93,24 +96,26 @@ def evaluate(
     and hypotheses, a page to read and hear is written, and with `tune` the weights and a picture.
     """
     options = options or SearchOptions()
+    base = output.removesuffix(".tsv")
+    check_output(output)
+    if tune:
+        if not (options.lm or options.transformer_lm):
+            raise UserError(
+                "--tune looks for weights of language models; set --config.lm or "
+                "--config.transformer_lm"
+            )
+        check_apart(tune, data)
     model = Model(checkpoint, batch_seconds, max_bad_share)
     scorer = None
     if options.transformer_lm:
         scorer = LanguageScorer(*load_exported(options.transformer_lm, "language"), model.alphabet)
-    if tune:
-        check_apart(tune, data)
-        if not options.lm and scorer is None:
-            raise UserError("--tune looks for weights of language models; set --config.lm")
-    systems = Systems(model.recognizer, options, scorer, processes)
-    base = output.removesuffix(".tsv").removesuffix(".decoded")
-    if tune:
-        _, _, emissions, references = model(tune)
-        tried = systems.tune(emissions, references, trials)
-        weights = json.dumps(dataclasses.asdict(systems.options), indent=2)
-        write_whole(place(f"{base}.tuned.json"), weights + "\n")
-        place(f"{base}.tuned.png").write_bytes(figures.surface(tried))
-        print(f"weights tuned on {tune}: {base}.tuned.json, {base}.tuned.png")
-    corpus, items, emissions, references = model(data)
+    with contextlib.closing(Systems(model.recognizer, options, scorer, processes)) as systems:
+        if tune:
+            _, _, emissions, references = model(tune)
+            tried = systems.tune(emissions, references, trials)
+            write_tuned(base, systems.options, tried)
+        corpus, items, emissions, references = model(data)
+        decoded = systems(emissions)
     seconds = (corpus.lengths[items] / SAMPLE_RATE).tolist()
     names = [corpus.path(item) for item in items]
     times = Counter(names)  # parts of one file
@@ -122,15 +127,14 @@ def evaluate(
         fields = zip(names, speakers, seconds, references, texts, strict=True)
         return [Utterance(*field) for field in fields]
 
-    decoded = systems(emissions)
-    systems.close()
+    found = [utterances(x.texts) for x in decoded]
+    reports = [analyse(x) for x in found]
+    last, report = found[-1], reports[-1]
     print(f"{data}: {len(items)} utterances, {sum(seconds) / 60:.1f} min")
-    print_table(decoded, [utterances(x.texts) for x in decoded], sum(seconds))
-    last = utterances(decoded[-1].texts)
-    report = analyse(last)
+    print_table(decoded, found, reports)
     print(f"\n{decoded[-1].system}: {report}")
     file = io.StringIO(newline="")
-    table = csv.writer(file, delimiter="\t")
+    table = csv.writer(file, delimiter="\t", lineterminator="\n")
     table.writerow(("path", "reference", "hypothesis"))
     table.writerows((x.name, x.reference, x.hypothesis) for x in last)
     write_whole(place(output), file.getvalue())
@@ -147,12 +151,36 @@ def evaluate(
     return report.score
 
 
+def check_output(output: str) -> None:
+    """Makes the folder of `output`. Raises UserError where nothing can be written there."""
+    try:
+        file = place(output)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise UserError(f"--output={output} is a folder; name a file in it")
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error.strerror}") from None
+
+
+def write_tuned(base: str, options: SearchOptions, tried: Mapping[str, Sequence[Trial]]) -> None:
+    """Writes the weights that were found and the picture of the search, and prints the flags."""
+    weights = json.dumps(dataclasses.asdict(options), indent=2)
+    write_whole(place(f"{base}.tuned.json"), weights + "\n")
+    place(f"{base}.tuned.png").write_bytes(figures.surface(tried))
+    keys = {
+        NGRAM: ("lm_weight", "word_score"),
+        TRANSFORMER: ("transformer_weight", "transformer_word_score"),
+    }
+    found = (f"--config.{key}={getattr(options, key)}" for name in tried for key in keys[name])
+    print(f"tuned: {' '.join(found)}\n  {base}.tuned.json, {base}.tuned.png")
+
+
 def check_apart(tune: str, data: str) -> None:
     """Raises UserError where the sets have an utterance in common: weights that were tuned on what
     is scored say nothing."""
     first, second = (
         {
-            (source.manifest.path(row), int(source.manifest.starts[row]))
+            (os.path.realpath(source.manifest.path(row)), int(source.manifest.starts[row]))
             for source in open_sources(names)
             for row in range(len(source.manifest))
         }
@@ -166,17 +194,15 @@ def check_apart(tune: str, data: str) -> None:
 
 
 def print_table(
-    decoded: Sequence[Decoded], sets: Sequence[list[Utterance]], seconds: float
+    decoded: Sequence[Decoded], found: Sequence[list[Utterance]], reports: Sequence[Report]
 ) -> None:
     """A row per system; the last column compares it with the one above."""
-    heads = ("", "WER %", "95 %", "CER %", "LM weight, word score", "real-time factor", "better")
-    rows = [heads]
-    for i, (system, found) in enumerate(zip(decoded, sets, strict=True)):
-        report = analyse(found)
+    rows = [("", "WER %", "95 %", "CER %", "LM weight, word score", "real-time factor", "better")]
+    for i, (system, report) in enumerate(zip(decoded, reports, strict=True)):
         low, high = report.wer_interval
-        better = f"{compare(sets[i - 1], found).improvement:.3f}" if i else ""
+        better = f"{compare(found[i - 1], found[i]).improvement:.3f}" if i else ""
         rates = f"{report.score.wer:.2f}", f"{low:.1f}-{high:.1f}", f"{report.score.cer:.2f}"
-        factor = f"{system.seconds / seconds:.5f}"
+        factor = f"{system.seconds / 60 / report.minutes:.5f}"
         rows.append((system.system, *rates, system.weights, factor, better))
     print("\n".join(columns(rows)))
 
@@ -184,6 +210,8 @@ def print_table(
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     values = flags.FLAGS
+    if not values.output and set(values.data) & set(",*?["):
+        raise UserError(f"--data={values.data} is several manifests; name --output, the table")
     output = values.output or f"{values.checkpoint}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,

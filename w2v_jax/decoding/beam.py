@@ -17,6 +17,7 @@ from collections.abc import Collection
 import numpy as np
 
 from w2v_jax.decoding.ngram import BEGIN, END, LN10, NGram
+from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 
 NOTHING = -math.inf
@@ -118,7 +119,7 @@ class BeamSearch:
         """The best texts for ln p [T, V] of the symbols of the alphabet (0 is the blank)."""
         start = (BEGIN,) if self._language.lm else ()
         prefixes = {"": _Prefix("", start, 0.0, 0, blank=0.0)}
-        for frame in np.asarray(log_probs, np.float64).tolist():
+        for frame in np.asarray(checked(log_probs), np.float64).tolist():
             prefixes = self._best(self._step(prefixes, frame))
         return self._finished(prefixes)
 
@@ -213,6 +214,13 @@ class BeamSearch:
             for text, (language, words) in ends.items()
         ]
         return sorted(found, key=lambda x: -x.score)[: self._options.best]
+
+
+def checked(log_probs: np.ndarray) -> np.ndarray:
+    """ln p as it is. Raises UserError where it is not a number."""
+    if np.isnan(log_probs).any():
+        raise UserError("the model's output is not a number (NaN); is the checkpoint whole?")
+    return log_probs
 
 
 def _sum(a: float, b: float) -> float:

@@ -14,13 +14,23 @@ from collections.abc import Collection
 
 import numpy as np
 
-from w2v_jax.decoding.beam import DEFAULTS, BeamOptions, Hypothesis
+from w2v_jax.decoding.beam import DEFAULTS, BeamOptions, Hypothesis, checked
+from w2v_jax.decoding.lexicon import check_known
 from w2v_jax.decoding.ngram import LN10, UNKNOWN
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 
 THRESHOLD = 1e9  # stands for none: the library computes with it
 IMPOSSIBLE = -1e5
+
+
+def is_installed() -> bool:
+    """Whether the library can be used."""
+    try:
+        from flashlight.lib.text.decoder import kenlm  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 class FlashlightSearch:
@@ -55,12 +65,18 @@ class FlashlightSearch:
         try:
             self._lm = kenlm.KenLM(lm, self._words) if lm else decoder.ZeroLM()
         except RuntimeError as error:
-            raise UserError(f"the language model {lm} cannot be read: {error}") from None
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"the language model {lm} cannot be read: {reason}") from None
         trie, start = decoder.Trie(len(alphabet), boundary), self._lm.start(False)
+        _, of_unknown = self._lm.score(start, self._words.get_index(UNKNOWN))
+        known = 0
         for word in spellings:
             index = self._words.get_index(word)
             _, score = self._lm.score(start, index)
+            known += score != of_unknown
             trie.insert([*(alphabet.ids[letter] for letter in word), boundary], index, score)
+        if lm:
+            check_known(known, len(spellings), lm)
         trie.smear(decoder.SmearingMode.MAX)
         self._parts = (
             trie, self._lm, boundary, 0, self._words.get_index(UNKNOWN), [], False,
@@ -75,7 +91,10 @@ class FlashlightSearch:
         return decoder.LexiconDecoder(
             decoder.LexiconDecoderOptions(
                 beam_size=options.beam,
-                beam_size_token=options.letters or self._symbols,
+                # the blank counts as one there
+                beam_size_token=min(options.letters + 1, self._symbols)
+                if options.letters
+                else self._symbols,
                 beam_threshold=min(options.threshold, THRESHOLD),
                 lm_weight=options.lm_weight * self._unit,
                 word_score=options.word_score,
@@ -98,7 +117,7 @@ class FlashlightSearch:
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """The best texts for ln p [T, V] of the symbols of the alphabet (0 is the blank)."""
-        emissions = np.concatenate([log_probs, self._end], dtype=np.float32)
+        emissions = np.concatenate([checked(log_probs), self._end], dtype=np.float32)
         texts: dict[str, Hypothesis] = {}  # the best alignment of each comes first
         for found in self._decoder.decode(emissions.ctypes.data, *emissions.shape):
             text = " ".join(self._words.get_entry(i) for i in found.words if i >= 0)

@@ -54,7 +54,9 @@ def spellable(words: Iterable[str], alphabet: Alphabet, where: str) -> set[str]:
     """
     words = set(words)
     found = {word for word in words if set(word) <= alphabet.ids.keys() - {BOUNDARY}}
-    if len(found) >= (1 - MAX_FOREIGN) * len(words) and found:
+    if not words:
+        raise UserError(f"{where} has no words")
+    if len(found) >= (1 - MAX_FOREIGN) * len(words):
         return found
     foreign = sorted(words - found)
     changed = sum(set(alphabet.normalize(word)) <= alphabet.ids.keys() for word in foreign)
@@ -62,13 +64,22 @@ def spellable(words: Iterable[str], alphabet: Alphabet, where: str) -> set[str]:
     reason = f"the model writes {letters}"
     if changed > len(foreign) / 2:
         reason += (
-            ", the same letters in another case: build it with the model's letters (python -m "
+            ", the same letters in another case: write it in that case (for a language model "
+            "python -m w2v_jax.build_ngram --checkpoint=... does)"
         )
-        reason += "w2v_jax.build_ngram --checkpoint=...)"
     raise UserError(
         f"{where}: {len(foreign)} of {len(words)} words cannot be written by the model, such as "
         f"{_some(foreign)}; {reason}"
     )
+
+
+def check_known(known: int, total: int, lm: str) -> None:
+    """Raises UserError where a language model knows less than half of the words of a lexicon."""
+    if known < (1 - MAX_FOREIGN) * total:
+        raise UserError(
+            f"{lm} knows {known} of the {total} words of --config.lexicon: is one of them in "
+            "another case?"
+        )
 
 
 def _some(words: Collection[str], count: int = 5) -> str:

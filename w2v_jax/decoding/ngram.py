@@ -9,6 +9,7 @@ import array
 import dataclasses
 import gzip
 import math
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from typing import TextIO
 
@@ -221,7 +222,7 @@ def read_arpa(path: str, highest: int | None = None) -> NGram:
     """
     grams: list[dict[tuple[str, ...], tuple[float, float]]] = []
     with _opened(path, "rt") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_read(path, file), 1):
             line = line.strip()
             if line == "\\end\\" or (highest and line == f"\\{highest + 1}-grams:"):
                 break
@@ -252,12 +253,16 @@ def sentences(path: str) -> Iterator[list[str]]:
 def lines(path: str) -> Iterator[tuple[int, str]]:
     """(number, line) of a text file, plain or gzip, from 1 on; empty lines are left out."""
     with _opened(path, "rt") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is no text in UTF-8, or damaged: {error}") from None
+        for number, line in enumerate(_read(path, file), 1):
+            if line.strip():
+                yield number, line.strip()
+
+
+def _read(path: str, file: TextIO) -> Iterator[str]:
+    try:
+        yield from file
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no text in UTF-8, or damaged: {error}") from None
 
 
 def write_lines(texts: Iterable[str], path: str) -> None:

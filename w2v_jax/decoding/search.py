@@ -1,8 +1,6 @@
-"""Which search decodes: its options, and the library that runs it. Needs no JAX, so that processes
-that search are light."""
+"""Which search decodes: its options, and the library that runs it."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,8 +8,8 @@ from multiprocessing import get_context
 import numpy as np
 
 from w2v_jax.decoding.beam import BeamOptions, BeamSearch, Hypothesis
-from w2v_jax.decoding.flashlight import FlashlightSearch
-from w2v_jax.decoding.lexicon import is_kenlm_binary, spellable, words_of
+from w2v_jax.decoding.flashlight import FlashlightSearch, is_installed
+from w2v_jax.decoding.lexicon import check_known, is_kenlm_binary, spellable, words_of
 from w2v_jax.decoding.ngram import LN10, read_arpa
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet
@@ -55,6 +53,8 @@ class SearchOptions:
             raise UserError(f"--config.threshold={self.threshold:g} must be positive")
         if self.letters < 0:
             raise UserError(f"--config.letters={self.letters} must be at least 0")
+        if self.any_word and not self.lm:
+            raise UserError("--config.any_word is about the words of --config.lm; set that too")
         if self.any_word and self.lexicon:
             raise UserError("--config.any_word finds words that --config.lexicon forbids; set one")
 
@@ -76,14 +76,14 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
     where flashlight is asked for and not installed.
     """
     words = None
+    binary = bool(options.lm) and is_kenlm_binary(options.lm)  # or it cannot be read
     if (options.lm or options.lexicon) and not options.any_word:
         words = spellable(
             words_of(options.lm, options.lexicon), alphabet, options.lexicon or options.lm
         )
     library = options.library
     if library == "auto":
-        installed = importlib.util.find_spec("flashlight") is not None
-        library = "flashlight" if installed and words is not None else "python"
+        library = "flashlight" if words is not None and is_installed() else "python"
     if library == "flashlight":
         if words is None:
             raise UserError(
@@ -91,7 +91,7 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
                 "any_word, or --config.library=python"
             )
         return FlashlightSearch(alphabet, options.lm, words, options.widths)
-    if options.lm and is_kenlm_binary(options.lm):
+    if binary:
         raise UserError(
             f"{options.lm} is a binary of KenLM; flashlight reads it (pip install flashlight-text, "
             "Python 3.11 or 3.12), the library python reads ARPA files"
@@ -99,6 +99,8 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
     lm = read_arpa(options.lm) if options.lm else None
     if lm is not None and words is None:
         spellable(lm.words, alphabet, options.lm)
+    if lm is not None and options.lexicon:
+        check_known(len(words & set(lm.words)), len(words), options.lm)
     return BeamSearch(alphabet, lm, words, options.widths)
 
 
@@ -119,24 +121,18 @@ class Searches:
     """A search over many utterances, by this process or by several, each with the model."""
 
     def __init__(self, alphabet: Alphabet, options: SearchOptions, processes: int = 1):
-        self._options = options
         self._pool = None
         self._own = open_search(alphabet, options)  # errors come before any process is started
         if processes > 1:
+            self._own = None
             self._pool = ProcessPoolExecutor(
                 processes, get_context("spawn"), initializer=_start, initargs=(alphabet, options)
             )
 
     def __call__(
-        self,
-        utterances: Sequence[np.ndarray],
-        lm_weight: float | None = None,
-        word_score: float | None = None,
+        self, utterances: Sequence[np.ndarray], lm_weight: float, word_score: float
     ) -> Iterator[list[Hypothesis]]:
-        """The hypotheses for ln p [T, V] of each utterance, in order; with other weights than
-        those of the options if given."""
-        lm_weight = self._options.lm_weight if lm_weight is None else lm_weight
-        word_score = self._options.word_score if word_score is None else word_score
+        """The hypotheses for ln p [T, V] of each utterance, in order, under these weights."""
         if self._pool is None:
             return map(self._own.weighted(lm_weight, word_score), utterances)
         tasks = [(log_probs, lm_weight, word_score) for log_probs in utterances]
@@ -144,4 +140,4 @@ class Searches:
 
     def close(self) -> None:
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)

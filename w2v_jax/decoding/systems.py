@@ -18,7 +18,8 @@ GREEDY, NGRAM, TRANSFORMER = "greedy", "n-gram", "Transformer"
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """The texts that one system found, and the seconds that it took beside the acoustic model."""
+    """The texts that one system found, and the seconds that it took beside the acoustic model: with
+    those of the search that a Transformer builds on, what is compiled and processes that start."""
 
     system: str
     weights: str
@@ -43,37 +44,37 @@ class Systems:
             self._searches = Searches(recognizer.alphabet, options, processes)
 
     def tune(
-        self, utterances: Sequence[np.ndarray], references: Sequence[str], count: int
+        self, utterances: Sequence[np.ndarray], references: Sequence[str], trials: int
     ) -> dict[str, list[Trial]]:
         """Finds the weights with the fewest word errors on ln p [T, V] of a development set, and
         uses them from here on. The n-gram's come first; the Transformer scores what it found."""
-        trials = {}
+        tried = {}
         if self.options.lm:
 
             def by_search(*weights: float) -> float:
                 found = self._searches(utterances, *weights)
                 return score(references, [hypotheses[0].text for hypotheses in found]).wer
 
-            trials[NGRAM] = tune(by_search, count)
-            chosen = best(trials[NGRAM])
+            tried[NGRAM] = tune(by_search, trials)
+            chosen = best(tried[NGRAM])
             self.options = dataclasses.replace(
                 self.options, lm_weight=chosen.lm_weight, word_score=chosen.word_score
             )
         if self._scorer is not None:
             lists = self._search(utterances)
-            scores = [self._scores(hypotheses) for hypotheses in lists]
+            language = [self._language(hypotheses) for hypotheses in lists]
 
             def by_rescoring(*weights: float) -> float:
-                texts = [self._rescored(*x, *weights) for x in zip(lists, scores, strict=True)]
+                texts = [self._rescored(*x, *weights) for x in zip(lists, language, strict=True)]
                 return score(references, texts).wer
 
-            trials[TRANSFORMER] = tune(by_rescoring, 4 * count)  # cheap: nothing is searched for
-            chosen = best(trials[TRANSFORMER])
+            tried[TRANSFORMER] = tune(by_rescoring, 4 * trials)  # cheap: nothing is searched for
+            chosen = best(tried[TRANSFORMER])
             self.options = dataclasses.replace(
                 self.options,
                 transformer_weight=chosen.lm_weight, transformer_word_score=chosen.word_score,
             )  # fmt: skip
-        return trials
+        return tried
 
     def __call__(self, utterances: Sequence[np.ndarray]) -> list[Decoded]:
         """What each system finds for ln p [T, V] of every utterance."""
@@ -86,15 +87,16 @@ class Systems:
         start = time.perf_counter()
         lists = self._search(utterances)
         seconds = time.perf_counter() - start
-        weights = f"{options.lm_weight:.3g}, {options.word_score:.3g}"
+        lm_weight = f"{options.lm_weight:.3g}" if options.lm else "-"
+        weights = f"{lm_weight}, {options.word_score:.3g}"
         name = NGRAM if options.lm else "lexicon" if options.lexicon else "beam"
         texts = tuple(hypotheses[0].text for hypotheses in lists)
-        found.append(Decoded(name, weights if options.lm else "", texts, seconds))
+        found.append(Decoded(name, weights, texts, seconds))
         if self._scorer is None:
             return found
         start = time.perf_counter()
         weights = options.transformer_weight, options.transformer_word_score
-        texts = tuple(self._rescored(x, self._scores(x), *weights) for x in lists)
+        texts = tuple(self._rescored(x, self._language(x), *weights) for x in lists)
         seconds += time.perf_counter() - start
         weights = f"{weights[0]:.3g}, {weights[1]:.3g}"
         return [*found, Decoded(TRANSFORMER, weights, texts, seconds)]
@@ -107,10 +109,10 @@ class Systems:
         weights = self.options.lm_weight, self.options.word_score
         return list(self._searches(utterances, *weights))
 
-    def _scores(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
+    def _language(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
         return self._scorer.scores([hypothesis.text for hypothesis in hypotheses])
 
-    def _rescored(self, hypotheses, scores, lm_weight: float, word_score: float) -> str:
+    def _rescored(self, hypotheses, language, lm_weight: float, word_score: float) -> str:
         ngram_weight = self.options.ngram_weight
-        found = rescore(hypotheses, scores, lm_weight, word_score, ngram_weight=ngram_weight)
+        found = rescore(hypotheses, language, lm_weight, word_score, ngram_weight=ngram_weight)
         return found[0].text
