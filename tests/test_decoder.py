@@ -108,7 +108,7 @@ def test_a_transformer_scores_the_texts_again(lexicon):
     hypotheses = open_search(ALPHABET, SearchOptions(**options))(log_probs)
     scores = LanguageScorer(*language).scores([x.text for x in hypotheses])
     found = set()
-    for weight in (0.0, 1000.0):
+    for weight in (0.0, 1000.0, -1000.0):
         own = Decoder(ALPHABET, SearchOptions(**options, transformer_weight=weight), language)
         totals = [
             x.acoustic + weight * score + 0.5 * len(x.text.split())
@@ -116,7 +116,7 @@ def test_a_transformer_scores_the_texts_again(lexicon):
         ]
         found.add(own.text(log_probs))
         assert own.text(log_probs) == hypotheses[int(np.argmax(totals))].text
-    assert len(found) == 2
+    assert len(found) > 1
 
 
 @pytest.mark.parametrize("letter", ["ſ", "’"])  # a long s, which normalises to another letter
