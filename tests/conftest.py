@@ -30,6 +30,40 @@ def manifests(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The folder of a small CTC model with random weights, as `export` writes it."""
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    from tests import small
+    from w2v_jax.interop.exported import rates
+    from w2v_jax.models.config import EncoderConfig
+    from w2v_jax.models.ctc import CTCModel
+    from w2v_jax.text.alphabet import Alphabet
+    from w2v_jax.training.checkpoint import export_model
+
+    config = EncoderConfig.from_dict(small.MODEL)
+    audio = jnp.zeros((1, 16000), jnp.int16)
+    variables = nn.meta.unbox(jax.jit(CTCModel(config, 32).init)(jax.random.key(0), audio))
+    folder = tmp_path_factory.mktemp("export")
+    settings = {"kind": "ctc", "model": config.to_dict()}
+    alphabet = {"alphabet": Alphabet.english().to_dict()}
+    export_model(folder, variables, settings | alphabet | rates(settings))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def arpa(tmp_path_factory):
+    """The file of a bigram model of a few words."""
+    from tests.test_beam import LM
+    from w2v_jax.decoding.ngram import write_arpa
+
+    path = str(tmp_path_factory.mktemp("lm") / "lm.arpa")
+    write_arpa(LM, path)
+    return path
+
+
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
     """The name of a folder of an empty bucket, kept in memory."""

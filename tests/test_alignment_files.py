@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -21,11 +18,7 @@ from w2v_jax.data.manifest import Manifest
 from w2v_jax.decoding.alignment import Alignment, Interval, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
 from w2v_jax.errors import UserError
-from w2v_jax.interop.exported import rates
-from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.ctc import CTCModel
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import export_model
 
 FOUND = Alignment(
     [Interval('A"B', 0.02, 0.1, math.log(0.5)), Interval("C", 0.1, 0.16, -0.25)],
@@ -103,20 +96,6 @@ def test_ctm():
     assert ctm(FOUND, "my talk") == (
         'my_talk 1 0.020 0.080 A"B 0.5000\nmy_talk 1 0.100 0.060 C 0.7788\n'
     )
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A small model with random weights, as `export` writes them."""
-    config = EncoderConfig.from_dict(small.MODEL)
-    model = CTCModel(config, 32)
-    audio = jnp.zeros((1, 16000), jnp.int16)
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), audio))
-    folder = tmp_path_factory.mktemp("export")
-    settings = {"kind": "ctc", "model": config.to_dict()}
-    alphabet = {"alphabet": Alphabet.english().to_dict()}
-    export_model(folder, variables, settings | alphabet | rates(settings))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,12 @@ import pytest
 from tests.test_beam import ALPHABET, LM, frames
 from w2v_jax.decoding.beam import BeamOptions, BeamSearch
 from w2v_jax.decoding.flashlight import FlashlightSearch
-from w2v_jax.decoding.ngram import write_arpa
 from w2v_jax.errors import UserError
 
 pytest.importorskip("flashlight.lib.text")
 
 WORDS = {"a", "b", "ab", "ba"}
 OPTIONS = BeamOptions(beam=5000, threshold=1e6, lm_weight=0.8, word_score=0.5, best=50)
-
-
-@pytest.fixture(scope="module")
-def arpa(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("lm") / "lm.arpa")
-    write_arpa(LM, path)
-    return path
 
 
 def sharpened(log_probs):

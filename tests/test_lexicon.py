@@ -36,9 +36,9 @@ def test_a_binary_of_kenlm_does_not_list_its_words(tmp_path):
     path = tmp_path / "lm.bin"
     path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(50))
     assert is_kenlm_binary(str(path))
-    with pytest.raises(UserError, match=r"--config\.lexicon"):
+    with pytest.raises(UserError, match="the option lexicon"):
         words_of(str(path))
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="cannot be read"):
         is_kenlm_binary(str(tmp_path / "missing"))
 
 

@@ -164,7 +164,7 @@ def test_files_that_are_none(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(UserError, match=words):
         read_arpa(str(path))
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_arpa(str(tmp_path / "missing.arpa"))
 
 
@@ -172,11 +172,8 @@ def test_damaged_files(tmp_path):
     cut = tmp_path / "cut.arpa.gz"
     cut.write_bytes(gzip.compress(ARPA[:-8].encode())[:-9])
     (tmp_path / "none.gz").write_bytes(b"text")
-    (tmp_path / "latin").write_bytes("caf\xe9".encode("latin-1"))
-    for name in ("cut.arpa.gz", "none.gz", "latin"):
-        with pytest.raises(UserError, match="no text in UTF-8, or damaged"):
-            list(ngram.sentences(str(tmp_path / name)))
-        with pytest.raises(UserError, match=name):
+    for name in ("cut.arpa.gz", "none.gz"):
+        with pytest.raises(UserError, match=f"{name} cannot be read"):
             read_arpa(str(tmp_path / name))
 
 
@@ -184,12 +181,6 @@ def test_a_word_that_nothing_is_known_of():
     model = NGram(({("a",): (-1.0, 0.0)},))
     with pytest.raises(UserError, match="neither 'b' nor <unk>"):
         model.score((), "b")
-
-
-def test_lines_of_text(tmp_path):
-    with gzip.open(tmp_path / "t.gz", "wt") as file:
-        file.write("the cat\n\n  sat  down \n")
-    assert list(ngram.sentences(str(tmp_path / "t.gz"))) == [["the", "cat"], ["sat", "down"]]
 
 
 def test_kenlm_reads_the_file(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from w2v_jax.decoding import rescoring
 from w2v_jax.decoding.beam import Hypothesis
 from w2v_jax.decoding.rescoring import LanguageScorer, rescore
+from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError
 from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.text.alphabet import Alphabet, TextError
@@ -17,6 +18,10 @@ LETTERS = Vocabulary(ALPHABET)
 WORDS = Vocabulary.most_frequent(ALPHABET, {"ab": 2, "cd": 1}, 2)
 CONFIG = LanguageConfig(width=16, num_layers=2, num_heads=2, feed_forward=32)
 TEXTS = ["", "a", "ab cd", "d d d", "abcd " * 5 + "a", "cab", "abcd abcd abcd a", "cab"]
+
+
+def weights(lm_weight, word_score, **more):
+    return SearchOptions(transformer_weight=lm_weight, transformer_word_score=word_score, **more)
 
 
 def exported(vocabulary):
@@ -88,13 +93,13 @@ def test_rescoring_sorts_by_the_new_sum():
         Hypothesis("ab", -9.0, acoustic=-2.0, language=-1.0),
         Hypothesis("", -9.0, acoustic=-9.0, language=-2.0),
     ]
-    found = rescore(given, [-4.0, -2.0, -1.0], 0.5, -1.0)
+    found = rescore(given, [-4.0, -2.0, -1.0], weights(0.5, -1.0))
     assert [h.text for h in found] == ["ab", "a b", ""]
     assert [h.score for h in found] == [-2 - 1 - 1, -1 - 2 - 2, -9.5]
     assert {(h.text, h.acoustic, h.language) for h in found} == {
         (h.text, h.acoustic, h.language) for h in given
     }
-    again = rescore(found, [-2.0, -4.0, -1.0], 0.0, 0.0, ngram_weight=1.0)
+    again = rescore(found, [-2.0, -4.0, -1.0], weights(0.0, 0.0, ngram_weight=1.0))
     assert [h.score for h in again] == [-3, -6, -11]
     with pytest.raises(ValueError, match="zip"):
-        rescore(given, [-1.0], 1.0, 0.0)
+        rescore(given, [-1.0], weights(1.0, 0.0))

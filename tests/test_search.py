@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 
 from configs import evaluate
-from tests.test_beam import ALPHABET, LM, frames
+from tests.test_beam import ALPHABET, frames
 from w2v_jax.decoding.beam import BeamSearch
 from w2v_jax.decoding.ngram import estimate, write_arpa
 from w2v_jax.decoding.search import Searches, SearchOptions, open_search
 from w2v_jax.errors import UserError
 
 UTTERANCES = [frames(7, seed=seed) for seed in range(6)]
-
-
-@pytest.fixture(scope="module")
-def arpa(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("lm") / "lm.arpa")
-    write_arpa(LM, path)
-    return path
 
 
 def texts(found):

@@ -5,27 +5,15 @@ import jax
 import numpy as np
 import pytest
 
-from tests import small
-from tests.test_beam import ALPHABET, LM, frames
-from w2v_jax.decoding.ngram import write_arpa
-from w2v_jax.decoding.recognition import Recognizer
+from tests.test_beam import ALPHABET, frames
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.scoring import score
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.decoding.systems import GREEDY, NGRAM, TRANSFORMER, Systems
-from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.text.vocabulary import Vocabulary
 
-RECOGNIZER = Recognizer(EncoderConfig.from_dict(small.MODEL), ALPHABET)
 UTTERANCES = [frames(9, seed=seed) for seed in range(12)]
-
-
-@pytest.fixture(scope="module")
-def arpa(tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("lm") / "lm.arpa")
-    write_arpa(LM, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +35,8 @@ def options(arpa, **more):
 
 
 def test_as_many_rows_as_there_are_models(arpa, scorer):
-    assert [x.system for x in Systems(RECOGNIZER, SearchOptions(), None)(UTTERANCES)] == [GREEDY]
-    found = Systems(RECOGNIZER, options(arpa, transformer_weight=2.0), scorer)(UTTERANCES)
+    assert [x.system for x in Systems(ALPHABET, SearchOptions(), None)(UTTERANCES)] == [GREEDY]
+    found = Systems(ALPHABET, options(arpa, transformer_weight=2.0), scorer)(UTTERANCES)
     assert [x.system for x in found] == [GREEDY, NGRAM, TRANSFORMER]
     assert len({x.texts for x in found}) == 3
     for x in found:
@@ -60,14 +48,14 @@ def test_a_transformer_without_weight_leaves_the_order_of_the_others(arpa, score
     both = options(
         arpa, **weights, transformer_weight=0.0, transformer_word_score=-0.5, ngram_weight=0.7
     )
-    _, ngram, transformer = Systems(RECOGNIZER, both, scorer)(UTTERANCES)
+    _, ngram, transformer = Systems(ALPHABET, both, scorer)(UTTERANCES)
     assert transformer.texts == ngram.texts
 
 
 def test_tuning_finds_the_weights_that_made_the_references(arpa, scorer):
-    made = Systems(RECOGNIZER, options(arpa, lm_weight=1.0, word_score=1.0), None)
+    made = Systems(ALPHABET, options(arpa, lm_weight=1.0, word_score=1.0), None)
     references = [text or "a" for text in made(UTTERANCES)[1].texts]
-    systems = Systems(RECOGNIZER, options(arpa, lm_weight=5.0, word_score=-5.0), scorer)
+    systems = Systems(ALPHABET, options(arpa, lm_weight=5.0, word_score=-5.0), scorer)
     before = score(references, systems(UTTERANCES)[1].texts).wer
     trials = systems.tune(UTTERANCES, references, 24)
     assert set(trials) == {NGRAM, TRANSFORMER}

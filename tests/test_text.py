@@ -1,13 +1,11 @@
 """Sentences for a language model: what is read, counted, cut and put into batches."""
 
-import gzip
-
 import numpy as np
 import pytest
 
 from w2v_jax.data.batches import iterate
 from w2v_jax.data.plan import BatchPlan, bucket_edges, pad_buckets, sequential
-from w2v_jax.data.text import TextLoader, lines, open_text, word_counts
+from w2v_jax.data.text import TextLoader, open_text, word_counts
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.text.vocabulary import Vocabulary
@@ -32,18 +30,6 @@ def batches(text, max_tokens=20, rows=2, **fields):
     edges = bucket_edges(corpus.lengths, 2, 8)
     buckets = pad_buckets(corpus.lengths, edges, 24 * rows, rows)
     return corpus, BatchPlan(buckets, seed=3, num_steps=9), TextLoader(corpus, **fields)
-
-
-def test_lines_of_plain_and_compressed_files(tmp_path):
-    (tmp_path / "a").write_bytes("one\r\n\n \ttwo\u2028three\n".encode())
-    with gzip.open(tmp_path / "b.gz", "wb") as file:
-        file.write(b"four\nf\xffve")
-    found = [line.strip() for line in lines(f"{tmp_path}/a,{tmp_path}/b.gz")]
-    assert found == ["one", "two\u2028three", "four", "f\ufffdve"]
-    (tmp_path / "b.gz").write_bytes((tmp_path / "b.gz").read_bytes()[:-9])
-    for name in ("none", "b.gz"):
-        with pytest.raises(UserError, match=f"{name} cannot be read"):
-            list(lines(f"{tmp_path}/{name}"))
 
 
 def test_what_cannot_be_written_is_counted_and_named(tmp_path, caplog):

@@ -11,7 +11,6 @@ of a file, which must be all that is said in it. Times are seconds from the star
 import sys
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from w2v_jax import command_line
@@ -20,12 +19,9 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.data.utterances import read_text
 from w2v_jax.decoding.alignment import Alignment, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
-from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.errors import UserError
-from w2v_jax.interop.exported import encoder_of
 from w2v_jax.places import Place, file_names, place, write_whole
-from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.recognizers import open_recognizer
 
 FORMATS = ("textgrid", "json", "ctm")
 
@@ -34,19 +30,18 @@ class Aligner:
     """An exported CTC model and the folder that its alignments are written to."""
 
     def __init__(self, checkpoint: str, output: str, formats: list[str]):
-        variables, config = load_exported(checkpoint, "ctc")
-        self._variables = jax.device_put(variables)
-        self._alphabet = Alphabet.from_dict(config["alphabet"])
-        self._recognizer = Recognizer(encoder_of(config, checkpoint), self._alphabet)
+        self._recognizer, self._variables = open_recognizer(checkpoint)
         self.folder: Place = place(output)
         self._formats = formats
         self._ctm: list[str] = []
 
     def add(self, name: str, audio, text: str) -> Alignment:
         """Aligns samples and writes what is asked for. Raises UserError where it cannot."""
-        self._alphabet.encode(text)  # before the model is run for nothing
+        self._recognizer.alphabet.encode(text)  # before the model is run for nothing
         log_probs = self._recognizer.log_probs(self._variables, audio)
-        found = align(log_probs, text, self._alphabet, self._recognizer.seconds_per_frame)
+        found = align(
+            log_probs, text, self._recognizer.alphabet, self._recognizer.seconds_per_frame
+        )
         duration = len(audio) / SAMPLE_RATE
         if "textgrid" in self._formats:
             write_whole(self.folder / f"{name}.TextGrid", text_grid(found, duration))

@@ -49,9 +49,9 @@ from w2v_jax.decoding.search import Search, SearchOptions, open_search
 from w2v_jax.decoding.timing import Timing, acoustic_timing, machine, search_timings, seconds_of
 from w2v_jax.decoding.timing import table as timing_table
 from w2v_jax.errors import UserError
-from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
+from w2v_jax.recognizers import open_recognizer
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
@@ -146,12 +146,6 @@ def read_minutes(data: str, minutes: float) -> list[np.ndarray]:
     return recordings
 
 
-def _trained(checkpoint: str) -> tuple[Recognizer, Any]:
-    variables, config = load_exported(checkpoint, "ctc")
-    alphabet = Alphabet.from_dict(config["alphabet"])
-    return Recognizer(encoder_of(config, checkpoint), alphabet), variables
-
-
 def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
     encoder = EncoderConfig.from_dict(config.model)
     alphabet = Alphabet.from_letters(config.letters)
@@ -181,7 +175,7 @@ def benchmark_decode(
         raise UserError("--transformer_lm scores what a search finds; set --lm too")
     recordings = read_minutes(data, minutes)
     seconds = seconds_of(recordings)
-    trained = _trained(checkpoint) if checkpoint else None
+    trained = open_recognizer(checkpoint) if checkpoint else None
     recognizer, variables = trained if config is None else _random(config)
     name = checkpoint if config is None else "random weights of --config"
     sizes = [x.size for x in jax.tree.leaves(variables["params"])]
@@ -193,7 +187,6 @@ def benchmark_decode(
     if config is not None and trained is not None:
         print(f"letter probabilities for what follows: {checkpoint}", flush=True)
         recognizer, variables = trained
-        variables = jax.device_put(variables)
         emissions = [recognizer.log_probs(variables, audio) for audio in recordings]
 
     def searches() -> Iterator[tuple[str, Search]]:

@@ -23,6 +23,7 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding import ngram
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet, TextError
+from w2v_jax.text.files import lines, write_lines
 from w2v_jax.training.checkpoint import load_exported
 
 TOOLS = ("own", "lmplz")
@@ -102,8 +103,7 @@ def main(argv: list[str]) -> None:
     def texts() -> Iterator[str]:
         if values.transcripts:
             yield from transcripts_of(values.transcripts)
-        for path in filter(None, map(str.strip, values.text.split(","))):
-            yield from (line for _, line in ngram.lines(path))
+        yield from lines(values.text)
 
     excluded = set()
     if values.exclude:
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     if values.kept:
-        ngram.write_lines(sentences, values.kept)
+        write_lines(sentences, values.kept)
     vocabulary = vocabulary_of(sentences, values.num_words)
     if values.tool == "lmplz":
         by_lmplz(sentences, values.order, vocabulary, values.output)

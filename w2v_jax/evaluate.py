@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -33,16 +32,14 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding import figures
 from w2v_jax.decoding.evaluation import Report, Utterance, analyse, columns, compare
 from w2v_jax.decoding.page import write_page
-from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.scoring import Score
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.decoding.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.decoding.tuning import Trial
 from w2v_jax.errors import UserError
-from w2v_jax.interop.exported import encoder_of
 from w2v_jax.places import place, write_whole
-from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.recognizers import open_recognizer
 from w2v_jax.training.checkpoint import load_exported
 
 BUCKETS = 8
@@ -53,10 +50,7 @@ class Model:
     """An exported CTC model, and what it computes for a manifest."""
 
     def __init__(self, checkpoint: str, batch_seconds: float, max_bad_share: float):
-        variables, config = load_exported(checkpoint, "ctc")
-        self._variables = jax.device_put(variables)
-        self.alphabet = Alphabet.from_dict(config["alphabet"])
-        self.recognizer = Recognizer(encoder_of(config, checkpoint), self.alphabet)
+        self.recognizer, self._variables = open_recognizer(checkpoint)
         self._batch_seconds, self._max_bad_share = batch_seconds, max_bad_share
 
     def __call__(self, data: str) -> tuple[Corpus, list[int], list, list[str]]:
@@ -65,7 +59,7 @@ class Model:
         Utterances whose transcript the alphabet cannot write, and files that cannot be read, are
         left out and named.
         """
-        sources, labels = transcribed(open_sources(data), self.alphabet)
+        sources, labels = transcribed(open_sources(data), self.recognizer.alphabet)
         corpus = Corpus(sources)
         edges = bucket_edges(corpus.lengths, BUCKETS)
         at_once = round(self._batch_seconds * SAMPLE_RATE)
@@ -73,7 +67,7 @@ class Model:
         loader = Loader(corpus, 0, crop=False, replace_bad=False, max_bad_share=self._max_bad_share)
         found = self.recognizer.emissions(self._variables, iterate(specs, loader))
         items = sorted(found)
-        references = [self.alphabet.decode(labels[item]) for item in items]
+        references = [self.recognizer.alphabet.decode(labels[item]) for item in items]
         return corpus, items, [found[item] for item in items], references
 
 
@@ -108,8 +102,12 @@ def evaluate(
     model = Model(checkpoint, batch_seconds, max_bad_share)
     scorer = None
     if options.transformer_lm:
-        scorer = LanguageScorer(*load_exported(options.transformer_lm, "language"), model.alphabet)
-    with contextlib.closing(Systems(model.recognizer, options, scorer, processes)) as systems:
+        scorer = LanguageScorer(
+            *load_exported(options.transformer_lm, "language"), model.recognizer.alphabet
+        )
+    with contextlib.closing(
+        Systems(model.recognizer.alphabet, options, scorer, processes)
+    ) as systems:
         if tune:
             _, _, emissions, references = model(tune)
             tried = systems.tune(emissions, references, trials)

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -35,9 +33,8 @@ from w2v_jax.decoding.recognition import WINDOW_SECONDS, Recognizer
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.decoding.subtitles import cues, srt, vtt
 from w2v_jax.errors import UserError
-from w2v_jax.interop.exported import encoder_of
 from w2v_jax.places import file_names, place, write_whole
-from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.recognizers import open_recognizer
 from w2v_jax.training.checkpoint import load_exported
 
 Audio = str | os.PathLike | np.ndarray  # a file, or samples at 16 kHz: int16, or float in -1..1
@@ -60,7 +57,7 @@ class Transcriber:
 
     def __init__(self, variables, recognizer: Recognizer, decoder: Decoder, rows: int = 1):
         """rows: windows of WINDOW_SECONDS that are computed together."""
-        self._variables = jax.device_put(variables)
+        self._variables = variables
         self._recognizer, self._decoder, self._rows = recognizer, decoder, rows
 
     def __call__(self, audio: Audio) -> Transcript:
@@ -115,13 +112,11 @@ def load(
             f"--batch_seconds={batch_seconds:g} must be at least {WINDOW_SECONDS:g}, the length of "
             "a window"
         )
-    variables, config = load_exported(checkpoint, "ctc")
-    alphabet = Alphabet.from_dict(config["alphabet"])
-    recognizer = Recognizer(encoder_of(config, checkpoint), alphabet)
+    recognizer, variables = open_recognizer(checkpoint)
     language = None
     if options.transformer_lm:
         language = load_exported(options.transformer_lm, "language")
-    decoder = Decoder(alphabet, options, language)
+    decoder = Decoder(recognizer.alphabet, options, language)
     return Transcriber(variables, recognizer, decoder, int(batch_seconds // WINDOW_SECONDS))
 
 
@@ -199,11 +194,8 @@ def main(argv: list[str]) -> None:
         raise UserError("no audio file given; name one or more after the flags")
     command_line.enable_compilation_cache()
     names = [field.name for field in dataclasses.fields(SearchOptions)]
-    try:
-        options = SearchOptions(**{name: getattr(values, name) for name in names})
-        transcriber = load(values.checkpoint, options, batch_seconds=values.batch_seconds)
-    except UserError as error:  # to other entry points the options are parts of a config
-        raise UserError(re.sub(rf"--config\.({'|'.join(names)})\b", r"--\1", str(error))) from None
+    options = SearchOptions(**{name: getattr(values, name) for name in names})
+    transcriber = load(values.checkpoint, options, batch_seconds=values.batch_seconds)
     if transcribe(transcriber, files, values.format, values.output):
         sys.exit(1)
 

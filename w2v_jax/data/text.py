@@ -1,14 +1,11 @@
 """Sentences for a language model: text files to rows of tokens, batch = f(seed, step)."""
 
 import array
-import contextlib
 import dataclasses
-import gzip
 import hashlib
-import io
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,8 +13,8 @@ from w2v_jax.data.loader import own_rows
 from w2v_jax.data.plan import BatchSpec
 from w2v_jax.data.sharing import Ragged
 from w2v_jax.errors import UserError
-from w2v_jax.places import place
 from w2v_jax.text.alphabet import TextError
+from w2v_jax.text.files import lines
 from w2v_jax.text.vocabulary import UNKNOWN, Vocabulary, pieces
 
 log = logging.getLogger(__name__)
@@ -58,24 +55,6 @@ class TextCorpus:
             f"{self.sentences} sentences, {self.words} words{unknown}, {tokens} tokens to predict; "
             f"{self.cut} sentences were cut, {self.left_out} lines left out"
         )
-
-
-def lines(paths: str) -> Iterator[str]:
-    """The lines of text files, plain or gzip, several with commas; those of white space are left
-    out. Raises UserError for a file that cannot be read."""
-    for path in paths.split(","):
-        try:
-            with contextlib.ExitStack() as stack:
-                file = stack.enter_context(place(path).open("rb"))
-                if path.endswith(".gz"):
-                    file = stack.enter_context(gzip.open(file))
-                # what is not UTF-8 becomes U+FFFD, which no alphabet accepts
-                text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="\n")
-                yield from (line for line in text if not line.isspace())
-        except (OSError, EOFError) as error:
-            raise UserError(
-                f"the text {path} cannot be read: {error}; name files with a sentence per line"
-            ) from None
 
 
 def word_counts(paths: str, vocabulary: Vocabulary) -> Counter[str]:

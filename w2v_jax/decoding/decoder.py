@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from w2v_jax.decoding.alignment import Interval, align
-from w2v_jax.decoding.greedy import best_path, word_times
+from w2v_jax.decoding.greedy import greedy_text, word_times
 from w2v_jax.decoding.pauses import pieces
 from w2v_jax.decoding.rescoring import LanguageScorer, rescore
 from w2v_jax.decoding.search import SearchOptions, open_search
@@ -40,7 +40,7 @@ class Decoder:
     def text(self, log_probs: np.ndarray) -> str:
         """The text for ln p [T, V]."""
         if self._search is None:
-            return self._alphabet.decode(best_path(log_probs.argmax(-1), len(log_probs)))
+            return greedy_text(log_probs, self._alphabet)
         return " ".join(text for _, _, text in self._found(log_probs))
 
     def words(self, log_probs: np.ndarray, seconds_per_frame: float) -> tuple[str, list[Interval]]:
@@ -80,15 +80,9 @@ class Decoder:
     def _searched(self, log_probs: np.ndarray) -> str:
         hypotheses = self._search(log_probs)
         if self._scorer is not None:
-            options = self._options
-            hypotheses = rescore(
-                hypotheses,
-                self._scorer.scores([hypothesis.text for hypothesis in hypotheses]),
-                options.transformer_weight,
-                options.transformer_word_score,
-                ngram_weight=options.ngram_weight,
-            )
-        return hypotheses[0].text if hypotheses else ""
+            scores = self._scorer.scores([hypothesis.text for hypothesis in hypotheses])
+            hypotheses = rescore(hypotheses, scores, self._options)
+        return hypotheses[0].text
 
 
 def _shared(text: str, start: float, end: float) -> list[Interval]:

@@ -53,7 +53,7 @@ class FlashlightSearch:
         except ImportError as error:
             raise UserError(
                 f"flashlight cannot be imported ({error}); pip install flashlight-text on Python "
-                "3.11 or 3.12, or set --config.library=python"
+                "3.11 or 3.12, or set library=python"
             ) from None
         self._options = options
         self._unit = LN10 if lm else 0.0  # KenLM's logarithms have base 10

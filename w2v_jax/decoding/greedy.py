@@ -14,6 +14,11 @@ def best_path(ids: np.ndarray, frames: int) -> list[int]:
     return [int(i) for i in ids[changed & (ids != 0)]]
 
 
+def greedy_text(log_probs: np.ndarray, alphabet: Alphabet) -> str:
+    """The text of the best path through ln p [T, V]."""
+    return alphabet.decode(best_path(log_probs.argmax(-1), len(log_probs)))
+
+
 def word_times(
     log_probs: np.ndarray, alphabet: Alphabet, seconds_per_frame: float
 ) -> list[Interval]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Iterable
 
-from w2v_jax.decoding.ngram import lines, read_arpa
+from w2v_jax.decoding.ngram import read_arpa
 from w2v_jax.errors import UserError
+from w2v_jax.places import place
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
+from w2v_jax.text.files import every_line
 
 _KENLM = b"mmap lm http://kheafield.com/code"  # its binary files begin so
 MAX_FOREIGN = 0.5  # of the words: more is a model of another case or script
@@ -13,10 +15,10 @@ MAX_FOREIGN = 0.5  # of the words: more is a model of another case or script
 def is_kenlm_binary(path: str) -> bool:
     """Whether a file is a binary of KenLM. Raises UserError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with place(path).open("rb") as file:
             return file.read(len(_KENLM)) == _KENLM
     except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def words_of(lm: str, lexicon: str = "") -> list[str]:
@@ -29,11 +31,13 @@ def words_of(lm: str, lexicon: str = "") -> list[str]:
         if is_kenlm_binary(lm):
             raise UserError(
                 f"{lm} is a binary of KenLM, which does not list its words: give them with "
-                "--config.lexicon=FILE, a word per line"
+                "the option lexicon, a file with a word per line"
             )
         return read_arpa(lm, highest=1).words
     words = []
-    for number, line in lines(lexicon):
+    for number, line in enumerate(every_line(lexicon), 1):
+        if not line:
+            continue
         word, *spelling = line.split()
         if spelling and "".join(spelling).removesuffix(BOUNDARY) != word:
             raise UserError(
@@ -77,7 +81,7 @@ def check_known(known: int, total: int, lm: str) -> None:
     """Raises UserError where a language model knows less than half of the words of a lexicon."""
     if known < (1 - MAX_FOREIGN) * total:
         raise UserError(
-            f"{lm} knows {known} of the {total} words of --config.lexicon: is one of them in "
+            f"{lm} knows {known} of the {total} words of the lexicon: is one of them in "
             "another case?"
         )
 

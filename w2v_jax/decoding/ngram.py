@@ -7,15 +7,13 @@ Probabilities are natural logarithms here and base 10 in ARPA files.
 
 import array
 import dataclasses
-import gzip
 import math
-import zlib
-from collections.abc import Collection, Iterable, Iterator
-from typing import TextIO
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from w2v_jax.errors import UserError
+from w2v_jax.text.files import every_line, written
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _SPECIAL = (UNKNOWN, BEGIN, END)
@@ -203,7 +201,7 @@ def _entries(rows, probabilities, backoffs) -> dict[tuple[str, ...], tuple[float
 
 def write_arpa(model: NGram, path: str) -> None:
     """Writes an ARPA file, compressed where the name ends with .gz."""
-    with _opened(path, "wt") as file:
+    with written(path) as file:
         file.write("\\data\\\n")
         for n, grams in enumerate(model.grams, 1):
             file.write(f"ngram {n}={len(grams)}\n")
@@ -221,60 +219,23 @@ def read_arpa(path: str, highest: int | None = None) -> NGram:
     Raises UserError naming the line that is none of an ARPA file.
     """
     grams: list[dict[tuple[str, ...], tuple[float, float]]] = []
-    with _opened(path, "rt") as file:
-        for number, line in enumerate(_read(path, file), 1):
-            line = line.strip()
-            if line == "\\end\\" or (highest and line == f"\\{highest + 1}-grams:"):
-                break
-            if line.startswith("\\") and line.endswith("-grams:"):
-                grams.append({})
-            elif line and grams:
-                fields = line.split()
-                n = len(grams)
-                try:
-                    numbers = [float(field) * LN10 for field in (fields[0], *fields[n + 1 :])]
-                    if not n < len(fields) < n + 3:
-                        raise ValueError
-                    grams[-1][tuple(fields[1 : n + 1])] = numbers[0], sum(numbers[1:])
-                except ValueError:
-                    raise UserError(f"{path}, line {number} is no {n}-gram: {line[:60]}") from None
-        else:
-            raise UserError(f"{path} is no ARPA file, or cut short: it has no \\end\\")
+    for number, line in enumerate(every_line(path), 1):
+        if line == "\\end\\" or (highest and line == f"\\{highest + 1}-grams:"):
+            break
+        if line.startswith("\\") and line.endswith("-grams:"):
+            grams.append({})
+        elif line and grams:
+            fields = line.split()
+            n = len(grams)
+            try:
+                numbers = [float(field) * LN10 for field in (fields[0], *fields[n + 1 :])]
+                if not n < len(fields) < n + 3:
+                    raise ValueError
+                grams[-1][tuple(fields[1 : n + 1])] = numbers[0], sum(numbers[1:])
+            except ValueError:
+                raise UserError(f"{path}, line {number} is no {n}-gram: {line[:60]}") from None
+    else:
+        raise UserError(f"{path} is no ARPA file, or cut short: it has no \\end\\")
     if not grams or not grams[0]:
         raise UserError(f"{path} is an ARPA file without words")
     return NGram(tuple(grams))
-
-
-def sentences(path: str) -> Iterator[list[str]]:
-    """The words of every line of a text file, plain or gzip; empty lines are left out."""
-    return (line.split() for _, line in lines(path))
-
-
-def lines(path: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of a text file, plain or gzip, from 1 on; empty lines are left out."""
-    with _opened(path, "rt") as file:
-        for number, line in enumerate(_read(path, file), 1):
-            if line.strip():
-                yield number, line.strip()
-
-
-def _read(path: str, file: TextIO) -> Iterator[str]:
-    try:
-        yield from file
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no text in UTF-8, or damaged: {error}") from None
-
-
-def write_lines(texts: Iterable[str], path: str) -> None:
-    """Writes a text file, a line each, compressed where the name ends with .gz."""
-    with _opened(path, "wt") as file:
-        file.writelines(f"{text}\n" for text in texts)
-
-
-def _opened(path: str, mode: str) -> TextIO:
-    try:
-        if path.endswith(".gz"):
-            return gzip.open(path, mode, encoding="utf-8")
-        return open(path, mode, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}") from None

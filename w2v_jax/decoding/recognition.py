@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, Recording
-from w2v_jax.decoding.greedy import best_path
+from w2v_jax.decoding.greedy import best_path, greedy_text
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.text.alphabet import Alphabet
@@ -60,10 +60,6 @@ class Recognizer:
     def seconds_per_frame(self) -> float:
         return self.config.context_stride / SAMPLE_RATE
 
-    def greedy(self, log_probs: np.ndarray) -> str:
-        """The text of the best path through ln p [T, V]."""
-        return self.alphabet.decode(best_path(log_probs.argmax(-1), len(log_probs)))
-
     def texts(self, variables: Any, batches: Iterable[tuple[dict, float]]) -> dict[int, str]:
         """{item: greedy text} of evaluation batches [1, B, ...]; rows with id -1 are left out.
 
@@ -101,7 +97,7 @@ class Recognizer:
 
     def text(self, variables: Any, audio: np.ndarray | Recording) -> str:
         """The greedy text of one recording."""
-        return self.greedy(self.log_probs(variables, audio))
+        return greedy_text(self.log_probs(variables, audio), self.alphabet)
 
     def recordings(
         self, variables: Any, recordings: Iterable[np.ndarray | Recording], rows: int = 1

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from w2v_jax.decoding.beam import Hypothesis
+from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.objectives.language import token_log_probs
 from w2v_jax.text.alphabet import Alphabet
@@ -82,16 +83,12 @@ def _power_of_two(number: int) -> int:
 
 
 def rescore(
-    hypotheses: Sequence[Hypothesis],
-    scores: Sequence[float],
-    lm_weight: float,
-    word_score: float,
-    *,
-    ngram_weight: float = 0.0,
+    hypotheses: Sequence[Hypothesis], scores: Sequence[float], options: SearchOptions
 ) -> list[Hypothesis]:
     """The hypotheses of one utterance with new scores, best first:
 
-        ln p(text | audio) + ngram_weight ln p_ngram + lm_weight ln p + word_score (number of words)
+        ln p(text | audio) + ngram_weight ln p_ngram + transformer_weight ln p
+            + transformer_word_score (number of words)
 
     scores: ln p of every text, from `LanguageScorer`. An ngram_weight of 0 puts the Transformer in
     the place of the n-gram model, as the paper does. The parts of a hypothesis stay as they are, so
@@ -101,9 +98,9 @@ def rescore(
         dataclasses.replace(
             hypothesis,
             score=hypothesis.acoustic
-            + ngram_weight * hypothesis.language
-            + lm_weight * float(score)
-            + word_score * len(hypothesis.text.split()),
+            + options.ngram_weight * hypothesis.language
+            + options.transformer_weight * float(score)
+            + options.transformer_word_score * len(hypothesis.text.split()),
         )
         for hypothesis, score in zip(hypotheses, scores, strict=True)
     ]

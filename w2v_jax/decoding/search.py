@@ -43,20 +43,18 @@ class SearchOptions:
 
     def __post_init__(self):
         if self.library not in LIBRARIES:
-            raise UserError(
-                f"--config.library={self.library!r} must be one of {', '.join(LIBRARIES)}"
-            )
+            raise UserError(f"library={self.library!r} must be one of {', '.join(LIBRARIES)}")
         for key in ("beam", "best"):
             if getattr(self, key) < 1:
-                raise UserError(f"--config.{key}={getattr(self, key)} must be at least 1")
+                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
         if not self.threshold > 0:
-            raise UserError(f"--config.threshold={self.threshold:g} must be positive")
+            raise UserError(f"threshold={self.threshold:g} must be positive")
         if self.letters < 0:
-            raise UserError(f"--config.letters={self.letters} must be at least 0")
+            raise UserError(f"letters={self.letters} must be at least 0")
         if self.any_word and not self.lm:
-            raise UserError("--config.any_word is about the words of --config.lm; set that too")
+            raise UserError("any_word is about the words of lm; set that too")
         if self.any_word and self.lexicon:
-            raise UserError("--config.any_word finds words that --config.lexicon forbids; set one")
+            raise UserError("any_word finds words that lexicon forbids; set one of them")
 
     @property
     def searches(self) -> bool:
@@ -75,21 +73,20 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
     Raises UserError for files that cannot be read, for words that the alphabet cannot write, and
     where flashlight is asked for and not installed.
     """
-    words = None
+    closed = bool(options.lm or options.lexicon) and not options.any_word
     binary = bool(options.lm) and is_kenlm_binary(options.lm)  # or it cannot be read
-    if (options.lm or options.lexicon) and not options.any_word:
+    library = options.library
+    if library == "auto":
+        library = "flashlight" if closed and is_installed() else "python"
+    if library == "flashlight":
+        if not closed:
+            raise UserError(
+                "flashlight finds words of a lexicon; set lexicon, or lm without any_word, or "
+                "library=python"
+            )
         words = spellable(
             words_of(options.lm, options.lexicon), alphabet, options.lexicon or options.lm
         )
-    library = options.library
-    if library == "auto":
-        library = "flashlight" if words is not None and is_installed() else "python"
-    if library == "flashlight":
-        if words is None:
-            raise UserError(
-                "flashlight finds words of a lexicon; set --config.lexicon or --config.lm without "
-                "any_word, or --config.library=python"
-            )
         return FlashlightSearch(alphabet, options.lm, words, options.widths)
     if binary:
         raise UserError(
@@ -97,11 +94,14 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
             "Python 3.11 or 3.12), the library python reads ARPA files"
         )
     lm = read_arpa(options.lm) if options.lm else None
-    if lm is not None and words is None:
-        spellable(lm.words, alphabet, options.lm)
-    if lm is not None and options.lexicon:
-        check_known(len(words & set(lm.words)), len(words), options.lm)
-    return BeamSearch(alphabet, lm, words, options.widths)
+    words = None
+    if options.lexicon:
+        words = spellable(words_of("", options.lexicon), alphabet, options.lexicon)
+        if lm is not None:
+            check_known(len(words & set(lm.words)), len(words), options.lm)
+    elif lm is not None:
+        words = spellable(lm.words, alphabet, options.lm)
+    return BeamSearch(alphabet, lm, words if closed else None, options.widths)
 
 
 _search: BeamSearch | FlashlightSearch  # of this process

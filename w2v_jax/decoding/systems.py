@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from w2v_jax.decoding.beam import Hypothesis
-from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.decoding.greedy import greedy_text
 from w2v_jax.decoding.rescoring import LanguageScorer, rescore
 from w2v_jax.decoding.scoring import score
 from w2v_jax.decoding.search import Searches, SearchOptions
 from w2v_jax.decoding.tuning import Trial, best, tune
+from w2v_jax.text.alphabet import Alphabet
 
 GREEDY, NGRAM, TRANSFORMER = "greedy", "n-gram", "Transformer"
 
@@ -33,15 +34,15 @@ class Systems:
 
     def __init__(
         self,
-        recognizer: Recognizer,
+        alphabet: Alphabet,
         options: SearchOptions,
         scorer: LanguageScorer | None,
         processes: int = 1,
     ):
-        self._recognizer, self.options, self._scorer = recognizer, options, scorer
+        self._alphabet, self.options, self._scorer = alphabet, options, scorer
         self._searches = None
         if options.searches:
-            self._searches = Searches(recognizer.alphabet, options, processes)
+            self._searches = Searches(alphabet, options, processes)
 
     def tune(
         self, utterances: Sequence[np.ndarray], references: Sequence[str], trials: int
@@ -64,23 +65,26 @@ class Systems:
             lists = self._search(utterances)
             language = [self._language(hypotheses) for hypotheses in lists]
 
+            def with_weights(weight: float, word_score: float) -> SearchOptions:
+                return dataclasses.replace(
+                    self.options, transformer_weight=weight, transformer_word_score=word_score
+                )
+
             def by_rescoring(*weights: float) -> float:
-                texts = [self._rescored(*x, *weights) for x in zip(lists, language, strict=True)]
-                return score(references, texts).wer
+                options = with_weights(*weights)
+                pairs = zip(lists, language, strict=True)
+                return score(references, [rescore(*x, options)[0].text for x in pairs]).wer
 
             tried[TRANSFORMER] = tune(by_rescoring, 4 * trials)  # cheap: nothing is searched for
             chosen = best(tried[TRANSFORMER])
-            self.options = dataclasses.replace(
-                self.options,
-                transformer_weight=chosen.lm_weight, transformer_word_score=chosen.word_score,
-            )  # fmt: skip
+            self.options = with_weights(chosen.lm_weight, chosen.word_score)
         return tried
 
     def __call__(self, utterances: Sequence[np.ndarray]) -> list[Decoded]:
         """What each system finds for ln p [T, V] of every utterance."""
         options = self.options
         start = time.perf_counter()
-        texts = tuple(self._recognizer.greedy(log_probs) for log_probs in utterances)
+        texts = tuple(greedy_text(log_probs, self._alphabet) for log_probs in utterances)
         found = [Decoded(GREEDY, "", texts, time.perf_counter() - start)]
         if self._searches is None:
             return found
@@ -95,10 +99,9 @@ class Systems:
         if self._scorer is None:
             return found
         start = time.perf_counter()
-        weights = options.transformer_weight, options.transformer_word_score
-        texts = tuple(self._rescored(x, self._language(x), *weights) for x in lists)
+        texts = tuple(rescore(x, self._language(x), options)[0].text for x in lists)
         seconds += time.perf_counter() - start
-        weights = f"{weights[0]:.3g}, {weights[1]:.3g}"
+        weights = f"{options.transformer_weight:.3g}, {options.transformer_word_score:.3g}"
         return [*found, Decoded(TRANSFORMER, weights, texts, seconds)]
 
     def close(self) -> None:
@@ -111,8 +114,3 @@ class Systems:
 
     def _language(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
         return self._scorer.scores([hypothesis.text for hypothesis in hypotheses])
-
-    def _rescored(self, hypotheses, language, lm_weight: float, word_score: float) -> str:
-        ngram_weight = self.options.ngram_weight
-        found = rescore(hypotheses, language, lm_weight, word_score, ngram_weight=ngram_weight)
-        return found[0].text

@@ -12,9 +12,10 @@ import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.decoding.beam import Hypothesis
+from w2v_jax.decoding.greedy import greedy_text
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.rescoring import LanguageScorer, rescore
-from w2v_jax.decoding.search import Search
+from w2v_jax.decoding.search import Search, SearchOptions
 
 PASSES = 3
 LONGEST = 60.0  # seconds; no further pass is begun after these
@@ -71,7 +72,7 @@ def search_timings(
 
     One process, one utterance after the other: ln p [T, V], `seconds` of audio in all.
     """
-    yield timed("greedy path", recognizer.greedy, emissions, seconds)[0]
+    yield timed("greedy path", lambda x: greedy_text(x, recognizer.alphabet), emissions, seconds)[0]
     found: list[list[Hypothesis]] = []
     for name, search in searches:
         timing, found = timed(name, search, emissions, seconds)
@@ -80,7 +81,7 @@ def search_timings(
 
         def again(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
             texts = [hypothesis.text for hypothesis in hypotheses]
-            return rescore(hypotheses, scorer.scores(texts), 1.0, 0.0)
+            return rescore(hypotheses, scorer.scores(texts), SearchOptions())
 
         best = statistics.mean(map(len, found))
         yield timed(f"Transformer, {best:.0f} texts each", again, found, seconds)[0]

@@ -1,0 +1,51 @@
+"""Text files, plain or gzip, here or in a bucket."""
+
+import contextlib
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+from w2v_jax.errors import UserError
+from w2v_jax.places import place
+
+
+@contextlib.contextmanager
+def written(path: str) -> Iterator[TextIO]:
+    """A file to write text to, compressed where its name ends with .gz. Raises UserError."""
+    with _opened(path, "wb") as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        yield text
+
+
+def every_line(path: str) -> Iterator[str]:
+    """All lines of a file, without white space at their ends. Raises UserError."""
+    with _opened(path, "rb") as file:
+        # what is not UTF-8 becomes U+FFFD, which no alphabet accepts
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="\n")
+        yield from map(str.strip, text)
+
+
+def lines(paths: str) -> Iterator[str]:
+    """The lines of files, several with commas between them, that are not empty."""
+    for path in filter(None, map(str.strip, paths.split(","))):
+        yield from filter(None, every_line(path))
+
+
+def write_lines(texts: Iterable[str], path: str) -> None:
+    """Writes a line for each of the texts."""
+    with written(path) as file:
+        file.writelines(f"{text}\n" for text in texts)
+
+
+@contextlib.contextmanager
+def _opened(path: str, mode: str) -> Iterator[io.BufferedIOBase]:
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(place(path).open(mode))
+            if path.endswith(".gz"):
+                file = stack.enter_context(gzip.open(file, mode))
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        what = "read" if mode == "rb" else "written"
+        raise UserError(f"{path} cannot be {what}: {error}") from None
