@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from w2v_jax.decoding.scoring import align, score, total
+from w2v_jax.decoding.scoring import align_words, score, total
 from w2v_jax.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_as_the_table_finds():
         [" ".join(rng.choices(["a", "b", "cd"], k=rng.randrange(7))) for _ in range(200)]
         for _ in range(2)
     ]
-    aligned = align(*texts)
+    aligned = align_words(*texts)
     for reference, hypothesis, found in zip(*texts, aligned, strict=True):
         assert [r for r, _ in found.pairs if r] == reference.split()
         assert [h for _, h in found.pairs if h] == hypothesis.split()
@@ -43,7 +43,7 @@ def test_as_the_table_finds():
 
 
 def test_each_kind_of_error():
-    (found,) = align(["a b c d"], ["a x c d e"])
+    (found,) = align_words(["a b c d"], ["a x c d e"])
     assert found.errors == [("b", "x"), ("", "e")]
     result = score(["a b c d", "e f"], ["a x c d e", "f"])
     assert (result.substitutions, result.deletions, result.insertions) == (1, 1, 1)
@@ -57,6 +57,6 @@ def test_what_is_written_where_nothing_was_said_is_inserted():
 
 @pytest.mark.parametrize("references", [[], ["", ""]])
 def test_no_words_no_rate(references):
-    assert len(align(references, references)) == len(references)
+    assert len(align_words(references, references)) == len(references)
     with pytest.raises(UserError, match=f"none of the {len(references)} references has a word"):
         score(references, references)

@@ -10,6 +10,7 @@ import matplotlib
 from absl import flags
 
 from w2v_jax import command_line
+from w2v_jax.decoding.evaluation import columns
 from w2v_jax.decoding.scoring import Score, score
 from w2v_jax.errors import UserError
 from w2v_jax.training.writer import read_lines
@@ -69,11 +70,7 @@ def table(runs: Path) -> str:
         scores = [decoded(folder / "test.decoded.tsv") for folder in folders]
         rates = [spread([s.wer for s in scores]), spread([s.cer for s in scores])]
         rows.append([label, str(len(folders)), *rates, "", "", f"{minutes(folders):.1f}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+    return "\n".join(columns(rows, left=0))
 
 
 def picture(runs: Path, path: Path) -> None:

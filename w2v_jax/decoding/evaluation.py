@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from w2v_jax.decoding import bootstrap
-from w2v_jax.decoding.scoring import Alignment, Score, align, total
+from w2v_jax.decoding.scoring import Score, WordAlignment, align_words, total
 from w2v_jax.errors import UserError
 
 LENGTHS = (2, 5, 10, 20)  # seconds that divide utterances into short and long ones
@@ -80,7 +80,7 @@ class Report:
     substitutions: tuple[tuple[tuple[str, str], int], ...]
     deletions: tuple[tuple[str, int], ...]
     insertions: tuple[tuple[str, int], ...]
-    alignments: tuple[Alignment, ...]
+    alignments: tuple[WordAlignment, ...]
     names: tuple[str, ...]
     worst: tuple[int, ...]
 
@@ -198,11 +198,11 @@ def columns(rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[str]:
         yield "   ".join(cells).rstrip()
 
 
-def _aligned(utterances: Sequence[Utterance]) -> list[Alignment]:
-    return align([x.reference for x in utterances], [x.hypothesis for x in utterances])
+def _aligned(utterances: Sequence[Utterance]) -> list[WordAlignment]:
+    return align_words([x.reference for x in utterances], [x.hypothesis for x in utterances])
 
 
-def _counts(alignments: Sequence[Alignment]) -> np.ndarray:
+def _counts(alignments: Sequence[WordAlignment]) -> np.ndarray:
     """Word errors, words, letter errors, letters: int [N, 4]."""
     rows = [(len(x.errors), x.words, x.letter_errors, x.letters) for x in alignments]
     return np.array(rows, np.int64).reshape(-1, 4)
@@ -266,7 +266,7 @@ def _frequent(report: Report) -> Iterator[str]:
         )
 
 
-def _written_out(name: str, alignment: Alignment) -> Iterator[str]:
+def _written_out(name: str, alignment: WordAlignment) -> Iterator[str]:
     """Reference above hypothesis, in pieces that fit a line; `*` where there is no word."""
     yield f"{name}: {len(alignment.errors)} errors, {alignment.words} words"
     piece: list[tuple[str, str]] = []

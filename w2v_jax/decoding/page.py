@@ -9,7 +9,7 @@ import numpy as np
 
 from w2v_jax.audio.waveform import encode
 from w2v_jax.decoding.evaluation import HEADINGS, Group, Report, Utterance
-from w2v_jax.decoding.scoring import Alignment
+from w2v_jax.decoding.scoring import WordAlignment
 from w2v_jax.places import place, write_whole
 
 PLAYERS = 50
@@ -206,7 +206,7 @@ def _scrolled(title: str, headings: Iterable[str], rows: Iterable[str]) -> Itera
 
 
 def _utterance(
-    utterance: Utterance, alignment: Alignment, samples: np.ndarray | None
+    utterance: Utterance, alignment: WordAlignment, samples: np.ndarray | None
 ) -> Iterator[str]:
     errors, words = len(alignment.errors), alignment.words
     rate = f"{100 * errors / words:.1f} %" if words else "no reference"

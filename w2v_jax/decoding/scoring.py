@@ -10,7 +10,7 @@ from w2v_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment:
+class WordAlignment:
     """One utterance: (reference word, hypothesis word), '' where one of them has none."""
 
     pairs: tuple[tuple[str, str], ...]
@@ -46,14 +46,14 @@ class Score:
         )
 
 
-def align(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordAlignment]:
     """Each hypothesis beside its reference (normalised texts, same order) with fewest errors."""
     if not references and not hypotheses:
         return []
     words = jiwer.process_words(list(references), list(hypotheses))
     letters = jiwer.process_characters(list(references), list(hypotheses))
     return [
-        Alignment(
+        WordAlignment(
             tuple(pair for chunk in chunks for pair in _pairs(chunk, reference, hypothesis)),
             len(text),
             sum(map(_errors, letter_chunks)),
@@ -66,7 +66,7 @@ def align(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignmen
     ]  # fmt: skip
 
 
-def total(alignments: Iterable[Alignment]) -> Score:
+def total(alignments: Iterable[WordAlignment]) -> Score:
     """The score of a whole set. Raises UserError where no reference has a word."""
     alignments = list(alignments)
     words = sum(x.words for x in alignments)
@@ -94,7 +94,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
 
     What is written where the reference is empty counts as insertions. Raises as `total` does.
     """
-    return total(align(references, hypotheses))
+    return total(align_words(references, hypotheses))
 
 
 def _pairs(
