@@ -121,7 +121,7 @@ FREE_KEYS = (
     "keep_every", "keep_best", "max_skipped", "hang_seconds", "profile_steps", "dry_run",
 )  # fmt: skip
 # what changes no number beyond rounding, so that a run may move to another machine
-FREE_MODEL_KEYS = ("remat", "remat_features", "scan", "pos_conv_method")
+FREE_MODEL_KEYS = ("remat", "remat_features", "scan", "pos_conv_method", "attention_method")
 # accumulation draws dropout anew, and may have to change with the number of devices
 FREE_DATA_KEYS = (
     "train", "valid", "threads", "workers", "cache_gigabytes", "max_bad_share", "accumulation",

@@ -78,8 +78,12 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
 
     Raises UserError where mesh, batch and topology do not go together.
     """
-    if config.model.pos_conv_method == "auto":  # it would follow the machine that compiles
-        config.model.pos_conv_method = "fft" if topology.chip is None else "conv"
+    # auto would follow the machine that compiles
+    cpu = topology.chip is None
+    if config.model.pos_conv_method == "auto":
+        config.model.pos_conv_method = "fft" if cpu else "conv"
+    if config.model.attention_method == "auto":
+        config.model.attention_method = "heads" if cpu else "whole"
     mesh = make_mesh(config.mesh, topology.devices)
     buckets = batches(config)[: None if all_shapes else 1]
     check_rows(buckets, shards_of_batch(mesh), config.data.accumulation)

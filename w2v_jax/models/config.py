@@ -97,7 +97,8 @@ class EncoderConfig(FromDict):
     remat: str = "none"  # | full | dots: what the backward pass computes again in the blocks
     remat_features: bool = False  # and norms and activations of the feature encoder
     scan: bool = True  # one compiled block for all layers; False unrolls them
-    pos_conv_method: str = "auto"  # | conv | fft
+    pos_conv_method: str = "auto"  # | conv | fft; auto: fft on CPUs
+    attention_method: str = "auto"  # | whole | heads: one head after the other; auto: heads on CPUs
 
     def __post_init__(self):
         layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
@@ -114,6 +115,7 @@ class EncoderConfig(FromDict):
         choices(self, "dtype", ("float32", "bfloat16"))
         choices(self, "remat", ("none", "full", "dots"))
         choices(self, "pos_conv_method", ("auto", "conv", "fft"))
+        choices(self, "attention_method", ("auto", "whole", "heads"))
         for key, divisor in (
             ("num_heads", self.num_heads),
             ("pos_conv_groups", self.pos_conv_groups),
@@ -201,7 +203,7 @@ class EncoderConfig(FromDict):
         """The keys that decide shapes and meaning of the parameters."""
         free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks", "frame_rule")
         free += ("normalize_eps",)
-        free += ("dtype", "remat", "remat_features", "scan", "pos_conv_method")
+        free += ("dtype", "remat", "remat_features", "scan", "pos_conv_method", "attention_method")
         return {
             key: value
             for key, value in self.to_dict().items()

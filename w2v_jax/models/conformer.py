@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
+from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.layers import (
     ACTIVATIONS,
     BatchNorm,
@@ -50,7 +51,7 @@ class ConvolutionModule(nn.Module):
             x = layer_norm(dtype, name="depthwise_norm")(x)
         x = ACTIVATIONS[cfg.activation](x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=False)(x)
-        return nn.Dropout(cfg.conformer_dropout, deterministic=not self.train)(x)
+        return Dropout(cfg.conformer_dropout, deterministic=not self.train)(x)
 
 
 class ConformerBlock(nn.Module):
@@ -71,7 +72,7 @@ class ConformerBlock(nn.Module):
             norm("feed_forward_1_norm")(x)
         )
         y = SelfAttention(cfg, self.train, name="attention")(norm("attention_norm")(x), mask)
-        x = x + nn.Dropout(cfg.dropout, deterministic=not self.train)(y)
+        x = x + Dropout(cfg.dropout, deterministic=not self.train)(y)
         x = x + ConvolutionModule(cfg, self.train, name="convolution")(x, mask)
         x = x + 0.5 * FeedForward(cfg, self.train, name="feed_forward_2")(
             norm("feed_forward_2_norm")(x)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.layers import boxed
 
@@ -30,7 +31,7 @@ class CTCModel(nn.Module):
         out = Encoder(self.config, self.train, name="encoder")(
             audio, length, time_mask=time_mask, channel_mask=channel_mask
         )
-        x = nn.Dropout(self.final_dropout, deterministic=not self.train)(out.context)
+        x = Dropout(self.final_dropout, deterministic=not self.train)(out.context)
         logits = nn.Dense(
             self.vocabulary,
             dtype=self.config.compute_dtype,

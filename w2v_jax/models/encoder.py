@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
+from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.frontend import FeatureEncoder, scale_waveform
 from w2v_jax.models.layers import (
     PositionalConv,
@@ -72,12 +73,15 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x, mask):
         cfg = self.config
-        block = ConformerBlock if cfg.block == "conformer" else TransformerBlock
-        y = block(cfg, self.train, name="block")(x, mask)
-        if self.train and cfg.layerdrop:
-            # drawn from the step's key alone, so every device drops the same layers
+        make = ConformerBlock if cfg.block == "conformer" else TransformerBlock
+        block = make(cfg, self.train, name="block")
+        if self.train and cfg.layerdrop and not self.is_initializing():
+            # drawn from the step's key alone: every device drops the same layers, and none of them
+            # computes what is dropped
             keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - cfg.layerdrop)
-            y = jnp.where(keep, y, x)
+            y = nn.cond(keep, lambda block, x: block(x, mask), lambda _, x: x, block, x)
+        else:
+            y = block(x, mask)
         y = nn.with_logical_constraint(y, ("batch", "time", "act_embed"))
         return y, (y if self.collect else None)
 
@@ -103,7 +107,7 @@ class ContextNetwork(nn.Module):
         norm = layer_norm(dtype, name="norm", eps=cfg.norm_eps)
         if cfg.norm_order == "post":
             x = norm(x)
-        x = nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
+        x = Dropout(cfg.dropout, deterministic=not self.train)(x)
         layers = over_layers(_Layer, cfg)(cfg, self.train, collect, name="layers")
         first = x
         x, outputs = layers(x, mask)
@@ -164,7 +168,7 @@ class Encoder(nn.Module):
             x = torch_dense(
                 cfg.channels, cfg.width, ("conv_out", "embed"), dtype, name="feature_projection"
             )(x)  # [B, T, D]
-        x = nn.Dropout(cfg.dropout_input, deterministic=not self.train)(x)
+        x = Dropout(cfg.dropout_input, deterministic=not self.train)(x)
         mask_embedding = self.param(
             "mask_embedding", boxed(nn.initializers.uniform(1.0), "embed"), (cfg.width,)
         )

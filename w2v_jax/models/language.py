@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import ConfigError, FromDict, choices
+from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.layers import boxed, layer_norm, sinusoids
 from w2v_jax.models.transformer import TransformerBlock
@@ -42,6 +43,7 @@ class LanguageConfig(FromDict):
     norm_order: ClassVar[str] = "pre"
     positions: ClassVar[str] = "none"  # the embeddings have them
     adapter_dim: ClassVar[int] = 0
+    attention_method: ClassVar[str] = "whole"  # sentences are short
 
     def __post_init__(self):
         choices(self, "activation", ("gelu", "gelu_tanh", "relu", "swish"))
@@ -95,7 +97,7 @@ class LanguageModel(nn.Module):
         ).astype(dtype)
         x = table[tokens] * jnp.sqrt(cfg.width).astype(dtype)  # [B, L, D]
         x = x + sinusoids(jnp.arange(tokens.shape[1]), cfg.width).astype(dtype)
-        x = nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
+        x = Dropout(cfg.dropout, deterministic=not self.train)(x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
         x, _ = over_layers(_Layer, cfg)(cfg, self.train, name="layers")(x, None)
         x = layer_norm(dtype, name="norm", eps=cfg.norm_eps)(x)

@@ -8,8 +8,28 @@ import jax
 import jax.numpy as jnp
 import scipy.fft
 
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x), exact, in float32 inside. By erf, as torch; jax.nn.gelu takes erfc, which XLA
+    computes as two polynomials and a choice. Its backward pass needs x alone."""
+    return (_phi(x) * x).astype(x.dtype)
+
+
+def _phi(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(x.astype(jnp.float32) * math.sqrt(0.5))
+
+
+def _gelu_gradient(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    y = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * y * y) * (1 / math.sqrt(2 * math.pi))
+    return ((g * (_phi(x) + y * density)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
+
 ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "swish": jax.nn.swish,
@@ -60,6 +80,11 @@ def layer_norm(dtype, *, name: str, eps: float = 1e-5) -> nn.LayerNorm:
         bias_init=boxed(nn.initializers.zeros, "norm"),
         name=name,
     )
+
+
+def on_cpu() -> bool:
+    """Whether the methods `auto` stands for are those of a CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def frame_mask(length: jax.Array | None, frames: int) -> jax.Array | None:
@@ -113,8 +138,10 @@ class GroupNorm(nn.Module):
         b, t, c = x.shape
         scale = self.param("scale", boxed(nn.initializers.ones, "norm"), (c,))
         bias = self.param("bias", boxed(nn.initializers.zeros, "norm"), (c,))
-        grouped = x.reshape(b, t, self.groups, c // self.groups)
-        mean, var, _ = masked_moments(grouped, mask, (1, 3))
+        # an axis of size 1 would make XLA's sums on CPUs ten times slower
+        alone = self.groups == c
+        grouped = x if alone else x.reshape(b, t, self.groups, c // self.groups)
+        mean, var, _ = masked_moments(grouped, mask, (1,) if alone else (1, 3))
         y = ((grouped - mean) * jax.lax.rsqrt(var + self.eps)).reshape(b, t, c)
         return (y * scale + bias).astype(self.dtype)
 
@@ -153,19 +180,27 @@ class BatchNorm(nn.Module):
 def fft_grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
     """The convolution of x [B, T, D] with kernel [K, D/groups, D] as a product of spectra.
 
-    Equal to `lax.conv_general_dilated` but for rounding. On CPUs its backward pass is several
-    times cheaper: XLA has no fast weight gradient for a grouped convolution with a long kernel.
+    Equal to `lax.conv_general_dilated` but for rounding. On CPUs its backward pass is many times
+    cheaper: XLA has no fast weight gradient for a grouped convolution with a long kernel. x is cut
+    into overlapping blocks of 2K (overlap-save), so that the spectra of the kernel, which are most
+    of the memory, stay short.
     """
     b, t, d = x.shape
     taps, per_group, _ = kernel.shape
     groups = d // per_group
-    size = scipy.fft.next_fast_len(t + taps - 1, real=True)
-    x = jnp.pad(x.astype(jnp.float32), ((0, 0), padding, (0, 0)))
-    spectrum = jnp.fft.rfft(x, size, axis=1).reshape(b, -1, groups, per_group)
+    size = scipy.fft.next_fast_len(2 * taps, real=True)
+    step = size - taps + 1  # outputs of a block
+    blocks = -(-t // step)
+    before, after = padding[0], blocks * step + taps - 1 - t - padding[0]
+    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (before, after), (0, 0)))
+    x = jnp.stack([x[:, i * step : i * step + size] for i in range(blocks)], 1)
+    x = x.reshape(b * blocks, size, d)
+    spectrum = jnp.fft.rfft(x, axis=1).reshape(b * blocks, -1, groups, per_group)
     filters = jnp.fft.rfft(kernel.astype(jnp.float32), size, axis=0)
     filters = filters.reshape(-1, per_group, groups, d // groups)
     product = jnp.einsum("bfgi,figo->bfgo", spectrum, filters.conj())
-    return jnp.fft.irfft(product.reshape(b, -1, d), size, axis=1)[:, :t]
+    y = jnp.fft.irfft(product.reshape(b * blocks, -1, d), size, axis=1)[:, :step]
+    return y.reshape(b, blocks * step, d)[:, :t]
 
 
 class PositionalConv(nn.Module):
@@ -206,10 +241,7 @@ class PositionalConv(nn.Module):
             weight = direction * (magnitude / norm)[:, None, None]
         bias = self.param("bias", boxed(nn.initializers.zeros, "embed"), (self.width,))
         padding = (self.kernel // 2, (self.kernel - 1) // 2)
-        method = self.method
-        if method == "auto":
-            method = "fft" if jax.default_backend() == "cpu" else "conv"
-        if method == "fft":
+        if self.method == "fft" or (self.method == "auto" and on_cpu()):
             y = fft_grouped_conv(x, weight, padding).astype(self.dtype)
         else:
             y = jax.lax.conv_general_dilated(

@@ -6,6 +6,7 @@ import jax
 from w2v_jax.models.adapter import Adapter
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.layers import ACTIVATIONS, bert_dense, layer_norm
 
 
@@ -20,9 +21,9 @@ class FeedForward(nn.Module):
         cfg, dtype = self.config, self.config.compute_dtype
         x = bert_dense(cfg.feed_forward, ("embed", "mlp"), dtype, name="inner")(x)
         x = ACTIVATIONS[cfg.activation](x)
-        x = nn.Dropout(cfg.activation_dropout, deterministic=not self.train)(x)
+        x = Dropout(cfg.activation_dropout, deterministic=not self.train)(x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(x)
-        return nn.Dropout(cfg.dropout, deterministic=not self.train)(x)
+        return Dropout(cfg.dropout, deterministic=not self.train)(x)
 
 
 class TransformerBlock(nn.Module):
@@ -39,7 +40,7 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """x [B, T, D], mask bool [B, T] or None -> [B, T, D]."""
         cfg, dtype = self.config, self.config.compute_dtype
-        drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
+        drop = Dropout(cfg.dropout, deterministic=not self.train)
         attention_norm = layer_norm(dtype, name="attention_norm", eps=cfg.norm_eps)
         final_norm = layer_norm(dtype, name="final_norm", eps=cfg.norm_eps)
         attention = SelfAttention(cfg, self.train, self.causal, name="attention")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.layers import torch_dense
 from w2v_jax.models.quantizer import Quantizer
@@ -53,7 +54,7 @@ class Wav2Vec2(nn.Module):
         cfg.refuse_output_layers("contrastive pre-training")
         out = Encoder(cfg, self.train, name="encoder")(audio, length, time_mask=time_mask)
         take = lambda x: jnp.take_along_axis(x, masked_frames[:, :, None], axis=1)  # noqa: E731
-        drop = nn.Dropout(cfg.dropout_features, deterministic=not self.train)
+        drop = Dropout(cfg.dropout_features, deterministic=not self.train)
         features = drop(out.features if self.everywhere else take(out.features))  # [B, K, C]
         quantized = Quantizer(self.quantizer, dtype, name="quantizer")(features, noise, temperature)
         projection = self.quantizer.projection

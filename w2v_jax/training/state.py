@@ -106,32 +106,27 @@ def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState,
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(task.seed), state.step)
 
-        def micro(carry, item):
-            grads, weight, metrics, stats = carry
-            index, part = item
-            (_, out), new = value_and_gradient(
+        def gradients(stats, index, part):
+            (_, out), grads = value_and_gradient(
                 state.params, stats, part, state.step, (key, jax.random.fold_in(key, index))
             )
-            add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
-            return (
-                add(grads, new),
-                weight + out.weight,
-                add(metrics, out.metrics),
-                out.stats,
-            ), None
+            return (grads, out.weight, out.metrics), out.stats
+
+        def micro(carry, item):
+            sums, stats = carry
+            new, stats = gradients(stats, *item)
+            return (jax.tree.map(jnp.add, sums, new), stats), None
 
         size = jax.tree.leaves(batch)[0].shape[0]
         first = jax.tree.map(lambda x: x[0], batch)
-        shapes = jax.eval_shape(
-            loss_function, state.params, state.stats, first, state.step, (key, key)
-        )[1]
-        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
-        carry = (zeros(state.params), jnp.float32(0), zeros(shapes.metrics), state.stats)
         if size == 1:
-            carry, _ = micro(carry, (jnp.int32(0), first))
+            sums, stats = gradients(state.stats, jnp.int32(0), first)
         else:
-            carry, _ = jax.lax.scan(micro, carry, (jnp.arange(size), batch))
-        grads, weight, metrics, stats = carry
+            shapes = jax.eval_shape(gradients, state.stats, jnp.int32(0), first)[0]
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            items = jnp.arange(size), batch
+            (sums, stats), _ = jax.lax.scan(micro, (zeros, state.stats), items)
+        grads, weight, metrics = sums
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm)
