@@ -10,6 +10,7 @@ from tests import small
 from tests.test_rescoring import WORDS, exported
 from w2v_jax import benchmark
 from w2v_jax.benchmark import benchmark_data, benchmark_decode
+from w2v_jax.data import speech
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
@@ -57,8 +58,8 @@ def test_rates_and_stages_measure_the_same_work(manifests):
 
 
 def test_makes_a_corpus_of_every_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "MINUTES", 1)
-    sources = benchmark.make_corpora(tmp_path)
+    monkeypatch.setattr(speech, "MINUTES", 1)
+    sources = speech.make_corpora(tmp_path)
     assert set(sources) == {"flac", "wav", "opus", "pcm shards", "flac shards"}
     flac, _ = soundfile.read(tmp_path / "flac" / "1.flac", dtype="int16")
     wav, _ = soundfile.read(tmp_path / "wav" / "1.wav", dtype="int16")

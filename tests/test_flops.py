@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from configs import common
+from w2v_jax.data.loader import batch_arrays
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.flops import contrastive_flops, encoder_flops, training_flops
+from w2v_jax.tasks.arithmetic import update_flops
+from w2v_jax.tasks.pretraining import pretraining_task
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,38 @@ def test_encoder_flops_are_those_of_the_program(changes):
     encoder, found = lowered_flops(scan=False, **changes)
     expected = sum(encoder_flops(encoder, 240_000).values())
     assert 1 < found / expected < 1.05
+
+
+def test_update_flops_are_those_of_a_training_gradient():
+    """XLA also counts norms, activations, softmax, and the slots of masked frames left empty."""
+    config = common.pretraining("base")
+    config.model.update(scan=False, pos_conv_method="conv", num_layers=2, layerdrop=0.0)
+    task, samples = pretraining_task(config), 240_000
+    variables = jax.eval_shape(lambda: nn.meta.unbox(task.init()))
+    micro = {
+        name: jax.ShapeDtypeStruct(shape[1:], dtype)
+        for name, (shape, dtype) in batch_arrays((1, 2), samples).items()
+    }
+
+    def gradient(params, micro):
+        keys = jax.random.key(0), jax.random.key(1)
+        return jax.value_and_grad(task.loss, has_aux=True)(params, {}, micro, 0, keys)
+
+    found = jax.jit(gradient).lower(variables["params"], micro).cost_analysis()["flops"]
+    assert 1 < found / update_flops(config, samples, 2) < 1.05
+
+
+def test_blocks_that_layerdrop_skips_do_not_count():
+    config = common.pretraining("base")
+    most = update_flops(config, 240_000, 4)
+    config.model.layerdrop = 1.0
+    without_blocks = update_flops(config, 240_000, 4, layerdrop=True)
+    config.model.num_layers = 0
+    assert without_blocks == update_flops(config, 240_000, 4) < most
+    config.model.update(num_layers=12, layerdrop=0.25)
+    expected = without_blocks + 0.75 * (most - without_blocks)
+    np.testing.assert_allclose(update_flops(config, 240_000, 4, layerdrop=True), expected)
+    assert update_flops(config, 240_000, 4) == most
 
 
 def test_xla_counts_the_body_of_a_loop_once():

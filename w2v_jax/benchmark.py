@@ -15,6 +15,18 @@ search with the n-gram model at every beam, and the Transformer on the texts of 
 --config=configs/finetune.py:split=10h,size=base measures the acoustic model of that config with
 random weights; the searches then read the letter probabilities of --checkpoint all the same, since
 random ones, which rule nothing out, would be the worst case of a search.
+
+    python -m w2v_jax.benchmark step --config=configs/wav2vec2.py:base --batch=8 --seconds=15 \
+        --steps=10 --breakdown --profile=runs/trace
+
+measures the update that pretrain or finetune would run, on full rows of the package's speech, and
+prints a line of JSON: compilation, time per update, audio per second, arithmetic per second and its
+share of what the devices can do in bfloat16 (mfu; null where that is not known), memory, loss.
+--batch rows are cut into --config.data.accumulation micro-batches; a fine-tuning is measured with
+the encoder no longer frozen. --inference measures the forward pass of all rows at once instead.
+--breakdown times the parts of an update, each alone, and --profile traces 3 further updates. The
+arithmetic is that of models/flops.py: what remat computes again and blocks that LayerDrop skips do
+not count. On CPUs the memory is that of the whole process.
 """
 
 import dataclasses
@@ -32,14 +44,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax import command_line
-from w2v_jax.audio.waveform import SAMPLE_RATE, encode, read
-from w2v_jax.data import augmentation
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data import augmentation, speech
 from w2v_jax.data.batches import check_rows
 from w2v_jax.data.items import Corpus
 from w2v_jax.data.loader import Loader
-from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, crop_buckets
-from w2v_jax.data.shards import write_shards
 from w2v_jax.data.sources import open_sources
 from w2v_jax.data.throughput import rates, stages
 from w2v_jax.decoding.flashlight import FlashlightSearch
@@ -52,51 +62,28 @@ from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.ctc import CTCModel
 from w2v_jax.recognizers import open_recognizer
+from w2v_jax.tasks import part_timing, step_timing
+from w2v_jax.tasks.arithmetic import inference_flops, update_flops
+from w2v_jax.tasks.finetuning import finetuning_task
+from w2v_jax.tasks.pretraining import pretraining_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
 
 WORKERS = (0, 1, 2)
-SAMPLES = Path(__file__).parent / "samples"
+SECONDS = {"data": 20.0, "step": 8.0}  # the default of --seconds
+REPEATS = 5  # of every part of an update
 BEAMS = (50, 500)
-MINUTES = 15  # of the corpus that is made where there is none
 CROP_SECONDS = (2.0, 4.0, 8.0, 12.0, 15.6)  # where a config does not crop
-TYPICAL_SECONDS = 14.0  # an utterance of LibriSpeech
-
-
-def make_corpora(folder: Path) -> dict[str, str]:
-    """The package's speech put end to end and cut as LibriSpeech is, over and over; what
-    `open_sources` takes for each kind of file and of shards."""
-    size = round(TYPICAL_SECONDS * SAMPLE_RATE)
-    count = round(MINUTES * 60 / TYPICAL_SECONDS)
-    parts: list[np.ndarray] = []
-    for path in sorted(SAMPLES.glob("*/*/*/*.ogg")):
-        if sum(map(len, parts)) < count * size:
-            parts.append(read(path))
-    speech = np.concatenate(parts)
-    sources = {}
-    for kind in ("flac", "wav", "opus"):
-        (folder / kind).mkdir()
-        for i in range(count):
-            part = np.take(speech, np.arange(i * size, (i + 1) * size), mode="wrap")
-            (folder / kind / f"{i}.{kind}").write_bytes(encode(part, kind))
-        names = [f"{kind}/{i}.{kind}" for i in range(count)]
-        sources[kind] = str(folder / f"{kind}.arrow")
-        Manifest(folder, names, [size] * count).write(sources[kind])
-    for kind in ("pcm", "flac"):
-        sources[f"{kind} shards"] = str(folder / f"{kind}-shards")
-        manifest = Manifest.read(sources["flac"])
-        write_shards(manifest, sources[f"{kind} shards"], shard_format=kind, processes=1)
-    return sources
 
 
 def benchmark_data(config: ConfigDict, seconds: float) -> list[dict[str, Any]]:
     """Measures and prints every source for about `seconds`; returns the numbers printed."""
     if not config.data.train:
         with tempfile.TemporaryDirectory() as folder:
-            print(f"no --config.data.train: {MINUTES} minutes of the package's speech, in "
-                  f"utterances of {TYPICAL_SECONDS:g} s")  # fmt: skip
-            return _benchmark(config, make_corpora(Path(folder)), seconds)
+            print(f"no --config.data.train: {speech.MINUTES} minutes of the package's speech, in "
+                  f"utterances of {speech.TYPICAL_SECONDS:g} s")  # fmt: skip
+            return _benchmark(config, speech.make_corpora(Path(folder)), seconds)
     return _benchmark(config, {config.data.train: config.data.train}, seconds)
 
 
@@ -135,17 +122,6 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
     return table
 
 
-def read_minutes(data: str, minutes: float) -> list[np.ndarray]:
-    """Recordings (int16) drawn from a manifest without repeats until there are so many minutes."""
-    corpus = Corpus(open_sources(data))
-    recordings: list[np.ndarray] = []
-    for item in np.random.default_rng(0).permutation(len(corpus)):
-        if seconds_of(recordings) >= 60 * minutes:
-            break
-        recordings.append(corpus.audio(item, 0, corpus.length(item)))
-    return recordings
-
-
 def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
     encoder = EncoderConfig.from_dict(config.model)
     alphabet = Alphabet.from_letters(config.letters)
@@ -173,7 +149,7 @@ def benchmark_decode(
         )
     if transformer_lm and not lm:
         raise UserError("--transformer_lm scores what a search finds; set --lm too")
-    recordings = read_minutes(data, minutes)
+    recordings = speech.read_minutes(data, minutes)
     seconds = seconds_of(recordings)
     trained = open_recognizer(checkpoint) if checkpoint else None
     recognizer, variables = trained if config is None else _random(config)
@@ -208,7 +184,68 @@ def benchmark_decode(
     return timings
 
 
-SUBCOMMANDS = ("data", "decode")
+def benchmark_step(
+    config: ConfigDict,
+    name: str,
+    *,
+    batch: int,
+    seconds: float,
+    steps: int,
+    inference: bool = False,
+    breakdown: bool = False,
+    profile: str = "",
+) -> dict[str, Any]:
+    """Measures `steps` updates of `batch` rows of `seconds`; prints the numbers returned as JSON.
+
+    name: what is said of the model; profile: a folder for a trace. Raises UserError.
+    """
+    if config.kind not in step_timing.LOSSES:
+        raise UserError(f"this config trains a {config.kind} model; step measures pretrained and "
+                        "ctc ones, such as configs/wav2vec2.py")  # fmt: skip
+    if inference and breakdown:
+        raise UserError("--breakdown measures the parts of an update; leave out --inference")
+    samples = round(seconds * SAMPLE_RATE)
+    encoder = EncoderConfig.from_dict(config.model)
+    if encoder.frames(samples) < 2:
+        raise UserError(f"--seconds={seconds:g} gives {encoder.frames(samples)} frames; the model "
+                        f"needs 2, {encoder.receptive_field + encoder.stride} samples")  # fmt: skip
+    mesh = make_mesh(config.mesh)
+    accumulation = 1 if inference else config.data.accumulation
+    parts = accumulation * shards_of_batch(mesh)
+    if batch < 1 or batch % parts:
+        raise UserError(
+            f"--batch={batch} rows cannot be cut into accumulation * data * fsdp = {accumulation} "
+            f"* {shards_of_batch(mesh)} equal parts; take a multiple of {parts}"
+        )
+    letters = vocabulary = None
+    if config.kind == "pretrained":
+        task = pretraining_task(config)
+    else:
+        alphabet = Alphabet.from_letters(config.letters)
+        vocabulary, letters = len(alphabet), np.array(list(alphabet.ids.values()))
+        task = finetuning_task(config, vocabulary)
+    arrays = speech.full_batch((accumulation, batch // accumulation), samples, letters)
+    options = dict(steps=steps, profile=profile)
+    if inference:
+        work, flops = "inference", inference_flops(config, samples, batch)
+        timing = step_timing.inference_timing(
+            config, task, mesh, arrays, vocabulary=vocabulary, **options
+        )
+    else:
+        work = "pre-training" if letters is None else "fine-tuning"
+        flops = update_flops(config, samples, batch, layerdrop=True)
+        timing, state = step_timing.training_timing(config, task, mesh, arrays, **options)
+    numbers: dict[str, Any] = {"model": name, "work": work}
+    numbers |= step_timing.figures(timing, config, task, mesh, batch, seconds, flops)
+    if breakdown:
+        found = list(part_timing.part_timings(config, task, mesh, state, arrays, repeats=REPEATS))
+        print(part_timing.table(found, timing.median))
+        numbers["breakdown"] = [dataclasses.asdict(x) for x in found]
+    print(json.dumps(numbers), flush=True)
+    return numbers
+
+
+SUBCOMMANDS = ("data", "decode", "step")
 
 
 def main(argv: list[str]) -> None:
@@ -217,10 +254,19 @@ def main(argv: list[str]) -> None:
         names = ", ".join(SUBCOMMANDS)
         raise UserError(f"name what is measured, one of {names}, and nothing else: {argv[1:]}")
     config = None if values.config is None else command_line.given_config()
+    if argv[1] in ("data", "step") and config is None:
+        raise UserError(f"benchmark {argv[1]} needs --config, a file of configs/")
+    seconds = SECONDS.get(argv[1]) if values.seconds is None else values.seconds
     if argv[1] == "data":
-        if config is None:
-            raise UserError("benchmark data needs --config, a file of configs/")
-        benchmark_data(config, values.seconds)
+        benchmark_data(config, seconds)
+        return
+    if argv[1] == "step":
+        command_line.enable_compilation_cache()
+        benchmark_step(
+            config, config_flags.get_config_filename(values["config"]), batch=values.batch,
+            seconds=seconds, steps=values.steps, inference=values.inference,
+            breakdown=values.breakdown, profile=values.profile,
+        )  # fmt: skip
         return
     if not values.data:
         raise UserError("benchmark decode needs --data, a manifest")
@@ -236,7 +282,14 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "a file of configs/")
-    flags.DEFINE_float("seconds", 20.0, "data: time per source", 1.0)
+    flags.DEFINE_float(
+        "seconds", None, "data: time per source, default 20; step: audio per row, default 8", 0.0
+    )
+    flags.DEFINE_integer("batch", 8, "step: rows per update, all micro-batches together", 1)
+    flags.DEFINE_integer("steps", 10, "step: updates that are measured", 1)
+    flags.DEFINE_boolean("inference", False, "step: the forward pass instead of an update")
+    flags.DEFINE_boolean("breakdown", False, "step: the parts of an update too")
+    flags.DEFINE_string("profile", "", "step: folder for a trace of 3 further updates")
     flags.DEFINE_string("data", "", "decode: manifest of the recordings")
     flags.DEFINE_string("checkpoint", "", "decode: folder of an exported CTC model")
     flags.DEFINE_string("lm", "", "decode: n-gram model, an ARPA file or a binary of KenLM")

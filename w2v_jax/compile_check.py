@@ -23,9 +23,8 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import check_rows
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.plan import Bucket, crop_buckets, pad_buckets
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.flops import contrastive_flops, encoder_flops, training_flops
 from w2v_jax.places import place, write_whole
+from w2v_jax.tasks.arithmetic import update_flops
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.tasks.pretraining import pretraining_task
 from w2v_jax.text.alphabet import Alphabet
@@ -55,22 +54,7 @@ def batches(config: ConfigDict) -> list[Bucket]:
     found = make(
         np.array(lengths), lengths, round(data.batch_seconds * SAMPLE_RATE), data.row_multiple
     )
-    return sorted(found, key=lambda bucket: -update_flops(config, bucket))
-
-
-def update_flops(config: ConfigDict, bucket: Bucket) -> float:
-    """Operations of an update on a full batch, all devices together."""
-    encoder = EncoderConfig.from_dict(config.model)
-    forward = encoder_flops(encoder, bucket.samples)
-    if config.kind == "pretrained":
-        masking = config.masking
-        # spans of `span` frames start at prob / span of them (wav2vec 2.0, section 4.2: 49 %)
-        masked = 1 - (1 - masking.prob / masking.span) ** masking.span
-        forward |= contrastive_flops(
-            encoder, QuantizerConfig.from_dict(config.quantizer), bucket.samples, masked,
-            config.loss.negatives + config.loss.cross_negatives,
-        )  # fmt: skip
-    return training_flops(encoder, forward) * bucket.rows
+    return sorted(found, key=lambda bucket: -update_flops(config, bucket.samples, bucket.rows))
 
 
 def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -> list[dict]:
@@ -109,8 +93,9 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
             "topology": topology.name, "mesh": dict(mesh.shape), "rows": bucket.rows,
             "seconds": seconds, "accumulation": micro[0], "rows_per_device": rows,
             "remat": config.model.remat, "remat_features": config.model.remat_features,
-            "model_flops": update_flops(config, bucket), "fits": not isinstance(found, TooLarge),
-            "hbm": topology.hbm, **dataclasses.asdict(found),
+            "model_flops": update_flops(config, bucket.samples, bucket.rows),
+            "fits": not isinstance(found, TooLarge), "hbm": topology.hbm,
+            **dataclasses.asdict(found),
         }  # fmt: skip
         if isinstance(found, TooLarge):
             print(_too_large_text(found))

@@ -86,6 +86,11 @@ class _Layer(nn.Module):
         return y, (y if self.collect else None)
 
 
+def block_stack(config: EncoderConfig, train: bool, collect: bool = False, **kwargs) -> nn.Module:
+    """All blocks in a row, called with (x, mask); see `over_layers`."""
+    return over_layers(_Layer, config)(config, train, collect, **kwargs)
+
+
 class ContextNetwork(nn.Module):
     """Positions, norm and blocks over masked features. fairseq wav2vec2.py TransformerEncoder."""
 
@@ -108,7 +113,7 @@ class ContextNetwork(nn.Module):
         if cfg.norm_order == "post":
             x = norm(x)
         x = Dropout(cfg.dropout, deterministic=not self.train)(x)
-        layers = over_layers(_Layer, cfg)(cfg, self.train, collect, name="layers")
+        layers = block_stack(cfg, self.train, collect, name="layers")
         first = x
         x, outputs = layers(x, mask)
         if cfg.norm_order == "pre":

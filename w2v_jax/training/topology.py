@@ -40,6 +40,23 @@ CHIPS = {
 }
 
 
+# What JAX calls the chips (device_kind).
+TPU_KINDS = {
+    "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU v5 lite": "v5e", "TPU v5e": "v5e",
+    "TPU v5p": "v5p", "TPU v5": "v5p", "TPU v4": "v4",
+}  # fmt: skip
+# Dense bfloat16 products (V100: float16) per second, from NVIDIA's data sheets. H100, H200: SXM;
+# the PCIe card of the H100 has 756e12.
+GPU_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "V100": 125e12}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """bfloat16 operations per second of a device at best; None where we do not know it."""
+    if device_kind in TPU_KINDS:
+        return CHIPS[TPU_KINDS[device_kind]].flops
+    return next((peak for name, peak in GPU_FLOPS.items() if name in device_kind), None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """Devices to compile for. `chip` and `shape` are None and () for fake ones."""
