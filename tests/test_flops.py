@@ -60,7 +60,9 @@ def test_encoder_flops_are_those_of_the_program(changes):
 def test_update_flops_are_those_of_a_training_gradient():
     """XLA also counts norms, activations, softmax, and the slots of masked frames left empty."""
     config = common.pretraining("base")
-    config.model.update(scan=False, pos_conv_method="conv", num_layers=2, layerdrop=0.0)
+    config.model.update(
+        scan=False, pos_conv_method="conv", attention_method="whole", num_layers=2, layerdrop=0.0
+    )
     task, samples = pretraining_task(config), 240_000
     variables = jax.eval_shape(lambda: nn.meta.unbox(task.init()))
     micro = {

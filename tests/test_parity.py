@@ -53,7 +53,13 @@ def test_positional_convolution(method):
 
 @pytest.mark.parametrize(
     "change",
-    [{"scan": False}, {"remat": "full"}, {"remat": "dots"}, {"remat_features": True}],
+    [
+        {"scan": False},
+        {"remat": "full"},
+        {"remat": "dots"},
+        {"remat_features": True},
+        {"attention_method": "whole"},
+    ],  # fmt: skip
     ids=lambda x: str(*x.items()),
 )
 def test_execution_changes_no_number(change):
