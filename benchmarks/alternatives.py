@@ -130,11 +130,9 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
         scores = jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
         return jnp.einsum("bhts,bshd->bthd", flax_dropout(jax.nn.softmax(scores)), v)
 
-    ours = lambda method, rate: (
-        lambda q, k, v: attend(  # noqa: E731
-            Heads(q, k, v, None, words), rate=rate, method=method
-        )
-    )
+    def ours(method: str, rate: float) -> Callable:
+        return lambda *qkv: attend(Heads(*qkv, None, words), rate=rate, method=method)
+
     yield (
         "attention, dropout 0.1",
         [

@@ -59,7 +59,7 @@ def test_positional_convolution(method):
         {"remat": "dots"},
         {"remat_features": True},
         {"attention_method": "whole"},
-    ],  # fmt: skip
+    ],
     ids=lambda x: str(*x.items()),
 )
 def test_execution_changes_no_number(change):
