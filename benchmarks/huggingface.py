@@ -5,7 +5,7 @@
 
 A config of kind "pretrained" is compared with Wav2Vec2ForPreTraining (Wav2Vec2ConformerFor...), one
 of kind "ctc" with Wav2Vec2ForCTC. --torch_python has torch and transformers; by default it is the
-Python of this script. Needs Linux.
+Python of this script. Needs Linux with glibc.
 
 Each side is a process that warms up (ours compiles, either makes one update) and then waits; this
 one asks them for an update alternately, ours first, so that nothing else of the comparison runs
@@ -18,7 +18,7 @@ does not compute; ours has a penalty on the features besides. Fine-tuning is tha
 after config.freeze_steps, with the feature encoder frozen on both sides if feature_grad_mult is 0.
 
 Memory is the resident peak of the process: up to the first update (import, compilation), and in the
-measured updates alone.
+measured updates, before which memory that is free goes back to the system.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def compare(options: argparse.Namespace) -> None:
     print(us.summary(), them.summary(), sep="\n")
     versions = us.about["versions"] | them.about["versions"]
     peaks = [max(x["peak_bytes"] for x in side.updates) / 2**30 for side in (us, them)]
-    print("masks and negatives are drawn within the measured time on both sides")
+    print("masks, and negatives if any, are drawn within the measured time on both sides")
     print("| config | rows x s | ours s | theirs s | ratio: median (least) | ours GiB | theirs GiB "
           "| versions | CPU |")  # fmt: skip
     print(f"| {options.config} | {options.batch} x {options.seconds:g} | {us.median:.3f} | "
