@@ -101,7 +101,7 @@ def compare(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
             f"--config={options.config}", f"--batch={options.batch}",
-            f"--seconds={options.seconds}", f"--folder={folder}",
+            f"--seconds={options.seconds}", f"--model={options.model}", f"--folder={folder}",
         ]  # fmt: skip
         done = subprocess.run([sys.executable, str(SIDES), "export", *arguments], env=environment())
         if done.returncode:
@@ -127,7 +127,7 @@ def compare(options: argparse.Namespace) -> None:
     print("masks, and negatives if any, are drawn within the measured time on both sides")
     print("| config | rows x s | ours s | theirs s | ratio: median (least) | ours GiB | theirs GiB "
           "| versions | CPU |")  # fmt: skip
-    print(f"| {options.config} | {options.batch} x {options.seconds:g} | {us.median:.3f} | "
+    print(f"| {options.config} {options.model} | {options.batch} x {options.seconds:g} | {us.median:.3f} | "
           f"{them.median:.3f} | {statistics.median(ratios):.3f} ({min(ratios):.3f}) | "
           f"{peaks[0]:.2f} | {peaks[1]:.2f} | "
           f"{', '.join(f'{name} {value}' for name, value in versions.items())} | "
@@ -139,6 +139,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, help="FILE:ARGUMENT, from the repository's root")
+    parser.add_argument("--model", default="", help="KEY=VALUE,... of its model that are changed")
     parser.add_argument("--batch", type=int, default=2, help="rows per update")
     parser.add_argument("--seconds", type=float, default=15.0, help="audio per row")
     parser.add_argument("--pairs", type=int, default=4, help="updates of either side")

@@ -34,6 +34,9 @@ def our_setup(options: argparse.Namespace):
     if config.kind not in ("pretrained", "ctc"):
         sys.exit(f"error: --config={options.config} trains a {config.kind} model; transformers is "
                  "compared in pre-training and fine-tuning")  # fmt: skip
+    for change in filter(None, options.model.split(",")):
+        key, _, value = change.partition("=")
+        config.model[key] = type(config.model[key])(value)
     config.model.dtype = "float32"
     config.data.accumulation = 1
     config.optim.clip_norm = 0.0
@@ -241,6 +244,7 @@ def main() -> None:
     parser.add_argument("--config", required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--model", default="")
     parser.add_argument("--folder", required=True)
     options = parser.parse_args()
     if options.worker == "export":
