@@ -128,7 +128,8 @@ def compare(options: argparse.Namespace) -> None:
     print("| config | rows x s | ours s | theirs s | ratio: median (least) | ours GiB | theirs GiB "
           "| versions | CPU |")  # fmt: skip
     print(f"| {options.config} {options.model} | {options.batch} x {options.seconds:g} | "
-          f"{us.median:.3f} | {them.median:.3f} | {statistics.median(ratios):.3f} ({min(ratios):.3f}) | "
+          f"{us.median:.3f} | {them.median:.3f} | "
+          f"{statistics.median(ratios):.3f} ({min(ratios):.3f}) | "
           f"{peaks[0]:.2f} | {peaks[1]:.2f} | "
           f"{', '.join(f'{name} {value}' for name, value in versions.items())} | "
           f"{cpu_model()} |")  # fmt: skip
