@@ -167,6 +167,8 @@ def test_misspelt_and_impossible_values_are_named():
         EncoderConfig.from_dict({"widht": 3})
     with pytest.raises(ConfigError, match=r"model\.block"):
         EncoderConfig(block="lstm")
+    with pytest.raises(ConfigError, match=r"model\.attention_dropout is 1\.0"):
+        EncoderConfig(attention_dropout=1.0)
     with pytest.raises(ConfigError, match="num_heads"):
         EncoderConfig(width=100)
     with pytest.raises(ConfigError, match="conformer"):

@@ -23,6 +23,14 @@ def choices(config, key: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"model.{key} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
+def dropout_rates(config) -> None:
+    for key in (field.name for field in dataclasses.fields(config) if "dropout" in field.name):
+        if not 0 <= getattr(config, key) < 1:
+            raise ConfigError(
+                f"model.{key} is {getattr(config, key)}; it must be 0 or more, below 1"
+            )
+
+
 class FromDict:
     """Adds `from_dict`, which refuses unknown keys by name."""
 
@@ -116,6 +124,7 @@ class EncoderConfig(FromDict):
         choices(self, "remat", ("none", "full", "dots"))
         choices(self, "pos_conv_method", ("auto", "conv", "fft"))
         choices(self, "attention_method", ("auto", "whole", "heads"))
+        dropout_rates(self)
         for key, divisor in (
             ("num_heads", self.num_heads),
             ("pos_conv_groups", self.pos_conv_groups),

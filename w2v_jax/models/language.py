@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.config import ConfigError, FromDict, choices
+from w2v_jax.models.config import ConfigError, FromDict, choices, dropout_rates
 from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.layers import boxed, layer_norm, sinusoids
@@ -49,6 +49,7 @@ class LanguageConfig(FromDict):
         choices(self, "activation", ("gelu", "gelu_tanh", "relu", "swish"))
         choices(self, "dtype", ("float32", "bfloat16"))
         choices(self, "remat", ("none", "full", "dots"))
+        dropout_rates(self)
         if self.max_tokens < 2:
             raise ConfigError(f"model.max_tokens is {self.max_tokens}; it must be at least 2")
         for key, divisor in (("num_heads", self.num_heads), ("width", 2)):
