@@ -1,6 +1,6 @@
 """What the pieces of a training step cost, in the form we took and in those we did not.
 
-    python benchmarks/alternatives.py --size=base --batch=2 --seconds=15
+    PYTHONPATH=. python benchmarks/alternatives.py --size=base --batch=2 --seconds=15
 
 Every piece is compiled alone, at the shapes it has in that model. Forms of a piece are timed in
 turn, several times over; the shortest of each counts. Columns: forward pass; forward and backward
