@@ -23,6 +23,7 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import check_rows
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.plan import Bucket, crop_buckets, pad_buckets
+from w2v_jax.models.config import AUTO
 from w2v_jax.places import place, write_whole
 from w2v_jax.tasks.arithmetic import update_flops
 from w2v_jax.tasks.finetuning import finetuning_task
@@ -62,12 +63,9 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
 
     Raises UserError where mesh, batch and topology do not go together.
     """
-    # auto would follow the machine that compiles
-    cpu = topology.chip is None
-    if config.model.pos_conv_method == "auto":
-        config.model.pos_conv_method = "fft" if cpu else "conv"
-    if config.model.attention_method == "auto":
-        config.model.attention_method = "heads" if cpu else "whole"
+    for key, methods in AUTO.items():  # it would follow the machine that compiles
+        if config.model[key] == "auto":
+            config.model[key] = methods[topology.chip is not None]
     mesh = make_mesh(config.mesh, topology.devices)
     buckets = batches(config)[: None if all_shapes else 1]
     check_rows(buckets, shards_of_batch(mesh), config.data.accumulation)

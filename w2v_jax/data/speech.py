@@ -1,4 +1,4 @@
-"""The speech in the package as data of any amount, for measurements."""
+"""Speech for measurements: that of the package in any amount, recordings drawn from a manifest."""
 
 from pathlib import Path
 

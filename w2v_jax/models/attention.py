@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.dot_product import Heads, attend
 from w2v_jax.models.dropout import dropout_words
-from w2v_jax.models.layers import bert_dense, boxed, rotate, sinusoids
+from w2v_jax.models.layers import bert_dense, boxed, chosen, rotate, sinusoids
 
 
 class SelfAttention(nn.Module):
@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
             words = jax.vmap(dropout_words)(keys)
         y = attend(
             Heads(q, k, v, positions, words), mask=mask, rate=rate, causal=self.causal,
-            method=cfg.attention_method,
+            method=chosen("attention_method", cfg.attention_method),
         )  # fmt: skip
         y = y.reshape(b, t, d)
         return bert_dense(d, ("heads", "embed"), dtype, name="output")(y)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from w2v_jax.errors import UserError
 
 NORM_GROUPS = 16  # of conformer_norm=group
+# what the value `auto` of a key stands for: on CPUs, elsewhere
+AUTO = {"pos_conv_method": ("fft", "conv"), "attention_method": ("heads", "whole")}
 WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
@@ -105,8 +107,8 @@ class EncoderConfig(FromDict):
     remat: str = "none"  # | full | dots: what the backward pass computes again in the blocks
     remat_features: bool = False  # and norms and activations of the feature encoder
     scan: bool = True  # one compiled block for all layers; False unrolls them
-    pos_conv_method: str = "auto"  # | conv | fft; auto: fft on CPUs
-    attention_method: str = "auto"  # | whole | heads: one head after the other; auto: heads on CPUs
+    pos_conv_method: str = "auto"  # | conv | fft
+    attention_method: str = "auto"  # | whole | heads: one head after the other
 
     def __post_init__(self):
         layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
@@ -122,8 +124,8 @@ class EncoderConfig(FromDict):
         choices(self, "frame_rule", ("convolution", "samples"))
         choices(self, "dtype", ("float32", "bfloat16"))
         choices(self, "remat", ("none", "full", "dots"))
-        choices(self, "pos_conv_method", ("auto", "conv", "fft"))
-        choices(self, "attention_method", ("auto", "whole", "heads"))
+        for key, methods in AUTO.items():
+            choices(self, key, ("auto", *methods))
         dropout_rates(self)
         for key, divisor in (
             ("num_heads", self.num_heads),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.dropout import dropout, keeps, seeds
-from w2v_jax.models.layers import on_cpu, relative_shift
+from w2v_jax.models.layers import relative_shift
 
 EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)  # finite: a query without any key gives numbers
 
@@ -32,9 +32,9 @@ def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, method="whole") -
 
     method `whole` computes all heads at once. `heads` computes one after the other, and its T x T
     numbers again in the backward pass: on CPUs those of one head stay in the cache, which is three
-    times as fast, and no [B, H, T, T] is in memory. auto: heads on CPUs.
+    times as fast, and no [B, H, T, T] is in memory.
     """
-    if method == "heads" or (method == "auto" and on_cpu()):
+    if method == "heads":
         return one_by_one(heads, mask, rate, causal)
     q, k, v, positions, words = heads
     keys = None if mask is None else mask[:, None, None, :]
@@ -91,11 +91,7 @@ def _backward(rate: float, causal: bool, residuals, gradient):
     def head(item):
         x, g, delta, log_total = item
         scale, dtype = x.query.shape[-1] ** -0.5, x.value.dtype
-        if x.positions is None:
-            scores = _product("bsd,btd->bst", x.key, x.query) * scale
-            scores = _excluded(scores.swapaxes(1, 2), mask, causal).swapaxes(1, 2)
-        else:
-            scores = _scores(x, mask, causal).swapaxes(1, 2)
+        scores = _scores(x, mask, causal).swapaxes(1, 2)
         weights = jnp.exp(scores - log_total[:, None, :])
         slope = _product("bsd,btd->bst", x.value, g)
         dropped = weights

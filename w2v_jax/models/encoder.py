@@ -86,6 +86,23 @@ class _Layer(nn.Module):
         return y, (y if self.collect else None)
 
 
+def feature_encoder(config: EncoderConfig, **kwargs) -> nn.Module:
+    """The feature encoder, computed again in the backward pass as config.remat_features says."""
+    make = FeatureEncoder
+    if config.remat_features:
+        make = nn.remat(FeatureEncoder, policy=convolutions_saveable)
+    return make(config, **kwargs)
+
+
+def positional_conv(config: EncoderConfig, **kwargs) -> PositionalConv:
+    """The convolutional positions of config.positions == "conv"."""
+    cfg = config
+    return PositionalConv(
+        cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method,
+        cfg.compute_dtype, cfg.conv_activation, cfg.pos_conv_norm, **kwargs,
+    )  # fmt: skip
+
+
 def block_stack(config: EncoderConfig, train: bool, collect: bool = False, **kwargs) -> nn.Module:
     """All blocks in a row, called with (x, mask); see `over_layers`."""
     return over_layers(_Layer, config)(config, train, collect, **kwargs)
@@ -105,10 +122,9 @@ class ContextNetwork(nn.Module):
         cfg, dtype = self.config, self.config.compute_dtype
         x = zero_padding(x, mask)
         if cfg.positions == "conv":
-            x = x + PositionalConv(
-                cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method, dtype,
-                cfg.conv_activation, cfg.pos_conv_norm, name="positions",
-            )(x, None if cfg.padding_leaks else mask, self.train)  # fmt: skip
+            x = x + positional_conv(cfg, name="positions")(
+                x, None if cfg.padding_leaks else mask, self.train
+            )
         norm = layer_norm(dtype, name="norm", eps=cfg.norm_eps)
         if cfg.norm_order == "post":
             x = norm(x)
@@ -159,9 +175,6 @@ class Encoder(nn.Module):
         """
         cfg, dtype = self.config, self.config.compute_dtype
         x = scale_waveform(audio, length, cfg.normalize_waveform, cfg.normalize_eps)
-        feature_encoder = FeatureEncoder
-        if cfg.remat_features:
-            feature_encoder = nn.remat(FeatureEncoder, policy=convolutions_saveable)
         features = feature_encoder(cfg, name="feature_encoder")(x, length)[:, :frames]  # [B, T, C]
         length = None if length is None else valid_frames(cfg, length, audio, features)
         mask = frame_mask(length, features.shape[1])

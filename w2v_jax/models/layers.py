@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import scipy.fft
 
+from w2v_jax.models.config import AUTO
+
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
@@ -82,9 +84,9 @@ def layer_norm(dtype, *, name: str, eps: float = 1e-5) -> nn.LayerNorm:
     )
 
 
-def on_cpu() -> bool:
-    """Whether the methods `auto` stands for are those of a CPU."""
-    return jax.default_backend() == "cpu"
+def chosen(key: str, method: str) -> str:
+    """The value of a config's key `method`, on the devices of this process if it is `auto`."""
+    return AUTO[key][jax.default_backend() != "cpu"] if method == "auto" else method
 
 
 def frame_mask(length: jax.Array | None, frames: int) -> jax.Array | None:
@@ -138,7 +140,7 @@ class GroupNorm(nn.Module):
         b, t, c = x.shape
         scale = self.param("scale", boxed(nn.initializers.ones, "norm"), (c,))
         bias = self.param("bias", boxed(nn.initializers.zeros, "norm"), (c,))
-        # an axis of size 1 would make XLA's sums on CPUs ten times slower
+        # an axis of size 1 would make XLA's gradient on CPUs six times slower
         alone = self.groups == c
         grouped = x if alone else x.reshape(b, t, self.groups, c // self.groups)
         mean, var, _ = masked_moments(grouped, mask, (1,) if alone else (1, 3))
@@ -241,7 +243,7 @@ class PositionalConv(nn.Module):
             weight = direction * (magnitude / norm)[:, None, None]
         bias = self.param("bias", boxed(nn.initializers.zeros, "embed"), (self.width,))
         padding = (self.kernel // 2, (self.kernel - 1) // 2)
-        if self.method == "fft" or (self.method == "auto" and on_cpu()):
+        if chosen("pos_conv_method", self.method) == "fft":
             y = fft_grouped_conv(x, weight, padding).astype(self.dtype)
         else:
             y = jax.lax.conv_general_dilated(

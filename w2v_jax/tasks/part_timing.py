@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.encoder import block_stack, convolutions_saveable
-from w2v_jax.models.frontend import FeatureEncoder
-from w2v_jax.models.layers import PositionalConv, torch_dense
+from w2v_jax.models.encoder import block_stack, feature_encoder, positional_conv
+from w2v_jax.models.layers import torch_dense
 from w2v_jax.models.quantizer import Quantizer
 from w2v_jax.objectives.contrastive import diversity_loss
 from w2v_jax.objectives.ctc import ctc_loss
@@ -109,22 +107,17 @@ def _parts(
     def noise(*shape: int, dtype=dtype) -> jax.Array:
         return jax.device_put(jax.random.normal(jax.random.key(2), shape, dtype), rows)
 
-    features = FeatureEncoder
-    if cfg.remat_features:
-        features = nn.remat(FeatureEncoder, policy=convolutions_saveable)
+    features = feature_encoder(cfg)
     yield (
         "feature encoder",
-        lambda p, x, key: features(cfg).apply({"params": p}, x, None),
+        lambda p, x, key: features.apply({"params": p}, x, None),
         params["feature_encoder"],
         noise(count, samples, dtype=jnp.float32),
     )
     x = noise(count, frames, cfg.width)
     context, stats = params["context"], state.stats.get("encoder", {}).get("context", {})
     if cfg.positions == "conv":
-        positions = PositionalConv(
-            cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method, dtype,
-            cfg.conv_activation, cfg.pos_conv_norm,
-        )  # fmt: skip
+        positions = positional_conv(cfg)
 
         def convolution(moving, stats, key):
             variables = {"params": moving[0], "stats": stats}
