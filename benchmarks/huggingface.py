@@ -8,8 +8,9 @@ of kind "ctc" with Wav2Vec2ForCTC. --torch_python has torch and transformers; by
 Python of this script. Needs Linux with glibc.
 
 Each side is a process that warms up (ours compiles, either makes one update) and then waits; this
-one asks them for an update alternately, ours first, so that nothing else of the comparison runs
-meanwhile. Both start from the same weights, exported by us, and have the same audio, float32, all
+one asks them alternately, ours first, so that nothing else of the comparison runs meanwhile: for an
+update that is not measured, as the system took back what the side had freed while it waited, and
+for one that is. Both start from the same weights, exported by us, and have the same audio, float32, all
 cores, train mode with the same dropout and LayerDrop, the mask settings of the config, AdamW and no
 gradient clipping. Both draw masks and negatives within the measured time, transformers with the
 functions of its own that its example script calls in the collator (_compute_mask_indices,
@@ -83,8 +84,9 @@ class Side:
 
 
 def environment() -> dict[str, str]:
-    """Of the processes: our package from this repository, no accelerator, no network."""
-    return os.environ | {
+    """Of the processes: our package from this repository, no accelerator, no network; pages of
+    2 MiB as in launch/env.sh, for both sides, unless GLIBC_TUNABLES says otherwise."""
+    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ | {
         "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
     }  # fmt: skip

@@ -92,7 +92,9 @@ def test_what_is_missing_is_named(sandbox, script, arguments, variables, message
 
 
 def variables_of_env(sandbox, **variables):
-    names = ("XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR")
+    names = (
+        "XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES"
+    )  # fmt: skip
     script = f'source launch/env.sh; for n in {" ".join(names)}; do echo "${{!n:-}}"; done'
     output = subprocess.run(
         ["bash", "-c", script], cwd=sandbox.root, check=True, text=True, capture_output=True,
@@ -106,6 +108,8 @@ def test_flags_are_for_gpus_only_and_give_way_to_the_users(sandbox):
         values = variables_of_env(sandbox, W2V_EXTRAS=extras)
         assert values["XLA_FLAGS"] == values["XLA_CLIENT_MEM_FRACTION"] == ""
         assert values["JAX_COMPILATION_CACHE_DIR"] == f"{sandbox.root}/.cache/jax"
+        assert values["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert variables_of_env(sandbox, GLIBC_TUNABLES="mine=2")["GLIBC_TUNABLES"] == "mine=2"
     assert variables_of_env(sandbox, XLA_FLAGS="--mine")["XLA_FLAGS"] == "--mine"
     values = variables_of_env(sandbox, W2V_EXTRAS="gpu,gcs", XLA_FLAGS="--mine=1 --two")
     first, rest = values["XLA_FLAGS"].split(" ", 1)
