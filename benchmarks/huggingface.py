@@ -10,10 +10,10 @@ Python of this script. Needs Linux with glibc.
 Each side is a process that warms up (ours compiles, either makes one update) and then waits; this
 one asks them alternately, ours first, so that nothing else of the comparison runs meanwhile: for an
 update that is not measured, as the system took back what the side had freed while it waited, and
-for one that is. Both start from the same weights, exported by us, and have the same audio, float32, all
-cores, train mode with the same dropout and LayerDrop, the mask settings of the config, AdamW and no
-gradient clipping. Both draw masks and negatives within the measured time, transformers with the
-functions of its own that its example script calls in the collator (_compute_mask_indices,
+for one that is. Both start from the same weights, exported by us, and have the same audio, float32,
+all cores, train mode with the same dropout and LayerDrop, the mask settings of the config, AdamW
+and no gradient clipping. Both draw masks and negatives within the measured time, transformers with
+the functions of its own that its example script calls in the collator (_compute_mask_indices,
 _sample_negative_indices). An update of ours ends with the means of its metrics, which transformers
 does not compute; ours has a penalty on the features besides. Fine-tuning is that of the updates
 after config.freeze_steps, with the feature encoder frozen on both sides if feature_grad_mult is 0.

@@ -37,8 +37,9 @@ def test_training_flops_of_a_conformer():
 
 def lowered_flops(**changes):
     encoder = EncoderConfig(
-        pos_conv_method="conv", attention_method="whole", num_layers=4, **changes
-    )
+        pos_conv_method="conv", attention_method="whole", depthwise_method="conv", num_layers=4,
+        **changes,
+    )  # fmt: skip
     model, audio = Encoder(encoder), jax.ShapeDtypeStruct((1, 240_000), jnp.int16)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), audio)
     forward = jax.jit(lambda p, x: model.apply(p, x).context)

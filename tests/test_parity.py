@@ -59,6 +59,7 @@ def test_positional_convolution(method):
         {"remat": "dots"},
         {"remat_features": True},
         {"attention_method": "whole"},
+        {"depthwise_method": "conv"},
     ],
     ids=lambda x: str(*x.items()),
 )

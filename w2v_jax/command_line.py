@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax.errors import UserError
+from w2v_jax.models.config import AUTO
 from w2v_jax.training.distributed import initialize
 from w2v_jax.training.loop import PREEMPTED
 
@@ -121,7 +122,7 @@ FREE_KEYS = (
     "keep_every", "keep_best", "max_skipped", "hang_seconds", "profile_steps", "dry_run",
 )  # fmt: skip
 # what changes no number beyond rounding, so that a run may move to another machine
-FREE_MODEL_KEYS = ("remat", "remat_features", "scan", "pos_conv_method", "attention_method")
+FREE_MODEL_KEYS = ("remat", "remat_features", "scan", *AUTO)
 # accumulation draws dropout anew, and may have to change with the number of devices
 FREE_DATA_KEYS = (
     "train", "valid", "threads", "workers", "cache_gigabytes", "max_bad_share", "accumulation",

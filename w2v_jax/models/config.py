@@ -11,7 +11,11 @@ from w2v_jax.errors import UserError
 
 NORM_GROUPS = 16  # of conformer_norm=group
 # what the value `auto` of a key stands for: on CPUs, elsewhere
-AUTO = {"pos_conv_method": ("fft", "conv"), "attention_method": ("heads", "whole")}
+AUTO = {
+    "pos_conv_method": ("fft", "conv"),
+    "attention_method": ("heads", "whole"),
+    "depthwise_method": ("shifts", "conv"),
+}
 WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
@@ -109,6 +113,7 @@ class EncoderConfig(FromDict):
     scan: bool = True  # one compiled block for all layers; False unrolls them
     pos_conv_method: str = "auto"  # | conv | fft
     attention_method: str = "auto"  # | whole | heads: one head after the other
+    depthwise_method: str = "auto"  # | conv | shifts: of the conformer
 
     def __post_init__(self):
         layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
@@ -214,7 +219,7 @@ class EncoderConfig(FromDict):
         """The keys that decide shapes and meaning of the parameters."""
         free = ("conv_smoothing", "feature_grad_mult", "layerdrop", "padding_leaks", "frame_rule")
         free += ("normalize_eps",)
-        free += ("dtype", "remat", "remat_features", "scan", "pos_conv_method", "attention_method")
+        free += ("dtype", "remat", "remat_features", "scan", *AUTO)
         return {
             key: value
             for key, value in self.to_dict().items()

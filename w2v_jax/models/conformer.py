@@ -6,13 +6,13 @@ import jax.numpy as jnp
 
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
+from w2v_jax.models.depthwise import DepthwiseConv
 from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.layers import (
     ACTIVATIONS,
     BatchNorm,
     GroupNorm,
     bert_dense,
-    boxed,
     layer_norm,
     zero_padding,
 )
@@ -38,11 +38,7 @@ class ConvolutionModule(nn.Module):
         x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=False)(x)
         a, b = jnp.split(x, 2, axis=-1)
         x = zero_padding(a * jax.nn.sigmoid(b), mask)
-        x = nn.Conv(
-            cfg.width, (cfg.conformer_kernel,), padding="SAME", feature_group_count=cfg.width,
-            use_bias=False, dtype=dtype, name="depthwise",
-            kernel_init=boxed(nn.initializers.lecun_normal(), "conv", "conv_in", "embed"),
-        )(x)  # fmt: skip
+        x = DepthwiseConv(cfg.conformer_kernel, cfg.depthwise_method, dtype, name="depthwise")(x)
         if cfg.conformer_norm == "batch":
             x = BatchNorm(dtype, name="depthwise_norm")(x, mask, self.train)
         elif cfg.conformer_norm == "group":
