@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from configs import common
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.depthwise import sum_of_shifts
 from w2v_jax.models.dot_product import Heads, attend
 from w2v_jax.models.dropout import dropout, dropout_words
 from w2v_jax.models.layers import GroupNorm, fft_grouped_conv, gelu, masked_moments
@@ -100,17 +101,27 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
     )
     t, d, h = cfg.frames(samples), cfg.width, cfg.num_heads
     x, kernel = normal(rows, t, d), normal(cfg.pos_conv_kernel, d // cfg.pos_conv_groups, d)
-    padding = (cfg.pos_conv_kernel // 2, (cfg.pos_conv_kernel - 1) // 2)
+    around = (cfg.pos_conv_kernel // 2, (cfg.pos_conv_kernel - 1) // 2)
     yield (
         "positional convolution",
         [
-            ("spectra of blocks", lambda x, k: fft_grouped_conv(x, k, padding), (x, kernel)),
-            ("a spectrum per row", lambda x, k: one_spectrum(x, k, padding), (x, kernel)),
+            ("spectra of blocks", lambda x, k: fft_grouped_conv(x, k, around), (x, kernel)),
+            ("a spectrum per row", lambda x, k: one_spectrum(x, k, around), (x, kernel)),
             (
                 "XLA's",
-                lambda x, k: convolution(x, k, 1, [padding], cfg.pos_conv_groups),
+                lambda x, k: convolution(x, k, 1, [around], cfg.pos_conv_groups),
                 (x, kernel),
             ),
+        ],
+    )
+    taps = cfg.conformer_kernel
+    kernel, padding = normal(taps, 1, d), ((taps - 1) // 2, taps // 2)
+    yield (
+        "depthwise convolution of the conformer",
+        [
+            ("shifts", lambda x, k: sum_of_shifts(x, k[:, 0], padding[0]), (x, kernel)),
+            ("spectra of blocks", lambda x, k: fft_grouped_conv(x, k, padding), (x, kernel)),
+            ("XLA's", lambda x, k: convolution(x, k, 1, [padding], d), (x, kernel)),
         ],
     )
     wide, key = normal(rows, t, cfg.feed_forward), jax.random.key(0)
