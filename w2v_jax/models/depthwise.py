@@ -13,7 +13,7 @@ class DepthwiseConv(nn.Module):
     """Kernel [K, 1, D], zeros beyond the ends, (K - 1) // 2 frames of the past; no bias.
 
     method `conv` is XLA's, whose weight gradient on CPUs is a loop over single numbers; `shifts`
-    adds K products of shifted rows, 30 times as fast there. Equal but for rounding.
+    adds K products of shifted rows, many times as fast there. Equal but for rounding.
     """
 
     kernel: int
