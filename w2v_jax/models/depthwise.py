@@ -12,7 +12,7 @@ from w2v_jax.models.layers import boxed, chosen
 class DepthwiseConv(nn.Module):
     """Kernel [K, 1, D], zeros beyond the ends, (K - 1) // 2 frames of the past; no bias.
 
-    method `conv` is XLA's, whose weight gradient on CPUs is a loop over single numbers; `shifts`
+    method `conv` is XLA's, which is slow on CPUs, most of all its weight gradient; `shifts`
     adds K products of shifted rows, many times as fast there. Equal but for rounding.
     """
 
