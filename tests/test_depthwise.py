@@ -8,8 +8,8 @@ import pytest
 from w2v_jax.models.depthwise import DepthwiseConv
 
 
-@pytest.mark.parametrize("kernel", [1, 4, 5, 31])
-@pytest.mark.parametrize("frames", [1, 3, 40])
+@pytest.mark.parametrize("kernel", [4, 31])
+@pytest.mark.parametrize("frames", [3, 40])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2e-2)])
 def test_shifts_equal_the_convolution(kernel, frames, dtype, tolerance):
     x, g = jax.random.normal(jax.random.key(0), (2, 3, frames, 8)).astype(dtype)
