@@ -21,7 +21,13 @@ from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.depthwise import sum_of_shifts
 from w2v_jax.models.dot_product import Heads, attend
 from w2v_jax.models.dropout import dropout, dropout_words
-from w2v_jax.models.layers import GroupNorm, fft_grouped_conv, gelu, masked_moments
+from w2v_jax.models.layers import (
+    GroupNorm,
+    fft_grouped_conv,
+    gelu,
+    grouped_conv,
+    masked_moments,
+)
 
 ROUNDS = 5
 Form = tuple[str, Callable, tuple]  # name, function of arrays, arrays
@@ -31,11 +37,10 @@ def normal(*shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(sum(shape)), shape)
 
 
-def convolution(x, kernel, stride=1, padding="VALID", groups=1):
+def convolution(x, kernel, stride):
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride,), padding, dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups,
-    )  # fmt: skip
+        x, kernel, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+    )
 
 
 def by_products(x, kernel, stride):
@@ -107,11 +112,7 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
         [
             ("spectra of blocks", lambda x, k: fft_grouped_conv(x, k, around), (x, kernel)),
             ("a spectrum per row", lambda x, k: one_spectrum(x, k, around), (x, kernel)),
-            (
-                "XLA's",
-                lambda x, k: convolution(x, k, 1, [around], cfg.pos_conv_groups),
-                (x, kernel),
-            ),
+            ("XLA's", lambda x, k: grouped_conv(x, k, around), (x, kernel)),
         ],
     )
     taps = cfg.conformer_kernel
@@ -121,7 +122,7 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
         [
             ("shifts", lambda x, k: sum_of_shifts(x, k[:, 0], padding[0]), (x, kernel)),
             ("spectra of blocks", lambda x, k: fft_grouped_conv(x, k, padding), (x, kernel)),
-            ("XLA's", lambda x, k: convolution(x, k, 1, [padding], d), (x, kernel)),
+            ("XLA's", lambda x, k: grouped_conv(x, k, padding), (x, kernel)),
         ],
     )
     wide, key = normal(rows, t, cfg.feed_forward), jax.random.key(0)

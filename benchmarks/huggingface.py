@@ -104,6 +104,7 @@ def compare(options: argparse.Namespace) -> None:
         arguments = [
             f"--config={options.config}", f"--batch={options.batch}",
             f"--seconds={options.seconds}", f"--model={options.model}", f"--folder={folder}",
+            *(["--cold"] if options.cold else []),
         ]  # fmt: skip
         done = subprocess.run([sys.executable, str(SIDES), "export", *arguments], env=environment())
         if done.returncode:
@@ -114,7 +115,8 @@ def compare(options: argparse.Namespace) -> None:
         if abs(sizes[0] - sizes[1]) > 0.001 * sizes[1]:
             sys.exit(f"error: {sizes[0]:,} parameters here, {sizes[1]:,} there: not the same model")
         print(f"{options.config} and {them.about['class']}: {options.batch} rows of "
-              f"{options.seconds:g} s, float32; ratio: theirs / ours")  # fmt: skip
+              f"{options.seconds:g} s, float32{', cold' if options.cold else ''}; "
+              "ratio: theirs / ours")  # fmt: skip
         ratios = []
         for pair in range(1, options.pairs + 1):
             here, there = us.update(), them.update()
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="rows per update")
     parser.add_argument("--seconds", type=float, default=15.0, help="audio per row")
     parser.add_argument("--pairs", type=int, default=4, help="updates of either side")
+    parser.add_argument("--cold", action="store_true", help="without the unmeasured updates")
     parser.add_argument("--torch_python", default=sys.executable, help="with transformers")
     compare(parser.parse_args())
 

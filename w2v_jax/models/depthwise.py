@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.layers import boxed, chosen
+from w2v_jax.models.layers import boxed, chosen, grouped_conv
 
 
 class DepthwiseConv(nn.Module):
@@ -30,10 +30,7 @@ class DepthwiseConv(nn.Module):
         x = x.astype(self.dtype)
         if chosen("depthwise_method", self.method) == "shifts":
             return sum_of_shifts(x, kernel[:, 0], past)
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1,), [(past, self.kernel - 1 - past)],
-            dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=width,
-        )  # fmt: skip
+        return grouped_conv(x, kernel, (past, self.kernel - 1 - past))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -179,10 +179,18 @@ class BatchNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
+def grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+    """XLA's convolution over time of x [B, T, D] with kernel [K, D/groups, D]."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1,), [padding], dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[1],
+    )  # fmt: skip
+
+
 def fft_grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
     """The convolution of x [B, T, D] with kernel [K, D/groups, D] as a product of spectra.
 
-    Equal to `lax.conv_general_dilated` but for rounding. On CPUs its backward pass is many times
+    Equal to `grouped_conv` but for rounding. On CPUs its backward pass is many times
     cheaper: XLA has no fast weight gradient for a grouped convolution with a long kernel. x is cut
     into overlapping blocks of 2K (overlap-save), so that the spectra of the kernel, which are most
     of the memory, stay short.
@@ -246,10 +254,7 @@ class PositionalConv(nn.Module):
         if chosen("pos_conv_method", self.method) == "fft":
             y = fft_grouped_conv(x, weight, padding).astype(self.dtype)
         else:
-            y = jax.lax.conv_general_dilated(
-                x.astype(self.dtype), weight.astype(self.dtype), (1,), [padding],
-                dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=self.groups,
-            )  # fmt: skip
+            y = grouped_conv(x.astype(self.dtype), weight.astype(self.dtype), padding)
         return ACTIVATIONS[self.activation](y + bias.astype(self.dtype))
 
 
