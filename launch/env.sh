@@ -19,7 +19,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 # compiled programs survive restarts
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 # an update on a CPU takes its memory anew from the system; in pages of 2 MiB (glibc 2.35) that is
-# an eighth of the time less, see PERFORMANCE.md. Other C libraries ignore it.
+# a sixth of the time less, see PERFORMANCE.md. Other C libraries ignore it.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 case ",$extras," in *,gpu,*)
