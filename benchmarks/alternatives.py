@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from configs import common
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.depthwise import sum_of_shifts
-from w2v_jax.models.dot_product import Heads, attend
-from w2v_jax.models.dropout import dropout, dropout_words
+from w2v_jax.models.kernels.attention import Heads, attend
+from w2v_jax.models.kernels.depthwise_conv import sum_of_shifts
+from w2v_jax.models.kernels.dropout import dropout, dropout_words
 from w2v_jax.models.layers import (
     GroupNorm,
     fft_grouped_conv,

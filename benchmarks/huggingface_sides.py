@@ -52,8 +52,8 @@ def export(options: argparse.Namespace) -> None:
     import jax
 
     from w2v_jax.audio.waveform import SAMPLE_RATE
-    from w2v_jax.data.speech import full_batch
     from w2v_jax.interop import huggingface
+    from w2v_jax.measuring.speech import full_batch
 
     config, task, alphabet = our_setup(options)
     letters = None if alphabet is None else np.array(list(alphabet.ids.values()))
@@ -87,8 +87,8 @@ def ours(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
     import jax
 
     from w2v_jax.command_line import enable_compilation_cache
-    from w2v_jax.tasks.step_timing import LOSSES, at_step
-    from w2v_jax.training.compiled import LoweredStep
+    from w2v_jax.measuring.compiled import LoweredStep
+    from w2v_jax.measuring.step_timing import LOSSES, at_step
     from w2v_jax.training.sharding import batch_sharding, make_mesh
     from w2v_jax.training.state import first_state
 

@@ -97,7 +97,7 @@ def pretraining(size: str) -> ConfigDict:
     config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
     config.data = data()
     # of lengths like LibriSpeech's a pass leaves 7.7 % outside its crops (python -m
-    # tests.padding_share); every length is a shape to compile
+    # tests.measure.padding_share); every length is a shape to compile
     config.data.crop_seconds = (2.0, 5.0, 7.4, 9.8, 11.6, 13.4, 14.4, 15.6)
     config.data.concatenate_seconds = 0.0  # join short utterances of a speaker up to this length
     config.optim = ConfigDict(

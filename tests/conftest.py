@@ -20,7 +20,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 @pytest.fixture(scope="session")
 def manifests(tmp_path_factory):
     """Manifests of the speech in the repository: {"train", "dev", "test"} -> path."""
-    from w2v_jax.data.preparation import prepare
+    from w2v_jax.corpora.preparation import prepare
 
     folder = tmp_path_factory.mktemp("manifests")
     paths = {}
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory):
     from tests import small
     from w2v_jax.interop.exported import rates
     from w2v_jax.models.config import EncoderConfig
-    from w2v_jax.models.ctc import CTCModel
+    from w2v_jax.models.heads.ctc import CTCModel
     from w2v_jax.text.alphabet import Alphabet
     from w2v_jax.training.checkpoint import export_model
 
@@ -56,7 +56,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def arpa(tmp_path_factory):
     """The file of a bigram model of a few words."""
-    from tests.test_beam import LM
+    from tests.decoding.test_beam import LM
     from w2v_jax.decoding.ngram import write_arpa
 
     path = str(tmp_path_factory.mktemp("lm") / "lm.arpa")

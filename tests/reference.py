@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from w2v_jax.interop import huggingface, huggingface_tensors
 from w2v_jax.models.encoder import Encoder
-from w2v_jax.models.frontend import FeatureEncoder
-from w2v_jax.models.quantizer import Quantizer
+from w2v_jax.models.frontends.waveform import FeatureEncoder
+from w2v_jax.models.heads.quantizer import Quantizer
 
 GOLDEN = Path(__file__).parent / "golden"
 ZERO = ("k_proj.bias", "linear_k.bias")  # gradient 0 but for rounding: softmax ignores a shift

@@ -15,8 +15,8 @@ from absl import flags
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE, Recording
+from w2v_jax.corpora.utterances import read_text
 from w2v_jax.data.sources import open_sources
-from w2v_jax.data.utterances import read_text
 from w2v_jax.decoding.alignment import Alignment, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
 from w2v_jax.errors import UserError

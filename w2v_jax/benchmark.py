@@ -25,8 +25,8 @@ share of what the devices can do in bfloat16 (mfu; null where that is not known)
 --batch rows are cut into --config.data.accumulation micro-batches; a fine-tuning is measured with
 the encoder no longer frozen. --inference measures the forward pass of all rows at once instead.
 --breakdown times the parts of an update, each alone, and --profile traces 3 further updates. The
-arithmetic is that of models/flops.py: what remat computes again and blocks that LayerDrop skips do
-not count. On CPUs the memory is that of the whole process.
+arithmetic is that of measuring/flops.py: what remat computes again and blocks that LayerDrop skips
+do not count. On CPUs the memory is that of the whole process.
 """
 
 import dataclasses
@@ -45,24 +45,30 @@ from ml_collections import ConfigDict, config_flags
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data import augmentation, speech
+from w2v_jax.data import augmentation
 from w2v_jax.data.batches import check_rows
-from w2v_jax.data.items import Corpus
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, crop_buckets
 from w2v_jax.data.sources import open_sources
-from w2v_jax.data.throughput import rates, stages
 from w2v_jax.decoding.flashlight import FlashlightSearch
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.search import Search, SearchOptions, open_search
-from w2v_jax.decoding.timing import Timing, acoustic_timing, machine, search_timings, seconds_of
-from w2v_jax.decoding.timing import table as timing_table
 from w2v_jax.errors import UserError
+from w2v_jax.measuring import part_timing, speech, step_timing
+from w2v_jax.measuring.recognition import (
+    Timing,
+    acoustic_timing,
+    machine,
+    search_timings,
+    seconds_of,
+)
+from w2v_jax.measuring.recognition import table as timing_table
+from w2v_jax.measuring.throughput import rates, stages
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.ctc import CTCModel
+from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.recognizers import open_recognizer
-from w2v_jax.tasks import part_timing, step_timing
 from w2v_jax.tasks.arithmetic import inference_flops, update_flops
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.tasks.pretraining import pretraining_task

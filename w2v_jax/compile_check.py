@@ -23,16 +23,16 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import check_rows
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.plan import Bucket, crop_buckets, pad_buckets
+from w2v_jax.measuring.collectives import sent
+from w2v_jax.measuring.compiled import TooLarge, compile_step, times
+from w2v_jax.measuring.topology import GIB, Topology, open_topology
 from w2v_jax.models.config import AUTO
 from w2v_jax.places import place, write_whole
 from w2v_jax.tasks.arithmetic import update_flops
 from w2v_jax.tasks.finetuning import finetuning_task
 from w2v_jax.tasks.pretraining import pretraining_task
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.collectives import sent
-from w2v_jax.training.compiled import TooLarge, compile_step, times
 from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
-from w2v_jax.training.topology import GIB, Topology, open_topology
 
 LETTERS_PER_SECOND = 20  # of the longest transcripts; decides the width of the labels alone
 REMEDIES = (

@@ -25,19 +25,19 @@ from ml_collections import config_flags
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.items import Corpus, transcribed
+from w2v_jax.data.corpus import Corpus, transcribed
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.data.sources import open_sources
-from w2v_jax.decoding import figures
-from w2v_jax.decoding.evaluation import Report, Utterance, analyse, columns, compare
-from w2v_jax.decoding.page import write_page
 from w2v_jax.decoding.rescoring import LanguageScorer
-from w2v_jax.decoding.scoring import Score
 from w2v_jax.decoding.search import SearchOptions
-from w2v_jax.decoding.systems import NGRAM, TRANSFORMER, Decoded, Systems
-from w2v_jax.decoding.tuning import Trial
 from w2v_jax.errors import UserError
+from w2v_jax.evaluation import figures
+from w2v_jax.evaluation.page import write_page
+from w2v_jax.evaluation.reports import Report, Utterance, analyse, columns, compare
+from w2v_jax.evaluation.scoring import Score
+from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
+from w2v_jax.evaluation.tuning import Trial
 from w2v_jax.places import place, write_whole
 from w2v_jax.recognizers import open_recognizer
 from w2v_jax.training.checkpoint import load_exported

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.items import Corpus, transcribed
+from w2v_jax.data.corpus import Corpus, transcribed
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
-from w2v_jax.decoding.scoring import score
 from w2v_jax.errors import UserError
+from w2v_jax.evaluation.scoring import score
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.run import parts, run, training_data

@@ -25,12 +25,12 @@ from absl import flags
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.download import ARCHIVES, download
+from w2v_jax.corpora.download import ARCHIVES, download
+from w2v_jax.corpora.preparation import prepare
+from w2v_jax.corpora.statistics import report
+from w2v_jax.corpora.utterances import at_rate
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.data.preparation import prepare
 from w2v_jax.data.shards import FORMATS, verify_shards, write_shards
-from w2v_jax.data.statistics import report
-from w2v_jax.data.utterances import at_rate
 from w2v_jax.errors import UserError
 
 # of the report: the values of configs/common.py

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.items import Corpus, concatenated
+from w2v_jax.data.corpus import Corpus, concatenated
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import Bucket, crop_buckets, sequential
 from w2v_jax.data.sources import open_sources

@@ -10,9 +10,9 @@ import matplotlib
 from absl import flags
 
 from w2v_jax import command_line
-from w2v_jax.decoding.evaluation import columns
-from w2v_jax.decoding.scoring import Score, score
 from w2v_jax.errors import UserError
+from w2v_jax.evaluation.reports import columns
+from w2v_jax.evaluation.scoring import Score, score
 from w2v_jax.training.writer import read_lines
 
 matplotlib.use("Agg")

@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.data.batches import BatchLoader, check_rows, iterate
-from w2v_jax.data.items import Corpus
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import BatchPlan, Bucket
 from w2v_jax.errors import UserError
+from w2v_jax.measuring.compiled import LoweredStep
 from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
-from w2v_jax.training.compiled import LoweredStep
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.health import Alarm, Skipped
 from w2v_jax.training.loop import AUDIO, Measure, train

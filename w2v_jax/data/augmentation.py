@@ -14,7 +14,7 @@ from w2v_jax.audio.augment import (
     to_int16,
 )
 from w2v_jax.audio.waveform import AudioError
-from w2v_jax.data.items import Corpus
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
 

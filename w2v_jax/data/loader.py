@@ -8,7 +8,7 @@ import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.augmentation import Augmentation
-from w2v_jax.data.items import Corpus
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.plan import BatchSpec
 from w2v_jax.data.sharing import Ragged
 from w2v_jax.errors import UserError

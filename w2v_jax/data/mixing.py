@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.items import Corpus
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.plan import Bucket
 from w2v_jax.errors import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, Recording
 from w2v_jax.decoding.greedy import best_path, greedy_text
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.ctc import CTCModel
+from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.text.alphabet import Alphabet
 
 WINDOW_SECONDS = 30.0  # longer audio is cut into windows of this length

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
-from w2v_jax.models.ctc import CTCModel
 from w2v_jax.models.encoder import Encoder
-from w2v_jax.models.hubert import Hubert
+from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.models.heads.hubert import Hubert
+from w2v_jax.models.heads.wav2vec2 import Wav2Vec2
 from w2v_jax.models.language import LanguageConfig, LanguageModel
-from w2v_jax.models.wav2vec2 import Wav2Vec2
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.text.vocabulary import Vocabulary
 

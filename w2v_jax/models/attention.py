@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.dot_product import Heads, attend
-from w2v_jax.models.dropout import dropout_words
+from w2v_jax.models.kernels.attention import Heads, attend
+from w2v_jax.models.kernels.dropout import dropout_words
 from w2v_jax.models.layers import bert_dense, boxed, chosen, rotate, sinusoids
 
 

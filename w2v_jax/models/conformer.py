@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
-from w2v_jax.models.depthwise import DepthwiseConv
-from w2v_jax.models.dropout import Dropout
+from w2v_jax.models.kernels.depthwise_conv import DepthwiseConv
+from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
     ACTIVATIONS,
     BatchNorm,

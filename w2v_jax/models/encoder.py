@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
-from w2v_jax.models.dropout import Dropout
-from w2v_jax.models.frontend import FeatureEncoder, scale_waveform
+from w2v_jax.models.frontends.waveform import FeatureEncoder, scale_waveform
+from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
     PositionalConv,
     boxed,

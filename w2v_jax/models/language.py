@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import ConfigError, FromDict, choices, dropout_rates
-from w2v_jax.models.dropout import Dropout
 from w2v_jax.models.encoder import over_layers
+from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import boxed, layer_norm, sinusoids
 from w2v_jax.models.transformer import TransformerBlock
 

@@ -6,7 +6,7 @@ import jax
 from w2v_jax.models.adapter import Adapter
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.dropout import Dropout
+from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import ACTIVATIONS, bert_dense, layer_norm
 
 

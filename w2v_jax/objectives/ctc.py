@@ -8,7 +8,7 @@ lose in ln p of hundreds of frames.
 
 Against optax.ctc_loss, differentiated through its scan, a gradient step on 2 CPU cores takes 0.5 to
 0.8 of the time and 0.45 of the temporary memory, and the error of its gradient is 1/25 or less
-(`python -m tests.ctc_speed`; not measured on a GPU or TPU).
+(`python -m tests.measure.ctc_speed`; not measured on a GPU or TPU).
 """
 
 import jax

@@ -1,11 +1,11 @@
 """The arithmetic of an update and of a forward pass over a full batch, all devices together.
 
 `config` is a config of kind "pretrained" or "ctc" (configs/common.py). What counts as an operation
-is said in models/flops.py.
+is said in measuring/flops.py.
 """
 
+from w2v_jax.measuring.flops import contrastive_flops, encoder_flops, training_flops
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.flops import contrastive_flops, encoder_flops, training_flops
 
 OF_BLOCKS = (
     "attention projections", "attention", "feed-forward", "position projections",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.ctc import CTCModel
+from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.training.optim import make_optimizer, make_schedule

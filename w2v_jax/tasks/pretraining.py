@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.wav2vec2 import PretrainingOutput, Wav2Vec2
+from w2v_jax.models.heads.wav2vec2 import PretrainingOutput, Wav2Vec2
 from w2v_jax.objectives.contrastive import (
     across_batch,
     code_perplexity,

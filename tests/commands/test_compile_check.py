@@ -1,0 +1,146 @@
+"""What compile_check says of a program: memory, operations, collectives, and whether it fits."""
+
+import json
+import math
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import small
+from w2v_jax import compile_check
+from w2v_jax.errors import UserError
+from w2v_jax.measuring.compiled import Compiled, TooLarge, compile_step, too_large
+from w2v_jax.measuring.topology import GIB, open_topology
+from w2v_jax.training.sharding import make_mesh
+from w2v_jax.training.state import LossOutput, Task
+
+# topologies ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:2xx2", "cpu:0", "cpu", "v5e:0x4", "gpu:8"])
+def test_unknown_topologies(name):
+    with pytest.raises(UserError, match="unknown; write cpu:N"):
+        open_topology(name)
+
+
+def test_more_fake_devices_than_there_are():
+    assert len(open_topology("cpu:4").devices) == 4
+    with pytest.raises(UserError, match="8 CPU devices only"):
+        open_topology("cpu:9")
+
+
+def test_without_libtpu(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install libtpu .*--topology=cpu:8"):
+        open_topology("v5e:2x4")
+
+
+@pytest.fixture(scope="module")
+def v5e():
+    pytest.importorskip("libtpu")
+    jax.devices()  # JAX has read the flags of the tests; libtpu ends the process over unknown ones
+    flags = os.environ.pop("XLA_FLAGS")
+    yield open_topology("v5e:2x2")
+    os.environ["XLA_FLAGS"] = flags
+
+
+def test_slices(v5e):
+    assert (len(v5e.devices), v5e.hbm) == (4, 16 * GIB)
+    assert v5e.outgoing == 2 * 50e9  # two open axes
+    cube = open_topology("v5p:4x4x4")
+    assert cube.outgoing == 6 * 100e9  # three rings
+    assert open_topology("v5p:2x2x4").outgoing == 3 * 100e9  # a part of a cube has none
+    for sizes in ((8, 8, 1), (2, 32, 1), (2, 8, 4)):  # none of them of whole axes of the torus
+        mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)), cube.devices)
+        assert mesh.devices.shape == sizes
+    with pytest.raises(UserError, match="no slice that libtpu knows"):
+        open_topology("v5e:3x5")
+
+
+# the compiled step -----------------------------------------------------------------------------
+
+
+def dense_task(width: int) -> Task:
+    """A step of one square layer, compiled in a second."""
+
+    def init():
+        return {"params": {"w": jnp.zeros((width, width))}}
+
+    def loss(params, stats, batch, step, keys):
+        y = batch["x"].astype(jnp.float32) @ params["w"]
+        return (y**2).sum(), LossOutput(jnp.float32(1), {}, {})
+
+    return Task(init, loss, optax.scale_by_adam(), lambda step: 0.1, 0)
+
+
+def test_tpu_program(v5e):
+    mesh = make_mesh({"data": 4}, v5e.devices)
+    arrays = {"x": ((2, 64, 1024), np.int16)}
+    found = compile_step(dense_task(1024), mesh, arrays, v5e)
+    assert isinstance(found, Compiled)
+    parameters = 4 * 1024**2
+    assert found.memory.state == 3 * parameters + 8  # the two counters
+    assert found.memory.batch == 2 * 16 * 1024 * 2
+    assert 0 < found.memory.temporary < 10 * parameters
+    assert 3 * parameters < found.memory.total < 5 * parameters
+    assert found.traffic["all-reduce"].payload >= parameters
+
+
+def test_tpu_program_that_does_not_fit(v5e):
+    mesh = make_mesh({"data": 4}, v5e.devices)
+    found = compile_step(dense_task(40_000), mesh, {"x": ((1, 64, 40_000), np.int16)}, v5e)
+    assert isinstance(found, TooLarge)
+    assert found.available == 15.75 * GIB
+    assert found.needed > found.available
+
+
+def test_words_of_a_program_that_does_not_fit():
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (30.95G) exceeds available HBM (15.75G). HLO module: jit_x."
+    )
+    report = (
+        "Total bytes: 33236652032 (30.95GiB)\n"
+        "    7.45GiB( 16%);  468.75MiB;   1992835072;        2; bf16[30,4], bf16[30,63999,512]\n"
+        "   11.23GiB( 24%);    1.83GiB;  25611157504;        2; bf16[1024], f32[30,16,999,999]\n"
+    )
+    found = too_large(message, report)
+    assert (found.needed / GIB, found.available / GIB) == (30.95, 15.75)
+    assert found.largest == ["1.83 GiB f32[30,16,999,999]", "0.46 GiB bf16[30,63999,512]"]
+    assert math.isnan(too_large("RESOURCE_EXHAUSTED: something else", "").needed)
+
+
+def test_pretraining(capsys):
+    config = small.pretraining()
+    config.data.update(batch_seconds=32.0, row_multiple=16, accumulation=2)
+    (found,) = compile_check.check(config, open_topology("cpu:8"))
+    assert json.loads(json.dumps(found)) == found
+    # 16 rows of 2 s do as much as 32 of 1 s, and the attention more
+    assert (found["rows"], found["seconds"], found["rows_per_device"]) == (16, 2.0, 1)
+    parameters = 4 * 3 * 28_000
+    assert parameters < found["memory"]["state"] < 1.3 * parameters
+    # each micro-batch sums the gradients of the blocks over the devices
+    assert found["traffic"]["all-reduce"]["payload"] > 28_000 * 4
+    assert found["fits"]
+    text = capsys.readouterr().out
+    assert "16 rows of 2 s per update (0.01 h): 2 micro-batches of 1 rows per device" in text
+    assert "all-reduce" in text
+
+
+def test_finetuning_with_fsdp():
+    config = small.finetuning()
+    config.data.update(batch_seconds=24.0, row_multiple=8)
+    config.mesh.update(data=1, fsdp=8)
+    (found,) = compile_check.check(config, open_topology("cpu:8"))
+    assert (found["rows"], found["seconds"]) == (8, 3.0)
+    assert found["traffic"]["all-gather"]["payload"] > 0
+
+
+def test_rows_that_cannot_be_cut():
+    config = small.pretraining()
+    with pytest.raises(UserError, match=r"row_multiple=8"):
+        compile_check.check(config, open_topology("cpu:8"))

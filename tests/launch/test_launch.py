@@ -1,0 +1,328 @@
+"""The launchers, run by bash in a copy of the repository in which training is a tiny program.
+
+`srun`, `scontrol` and `kubectl` are stand-ins on the PATH: no cluster is at hand. The loops,
+signals and statuses are those of the real scripts.
+"""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tests.launch.launch_sandbox import ROOT, TPU, Sandbox
+
+SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.s*"))
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    return Sandbox(tmp_path)
+
+
+GKE = {"IMAGE": "registry/w2v:1", "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_syntax(name):
+    script = ROOT / "launch" / name
+    subprocess.run(["bash", "-n", script], check=True)
+    if name not in ("dry.sh", "env.sh"):  # these are sourced
+        assert os.access(script, os.X_OK)
+        assert script.read_text().startswith("#!/usr/bin/env bash\n#")
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], cwd=ROOT, check=True)
+
+
+def test_dry_modes_run_nothing(sandbox):
+    """Every script, with stand-ins that leave a trace for all that it could run."""
+    for name in ("gcloud", "kubectl", "srun", "scontrol", "sudo", "setsid", "python", "python3"):
+        sandbox.program(name, '#!/bin/bash\n[ "$1" = -c ] || touch "$CALLS/ran-$(basename "$0")"\n')
+    before = sorted(sandbox.root.rglob("*"))
+    for script, arguments in {
+        "local.sh": [["fake"]],
+        "quickstart.sh": [[]],
+        "decode.sh": [[]],
+        "test.sh": [[]],
+        "slurm.sbatch": [["fake"]],
+        "gke.sh": [["fake"]],
+        "worker.sh": [["setup"], ["start", "fake"], ["status"], ["log"], ["stop"]],
+        "tpu_vm.sh": [
+            ["create"], ["setup"], ["run", "fake"], ["babysit", "fake"], ["status"], ["log"],
+            ["stop"], ["ssh"], ["ssh", "ls"], ["delete"],
+        ],
+    }.items():  # fmt: skip
+        for words in arguments:
+            variables = GKE if script == "gke.sh" else TPU
+            assert sandbox.run(script, *words, DRY="1", **variables), (script, words)
+    assert sorted(sandbox.root.rglob("*")) == before
+    assert list(sandbox.calls_to.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "message"),
+    [
+        ("tpu_vm.sh", ["setup"], {"ZONE": "z"}, "TPU_NAME is not set; for example: export TPU_"),
+        ("tpu_vm.sh", ["run", "fake"], {"TPU_NAME": "t"}, "ZONE is not set; for example"),
+        ("tpu_vm.sh", ["create"], {"TPU_NAME": "t", "ZONE": "z"}, "export ACCELERATOR=v5lite"),
+        ("gke.sh", ["fake"], {}, "IMAGE is not set; for example: export IMAGE=us-docker"),
+        ("gke.sh", ["fake"], GKE | {"TOPOLOGY": "44"}, "TOPOLOGY 44 is not like 4x4"),
+        ("gke.sh", ["fake"], GKE | {"TOPOLOGY": "3x3"}, "9 chips: no multiple of CHIPS_PER_HOST=4"),
+        ("slurm.sbatch", ["fake"], {}, "sbatch launch/slurm.sbatch fake"),
+        ("slurm.sbatch", [], {}, "launch/slurm.sbatch pretrain --config="),
+        ("local.sh", [], {}, "launch/local.sh pretrain --config="),
+        ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
+        ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
+    ],
+)
+def test_what_is_missing_is_named(sandbox, script, arguments, variables, message):
+    output = sandbox.run(script, *arguments, status=2, **variables)
+    assert message in output
+    assert not (sandbox.root / ".venv").exists(), "nothing is installed for a mistake"
+
+
+# env.sh
+
+
+def variables_of_env(sandbox, **variables):
+    names = (
+        "XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES"
+    )  # fmt: skip
+    script = f'source launch/env.sh; for n in {" ".join(names)}; do echo "${{!n:-}}"; done'
+    output = subprocess.run(
+        ["bash", "-c", script], cwd=sandbox.root, check=True, text=True, capture_output=True,
+        env=sandbox.environment | {"DRY": "1"} | variables,
+    ).stdout  # fmt: skip
+    return dict(zip(names, output.split("\n"), strict=False))
+
+
+def test_flags_are_for_gpus_only_and_give_way_to_the_users(sandbox):
+    for extras in ("dev", "tpu,gcs"):
+        values = variables_of_env(sandbox, W2V_EXTRAS=extras)
+        assert values["XLA_FLAGS"] == values["XLA_CLIENT_MEM_FRACTION"] == ""
+        assert values["JAX_COMPILATION_CACHE_DIR"] == f"{sandbox.root}/.cache/jax"
+        assert values["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert variables_of_env(sandbox, GLIBC_TUNABLES="mine=2")["GLIBC_TUNABLES"] == "mine=2"
+    assert variables_of_env(sandbox, XLA_FLAGS="--mine")["XLA_FLAGS"] == "--mine"
+    values = variables_of_env(sandbox, W2V_EXTRAS="gpu,gcs", XLA_FLAGS="--mine=1 --two")
+    first, rest = values["XLA_FLAGS"].split(" ", 1)
+    assert first == "--xla_gpu_enable_latency_hiding_scheduler=true"
+    assert rest == "--mine=1 --two", "the last flag counts"
+    assert values["XLA_CLIENT_MEM_FRACTION"] == "0.9"
+    own = variables_of_env(sandbox, W2V_EXTRAS="gpu", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")
+    assert own["XLA_CLIENT_MEM_FRACTION"] == "", "JAX refuses both names at once"
+
+
+# local.sh
+
+
+def test_local_runs_again_as_long_as_the_status_is_75(sandbox):
+    output = sandbox.run("local.sh", "fake", "--a=b c", PLAN="75 75 0")
+    assert output.count("preempted") == 2
+    assert sandbox.calls() == [["--a=b c"]] * 3
+
+
+@pytest.mark.parametrize("status", [2, 1, 134])
+def test_local_ends_with_the_status_of_a_failure(sandbox, status):
+    sandbox.run("local.sh", "fake", PLAN=f"75 {status}", status=status)
+    assert len(sandbox.calls()) == 2
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("which", ["TERM", "INT", "Ctrl-C"])
+def test_local_hands_a_signal_on_and_stops(sandbox, processes, which):
+    process = sandbox.begin("local.sh", "fake", PLAN="wait 0", PROCESSES=processes)
+    sandbox.ready(int(processes))
+    if which == "Ctrl-C":  # a terminal sends it to all, the sleep of the script as well
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.Signals[f"SIG{which}"])
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 75, output
+    assert "continues" not in output
+    assert [len(sandbox.calls(str(i))) for i in range(int(processes))] == [1] * int(processes)
+
+
+def test_local_stops_between_two_runs(sandbox):
+    process = sandbox.begin("local.sh", "fake", PLAN="75 0", PAUSE="1")
+    while "continues" not in process.stdout.readline():
+        pass
+    process.terminate()
+    assert process.wait(timeout=20) == 75
+    process.stdout.close()
+    assert len(sandbox.calls()) == 1
+
+
+def test_local_starts_all_processes_again(sandbox):
+    sandbox.run("local.sh", "fake", "--x=1", PLAN="75,0 0", PROCESSES="2")
+    for i in range(2):
+        first, second = sandbox.calls(str(i))
+        assert first[:1] + first[2:] == ["--x=1", "--num_processes=2", f"--process_id={i}"]
+        address, again = first[1], second[1]
+        assert address.startswith("--coordinator_address=127.0.0.1:")
+        assert address != again
+    assert sandbox.calls("0") == [[*flags[:3], "--process_id=0"] for flags in sandbox.calls("1")]
+
+
+def test_local_ends_the_rest_when_one_fails(sandbox):
+    begin = time.monotonic()
+    sandbox.run("local.sh", "fake", PLAN="hang,3,hang", PROCESSES="3", status=3)
+    assert time.monotonic() - begin < 20, "a process that ignores SIGTERM is ended, too"
+    for path in sandbox.calls_to.glob("*-?"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(json.loads(path.read_text())["pid"], 0)
+
+
+def test_local_gives_each_process_a_gpu(sandbox):
+    commands = sandbox.dry("local.sh", "fake", PROCESSES="2", PORT="9000", W2V_EXTRAS="gpu")
+    assert [words[:2] for words in commands] == [
+        ["env", "JAX_LOCAL_DEVICE_IDS=0"], ["env", "JAX_LOCAL_DEVICE_IDS=1"],
+    ]  # fmt: skip
+    assert commands[1][-3:] == [
+        "--coordinator_address=127.0.0.1:9000", "--num_processes=2", "--process_id=1",
+    ]  # fmt: skip
+
+
+# slurm.sbatch
+
+
+@pytest.fixture
+def slurm(sandbox, tmp_path):
+    """The script where SLURM puts it, away from the repository; srun ends as $SRUN says."""
+    record = '#!/bin/bash\nprintf "%s\\n" "$0" "$@" >>"$CALLS/$(basename "$0")"\n'
+    sandbox.program("srun", record + '[[ "$SRUN" =~ ^[0-9]+$ ]] && exit "$SRUN"; $SRUN\n')
+    sandbox.program("scontrol", record)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    shutil.copy(ROOT / "launch/slurm.sbatch", spool / "slurm_script")
+
+    def begin(srun, **variables):
+        return subprocess.Popen(
+            ["bash", spool / "slurm_script", "fake", "--workdir=a b"], cwd=spool, process_group=0,
+            env=sandbox.environment | variables | {
+                "SRUN": srun, "SLURM_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(sandbox.root),
+                "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "64",
+            },
+        )  # fmt: skip
+
+    return begin
+
+
+def words_of(sandbox, name):
+    path = sandbox.calls_to / name
+    return path.read_text().splitlines()[1:] if path.exists() else None
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 75, 137])
+def test_slurm_queues_again_after_75_alone(sandbox, slurm, status):
+    assert slurm(str(status)).wait(timeout=20) == status
+    assert words_of(sandbox, "srun") == [
+        "--kill-on-bad-exit=0", "--cpus-per-task=64", "env", "JAX_LOCAL_DEVICE_IDS=0,1,2,3",
+        "python", "-m", "w2v_jax.fake", "--distributed=on", "--workdir=a b",
+    ]  # fmt: skip
+    assert words_of(sandbox, "scontrol") == (["requeue", "77"] if status == 75 else None)
+
+
+def test_slurm_scancel_is_for_good(sandbox, slurm):
+    """It signals the script, too; the steps may still end with 75."""
+    process = slurm("sleep 30")
+    for _ in range(400):
+        if (sandbox.calls_to / "srun").exists():
+            break
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=5) == -signal.SIGTERM
+    os.killpg(process.pid, signal.SIGKILL)  # the sleep
+    assert words_of(sandbox, "scontrol") is None
+
+
+def test_slurm_signals_the_steps_and_requeues(sandbox):
+    lines = (ROOT / "launch/slurm.sbatch").read_text().splitlines()
+    options = [line.split()[1] for line in lines if line.startswith("#SBATCH ")]
+    # without "B:", which would be the script alone
+    assert {"--requeue", "--signal=TERM@120", "--ntasks-per-node=1"} <= set(options)
+    commands = sandbox.dry("slurm.sbatch", "fake")
+    assert [words[0] for words in commands] == ["srun", "scontrol"]
+
+
+def test_jax_under_slurm_takes_all_gpus_and_the_flags(sandbox):
+    """The variables of one task of one node, read by JAX itself; XLA knows the flags of env.sh."""
+    (srun, _) = sandbox.dry("slurm.sbatch", "fake", SLURM_GPUS_ON_NODE="4")
+    (gpus,) = [word for word in srun if word.startswith("JAX_LOCAL_DEVICE_IDS=")]
+    code = (
+        "import jax; jax.distributed.initialize(); jax.devices();"
+        "from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES;"
+        "print(CUDA_VISIBLE_DEVICES.value, jax.process_count())"
+    )
+    job = {
+        "SLURM_JOB_ID": str(random.randrange(10**6)), "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    flags = variables_of_env(sandbox, W2V_EXTRAS="gpu")["XLA_FLAGS"]
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, text=True, capture_output=True, timeout=120,
+        env=os.environ | job | dict([gpus.split("=")]) | {"XLA_FLAGS": flags},
+    ).stdout  # fmt: skip
+    assert output.split() == ["0,1,2,3", "1"]
+
+
+# gke.yaml, Dockerfile
+
+
+def test_gke_fills_the_template(sandbox):
+    sandbox.program("kubectl", '#!/bin/bash\necho "$*" >"$CALLS/kubectl"; cat\n')
+    flag = '--config.note=it\'s & "${NAME}": $HOME'
+    variables = GKE | {"JAX_COMPILATION_CACHE_DIR": "gs://b/jax"}
+    job = yaml.safe_load(sandbox.run("gke.sh", "fake", flag, **variables))
+    assert (sandbox.calls_to / "kubectl").read_text() == "apply -f -\n"
+    dry = sandbox.run("gke.sh", "fake", flag, DRY="1", **variables).splitlines()
+    assert (dry[0], dry[-1]) == ("kubectl apply -f - <<'EOF'", "EOF")
+    assert yaml.safe_load("\n".join(dry[1:-1])) == job
+    (slice_job,) = job["spec"]["replicatedJobs"]
+    spec = slice_job["template"]["spec"]
+    assert (spec["parallelism"], spec["completions"], spec["backoffLimit"]) == (4, 4, 0)
+    pods = spec["template"]["spec"]
+    assert pods["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+    (container,) = pods["containers"]
+    assert container["command"] == ["python", "-m", "w2v_jax.fake"]
+    assert container["args"] == ["--distributed=on", flag]
+    assert container["env"][0]["value"] == "gs://b/jax"
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+
+
+def test_gke_restarts_on_75_and_not_on_2(sandbox):
+    job = yaml.safe_load(sandbox.run("gke.sh", "fake", DRY="1", **GKE).split("\n", 1)[1][:-4])
+    (slice_job,) = job["spec"]["replicatedJobs"]
+    codes = slice_job["template"]["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert (codes["operator"], codes["values"]) == ("In", [2, 75])
+    no, yes = job["spec"]["failurePolicy"]["rules"]
+    # the first rule that matches counts; this is how Kubernetes words it
+    message = "Container train for pod default/x failed with exit code {} matching FailJob rule"
+    (pattern,) = no["onJobFailureMessagePatterns"]
+    assert no["action"] == "FailJobSet"
+    assert pattern in message.format(2)
+    assert pattern not in message.format(75)
+    assert yes["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert no["onJobFailureReasons"] == yes["onJobFailureReasons"] == ["PodFailurePolicy"]
+
+
+def test_dockerfile_copies_what_is_there():
+    text = (ROOT / "launch/Dockerfile").read_text()
+    steps = [shlex.split(line) for line in text.splitlines() if line.startswith("COPY ")]
+    sources = [word for step in steps for word in step[1:-1] if not word.startswith("--")]
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in allowed
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert f"!{source.split('/')[0]}" in allowed, source
+    # what is installed from and what is run must be among them
+    assert {"setup.cfg", "launch/env.sh", "launch", "configs", "w2v_jax"} <= set(sources)
+    assert 'ENTRYPOINT ["launch/local.sh"]' in text
+    assert "USER w2v" in text

@@ -1,0 +1,12 @@
+"""A slice of `python -m tests.measure.chaos --damage`."""
+
+from tests.measure.chaos import Chaos
+
+
+def test_killed_runs_end_in_the_same_bits(tmp_path):
+    chaos = Chaos(tmp_path, seed=6, damage=True)
+    number = 0
+    while not (chaos.seen["SIGKILL"] and chaos.seen["SIGTERM"]):  # a fast run may escape them
+        assert chaos.trial(number) == ""
+        number += 1
+        assert number < 5

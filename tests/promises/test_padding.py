@@ -1,0 +1,115 @@
+"""Padding does not exist: its content, its length and the neighbours change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.tasks.finetuning import make_loss
+
+LENGTHS = (16000, 9000, 12345)
+VARIANTS = {
+    "base": {},
+    "large": dict(conv_norm="layer", conv_bias=True, norm_order="pre", normalize_waveform=True),
+    "convolutions on top": dict(output_layers=2, output_width=24),
+    "adapters": dict(norm_order="pre", adapter_dim=8),
+    "batch norm before positions": dict(pos_conv_norm="batch", feature_norm=False),
+    "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),
+    "conformer layer norm": dict(block="conformer", positions="rotary", conformer_norm="layer"),
+    "conformer group norm": dict(block="conformer", positions="none", conformer_norm="group"),
+}
+
+
+def build(variant):
+    config = small.finetuning(**small.NO_DROPOUT, **VARIANTS[variant])
+    config.model.feature_grad_mult = 1.0
+    model = CTCModel(EncoderConfig.from_dict(config.model), 32)
+    init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))  # noqa: E731
+    import flax.linen as nn
+
+    return config, model, nn.meta.unbox(jax.jit(init)())
+
+
+def one_row(batch, row, samples, rest):
+    """The row alone in a batch `samples` long whose padding is `rest`."""
+    n = int(batch["length"][0, row])
+    alone = {key: value[0, row : row + 1] for key, value in batch.items()}
+    audio = np.full((1, samples), rest, np.int16)
+    audio[0, :n] = batch["audio"][0, row, :n]
+    return alone | {"audio": audio}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_outputs(variant):
+    _, model, variables = build(variant)
+    apply = jax.jit(model.apply)
+    batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
+    logits, frames = apply(variables, batch["audio"][0], batch["length"][0])
+    scale = float(jnp.abs(logits).max())
+    for row, n in enumerate(LENGTHS):
+        for samples, rest in ((n, 0), (20000, 32767)):
+            alone = one_row(batch, row, samples, rest)
+            found, count = apply(variables, alone["audio"], alone["length"])
+            expected = model.config.context_frames(model.config.frames(n))
+            assert int(count[0]) == int(frames[row]) == expected
+            np.testing.assert_allclose(
+                found[0, : int(count[0])], logits[row, : int(count[0])], atol=2e-6 * max(scale, 1)
+            )
+
+
+@pytest.mark.parametrize("variant", ["base", "large", "conformer layer norm"])
+def test_loss_and_gradient(variant):
+    """The sum over rows alone equals the batch, masks included (they are keyed by utterance)."""
+    config, _, variables = build(variant)
+    loss = make_loss(config, 32)
+    batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
+    keys = (jax.random.key(3), jax.random.key(4))
+
+    @jax.jit
+    def total(params, part):
+        value, out = loss(params, variables.get("stats", {}), part, jnp.int32(0), keys)
+        return value, out.weight
+
+    gradient = jax.value_and_grad(total, has_aux=True)
+    whole = {key: value[0] for key, value in batch.items()}
+    (value, weight), grads = gradient(variables["params"], whole)
+    assert float(weight) == 3
+    parts = [
+        gradient(variables["params"], one_row(batch, row, samples, -7))
+        for row, samples in ((0, 20000), (1, 9600), (2, 20000))
+    ]
+    assert float(value) == pytest.approx(sum(float(p[0][0]) for p in parts), rel=1e-5)
+    summed = jax.tree.map(lambda *g: sum(g), *[p[1] for p in parts])
+    for path, a in jax.tree_util.tree_leaves_with_path(grads):
+        b = summed
+        for key in path:
+            b = b[key.key]
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(float(jnp.abs(a).max()), 1e-2))
+
+
+@pytest.mark.parametrize("variant", ["base", "conformer batch norm"])
+def test_the_switch_restores_the_leak(variant):
+    config, model, variables = build(variant)
+    leaky = CTCModel(EncoderConfig.from_dict({**config.model, "padding_leaks": True}), 32)
+    batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
+    audio, length = batch["audio"][0], batch["length"][0]
+    a, frames = jax.jit(model.apply)(variables, audio, length)
+    b, _ = jax.jit(leaky.apply)(variables, audio, length)
+    inside = slice(0, int(frames[1]))
+    assert float(jnp.abs(a[1, inside] - b[1, inside]).max()) > 1e-3
+
+
+def test_batch_norm_statistics_ignore_padding():
+    config, _, variables = build("conformer batch norm")
+    loss = make_loss(config, 32)
+    batch = {k: v[0] for k, v in small.labelled_batch(3, 16000, lengths=LENGTHS).items()}
+    keys = (jax.random.key(3), jax.random.key(4))
+    run = jax.jit(
+        lambda part: loss(variables["params"], variables["stats"], part, 0, keys)[1].stats
+    )
+    longer = batch | {"audio": np.pad(batch["audio"], ((0, 0), (0, 6000)), constant_values=99)}
+    for a, b in zip(jax.tree.leaves(run(batch)), jax.tree.leaves(run(longer)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

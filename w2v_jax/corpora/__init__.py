@@ -1,0 +1,1 @@
+"""Whatever people have, as a manifest: layouts, tables, downloads, preparation, statistics."""

@@ -1,0 +1,1 @@
+"""How good the texts are: scores, tuned weights, reports, pages."""

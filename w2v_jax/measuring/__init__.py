@@ -1,0 +1,1 @@
+"""What a model and a program cost: arithmetic, time, memory, communication."""

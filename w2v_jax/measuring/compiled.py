@@ -1,0 +1,155 @@
+"""Compiles a training step for devices one need not hold, and says what it needs of them."""
+
+import dataclasses
+import math
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from w2v_jax.measuring.collectives import Traffic, collectives, sent
+from w2v_jax.measuring.topology import GIB, Topology
+from w2v_jax.training.sharding import batch_sharding
+from w2v_jax.training.state import Task, abstract_state, jitted_step, on_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    state: int  # parameters, optimizer, averages
+    batch: int
+    output: int
+    temporary: int
+    aliased: int  # of the output: lies where the state was
+
+    @property
+    def total(self) -> int:
+        return self.state + self.batch + self.output + self.temporary - self.aliased
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler said of a program that fits."""
+
+    memory: Memory
+    flops: float  # of one device, the body of every loop counted once (so XLA counts)
+    bytes_accessed: float  # likewise: to and from the memory of the device
+    traffic: dict[str, Traffic]
+    compile_seconds: float  # lowering and compiling
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLarge:
+    """What the compiler said of a program that does not fit."""
+
+    needed: float  # bytes, as far as it says
+    available: float
+    message: str
+    largest: list[str]  # intermediate results, largest first: bytes and shape
+    compile_seconds: float
+
+
+def local_bytes(tree: Any) -> int:
+    """Bytes that one device holds of abstract arrays with shardings."""
+    sizes = (
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+    return sum(sizes)
+
+
+Arrays = Mapping[str, tuple[tuple[int, ...], Any]]  # of a batch: name -> (shape, type)
+
+
+class LoweredStep:
+    """The training step as a run would compile it; no array is made."""
+
+    def __init__(self, task: Task, mesh: Mesh, arrays: Arrays):
+        state = abstract_state(task, mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+            for name, (shape, dtype) in arrays.items()
+        }
+        self._held = local_bytes(state), local_bytes(batch)
+        self._lowered = on_mesh(jitted_step(task, mesh).lower, mesh)(state, batch)
+
+    def compile(self, **options: str) -> tuple[Any, Memory]:
+        """(the program, what it needs of a device)."""
+        program = self._lowered.compile(compiler_options=options)
+        found = program.memory_analysis()
+        return program, Memory(
+            *self._held, found.output_size_in_bytes, found.temp_size_in_bytes,
+            found.alias_size_in_bytes,
+        )  # fmt: skip
+
+
+def compile_step(task: Task, mesh: Mesh, arrays: Arrays, topology: Topology) -> Compiled | TooLarge:
+    """Compiles the training step for a topology; arrays: see data.loader.batch_arrays."""
+    begin = time.monotonic()
+    step = LoweredStep(task, mesh, arrays)
+    if topology.chip is None:
+        program, memory = step.compile()
+        return _describe(program, memory, program.as_text(), time.monotonic() - begin)
+    # libtpu's text of a program with asynchronous collectives is newer than what jaxlib can read,
+    # so the program comes from a dump; only that names the largest arrays, too
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            program, memory = step.compile(xla_dump_to=folder)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            report = _dumped(folder, "-memory-usage-report.txt")
+            return too_large(str(error), report, time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        return _describe(program, memory, _dumped(folder, ".after_optimizations.txt"), seconds)
+
+
+def _describe(program, memory: Memory, text: str, seconds: float) -> Compiled:
+    cost = program.cost_analysis()
+    return Compiled(
+        memory, cost.get("flops", 0.0), cost.get("bytes accessed", 0.0), collectives(text), seconds
+    )
+
+
+def _dumped(folder: str, ending: str) -> str:
+    """The dump of the largest module: small ones may be compiled on the way."""
+    files = sorted(Path(folder).glob(f"*{ending}"), key=lambda path: path.stat().st_size)
+    return files[-1].read_text() if files else ""
+
+
+def too_large(message: str, report: str, seconds: float = 0.0) -> TooLarge:
+    """From XLA's error and its report of the memory in use (may be empty)."""
+    numbers = [float(n) * GIB for n in re.findall(r"\(([\d.]+)G\)", message)]
+    found = []
+    for line in report.splitlines():
+        row = re.match(r"\s*\S+\(\s*\d+%\);\s*([\d.]+)(GiB|MiB);\s*\d+;\s*\d+; (.*)", line)
+        if row:
+            shape = max(re.findall(r"\w+\[[\d,]+\]", row[3]), key=_elements, default="")
+            size = float(row[1]) * (1024 if row[2] == "GiB" else 1)
+            found.append((size, f"{size / 1024:.2f} GiB {shape}"))
+    found.sort(reverse=True)
+    needed, available = numbers[:2] if len(numbers) >= 2 else (math.nan, math.nan)
+    first = message.splitlines()[0] if message else ""
+    return TooLarge(needed, available, first, [text for _, text in found[:5]], seconds)
+
+
+def _elements(shape: str) -> int:
+    return math.prod(int(n) for n in re.findall(r"\d+", shape.partition("[")[2]))
+
+
+def times(compiled: Compiled, topology: Topology, model_flops: float) -> dict[str, float]:
+    """Seconds per update if nothing but arithmetic, or nothing but communication, took any.
+
+    model_flops: operations of one device. {} for devices whose speed is not known.
+    """
+    if topology.chip is None:
+        return {}
+    return {
+        "arithmetic": model_flops / topology.flops,
+        "communication": sent(compiled.traffic) / topology.outgoing if topology.outgoing else 0.0,
+    }

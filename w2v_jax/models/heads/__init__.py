@@ -1,0 +1,1 @@
+"""What stands on an encoder: quantizer and projections, masked prediction, letters."""

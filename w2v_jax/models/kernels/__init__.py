@@ -1,0 +1,1 @@
+"""Operations that have several forms, one file each; the form follows the platform."""
