@@ -78,10 +78,8 @@ def pretraining(size: str) -> ConfigDict:
     if size in PREDICTIONS:
         raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
     config = ConfigDict()
-    config.kind = "pretrained"
+    config.kind = "wav2vec2"
     config.seed = 0
-    config.init_from = ""  # an exported pre-trained model to go on from; empty: random weights
-    config.partial_init = False  # True: take over what fits of a model of other shape
     config.model = model(size)
     config.quantizer = ConfigDict(QUANTIZERS[size])
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
@@ -90,7 +88,7 @@ def pretraining(size: str) -> ConfigDict:
             negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
             negatives_from="masked",  # | everywhere: any frame of the utterance
             # so many more from the whole micro-batch; its rows, and with them the memory of all
-            # pairs of their masked frames, shrink with data.accumulation
+            # pairs of their masked frames, shrink with run.accumulation
             cross_negatives=0,
         )
     )  # fmt: skip
@@ -115,8 +113,6 @@ def finetuning(size: str) -> ConfigDict:
     config = ConfigDict()
     config.kind = "ctc"
     config.seed = 0
-    config.init_from = ""  # an exported pre-trained model; empty: random weights
-    config.partial_init = False  # True: take over what fits of a model of other shape
     config.model = model(size)
     config.model.update(
         feature_grad_mult=0.0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.1,
@@ -151,27 +147,32 @@ def data() -> ConfigDict:
     config.update(mixing.DEFAULTS)
     config.batch_seconds = 5760.0  # audio per update, all devices together
     config.row_multiple = 8  # rows of a batch are a multiple of this
-    config.accumulation = 1  # micro-batches per update
-    config.threads = 4  # that read audio
-    config.workers = 0  # processes with that many threads each; 0: the threads are this process's
-    config.cache_gigabytes = 0.0  # decoded audio kept in memory
     config.augment = ConfigDict(augmentation.DEFAULTS)
-    config.max_bad_share = 0.05  # of unreadable files before a run stops
     return config
 
 
 def add_run(config: ConfigDict) -> None:
     config.ema_decay = 0.0  # of an average of the weights, which is evaluated and exported; 0: none
-    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
     config.num_steps = 400_000
-    config.log_steps = 200
-    config.save_steps = 5_000
-    config.eval_steps = 5_000
-    # checkpoints: the newest ones, besides them every so many steps, and the best of `valid`
-    config.keep_last = 2
-    config.keep_every = 0
-    config.keep_best = 0
-    config.max_skipped = 10  # updates in a row with non-finite gradients before a run stops
-    config.hang_seconds = 1800.0  # without a finished step before all stacks are dumped; 0: never
-    config.profile_steps = ""  # first:last step of a trace, e.g. 100:105
-    config.dry_run = False  # read a batch, compile the step, say what it needs, and stop
+    # what changes no number beyond rounding: where from, how much at once, how often, how long
+    config.run = ConfigDict(
+        dict(
+            init_from="",  # an exported model whose weights a new run begins with; empty: random
+            partial_init=False,  # True: take over what fits of a model of other shape
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            # micro-batches per update; dropout and LayerDrop are drawn for each, and negatives of
+            # other utterances come from it alone
+            accumulation=1,
+            threads=4,  # that read audio
+            workers=0,  # processes with that many threads each; 0: they are this process's
+            cache_gigabytes=0.0,  # decoded audio kept in memory
+            max_bad_share=0.05,  # of unreadable files before a run stops
+            log_steps=200, save_steps=5_000, eval_steps=5_000,
+            # checkpoints: the newest ones, besides them every so many steps, the best of `valid`
+            keep_last=2, keep_every=0, keep_best=0,
+            max_skipped=10,  # updates in a row with non-finite gradients before a run stops
+            hang_seconds=1800.0,  # without a finished step before stacks are dumped; 0: never
+            profile_steps="",  # first:last step of a trace, e.g. 100:105
+            dry_run=False,  # read a batch, compile the step, say what it needs, and stop
+        )
+    )  # fmt: skip

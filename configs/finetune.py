@@ -1,7 +1,7 @@
 """CTC fine-tuning on LibriSpeech splits (wav2vec 2.0 section 4.3, fairseq config/finetuning).
 
     python -m w2v_jax.finetune --config=configs/finetune.py:split=10h,size=base \
-        --workdir=runs/base-10h --config.init_from=runs/base/export \
+        --workdir=runs/base-10h --config.run.init_from=runs/base/export \
         --config.data.train=train-10h.tsv --config.data.valid=dev-other.tsv
 
 split: 10m, 1h, 10h, 100h, 960h
@@ -56,9 +56,9 @@ def get_config(argument: str = "split=10h,size=base"):
     config.model.layerdrop, config.freeze_steps = recipe[4:]
     if size == "tiny":
         config.data.update(batch_seconds=32.0, row_multiple=1)
-        config.save_steps = config.eval_steps = 200
+        config.run.update(save_steps=200, eval_steps=200)
         return config
     config.model.dtype = "bfloat16"
     config.data.batch_seconds = 1920.0 if (size, split) == ("large_lv60k", "960h") else 1600.0
-    config.save_steps = config.eval_steps = 1_000
+    config.run.update(save_steps=1_000, eval_steps=1_000)
     return config

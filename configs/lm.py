@@ -48,8 +48,6 @@ def get_config(size: str = "letters_base"):
             batch_tokens=262_144,  # per update, all devices together
             num_buckets=8,  # lengths of batches, and shapes to compile
             row_multiple=8,  # rows of a batch are a multiple of this
-            accumulation=1,  # micro-batches per update
-            threads=2, workers=0,
         )
     )  # fmt: skip
     config.optim = ConfigDict(
@@ -59,16 +57,18 @@ def get_config(size: str = "letters_base"):
         )
     )  # fmt: skip
     common.add_run(config)
+    config.run.threads = 2
     if size.endswith("tiny"):
         config.model.update(dropout=0.05, attention_dropout=0.0)
         # at first many small updates teach more than a few large ones
         config.data.update(batch_tokens=768, row_multiple=1, num_buckets=3)
         config.optim.update(peak_lr=2e-3, warmup_steps=100)
-        config.update(num_steps=1200, log_steps=50, save_steps=300, eval_steps=300)
+        config.num_steps = 1200
+        config.run.update(log_steps=50, save_steps=300, eval_steps=300)
         if size == "words_tiny":  # a word is seen a few times: what is learnt of it must be general
             config.model.update(dropout=0.4, attention_dropout=0.1)
             config.optim.update(peak_lr=1e-3, weight_decay=0.1)
-            config.update(num_steps=500, eval_steps=100)
+            config.num_steps, config.run.eval_steps = 500, 100
         return config
     config.model.dtype = "bfloat16"
     config.num_steps = 150_000

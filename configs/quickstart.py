@@ -3,7 +3,7 @@ transcripts, for two CPU cores.
 
     python -m w2v_jax.pretrain --config=configs/quickstart.py:pretrain --workdir=runs/pretrain
     python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/finetuned-0 \
-        --config.init_from=runs/pretrain/export
+        --config.run.init_from=runs/pretrain/export
     python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/scratch-0
 
 Differences from the paper, all to learn something within minutes from 24 s of audio per update
@@ -27,8 +27,8 @@ def get_config(stage: str = "pretrain"):
     config.data.update(
         train=f"{DATA}/{'train' if stage == 'pretrain' else 'labelled'}.tsv",
         valid=f"{DATA}/dev.tsv", batch_seconds=24.0, row_multiple=1,
-        threads=1, cache_gigabytes=1.0,
     )  # fmt: skip
+    config.run.update(threads=1, cache_gigabytes=1.0, log_steps=10, save_steps=100)
     config.optim.clip_norm = 1.0
     if stage == "pretrain":
         config.model.update(
@@ -42,7 +42,7 @@ def get_config(stage: str = "pretrain"):
         config.gumbel.decay = 0.999
         config.data.update(crop_seconds=(4.0,), concatenate_seconds=4.0)
         config.optim.update(peak_lr=5e-4, warmup_steps=50)
-        config.update(num_steps=600, log_steps=10, save_steps=100, eval_steps=100)
+        config.num_steps, config.run.eval_steps = 600, 100
         return config
     # kernels that average over time are the slower start for CTC from random weights
     config.model.update(
@@ -54,5 +54,5 @@ def get_config(stage: str = "pretrain"):
     config.data.update(num_buckets=4, max_seconds=6.0)
     config.optim.peak_lr = 5e-4
     config.freeze_steps = 0
-    config.update(num_steps=300, log_steps=10, save_steps=100, eval_steps=50)
+    config.num_steps, config.run.eval_steps = 300, 50
     return config

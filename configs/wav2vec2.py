@@ -37,8 +37,7 @@ def get_config(size: str = "base"):
         config.data.row_multiple = 1
         config.optim.warmup_steps = 1_000
         config.num_steps = 10_000
-        config.save_steps = config.eval_steps = 500
-        config.log_steps = 20
+        config.run.update(log_steps=20, save_steps=500, eval_steps=500)
     elif size != "base":
         config.data.crop_seconds = (2.0, 5.0, 7.4, 9.8, 11.6, 13.4, 14.4, 16.0, 20.0)
         config.data.batch_seconds = 9720.0

@@ -19,10 +19,11 @@ random ones, which rule nothing out, would be the worst case of a search.
     python -m w2v_jax.benchmark step --config=configs/wav2vec2.py:base --batch=8 --seconds=15 \
         --steps=10 --breakdown --profile=runs/trace
 
-measures the update that pretrain or finetune would run, on full rows of the package's speech, and
-prints a line of JSON: compilation, time per update, audio per second, arithmetic per second and its
-share of what the devices can do in bfloat16 (mfu; null where that is not known), memory, loss.
---batch rows are cut into --config.data.accumulation micro-batches; a fine-tuning is measured with
+measures the update that a training would run, on full rows of the package's speech (--tokens: of
+a language model), and prints a line of JSON: compilation, time per update, audio per second,
+arithmetic per second and its share of what the devices can do in bfloat16 (mfu; null where that is
+not known), memory, loss.
+--batch rows are cut into --config.run.accumulation micro-batches; a fine-tuning is measured with
 the encoder no longer frozen. --inference measures the forward pass of all rows at once instead.
 --breakdown times the parts of an update, each alone, and --profile traces 3 further updates. The
 arithmetic is that of measuring/flops.py: what remat computes again and blocks that LayerDrop skips
@@ -69,11 +70,10 @@ from w2v_jax.measuring.throughput import rates, stages
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.recognizers import open_recognizer
-from w2v_jax.tasks.arithmetic import inference_flops, update_flops
-from w2v_jax.tasks.finetuning import finetuning_task
-from w2v_jax.tasks.pretraining import pretraining_task
+from w2v_jax.tasks import TASKS, make_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.metrics import TOKENS
 from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
 
 WORKERS = (0, 1, 2)
@@ -97,11 +97,11 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
     data = config.data
     crops = [round(length * SAMPLE_RATE) for length in data.get("crop_seconds", CROP_SECONDS)]
     changes = augmentation.open_augmentation(data.augment, config.seed)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.run.mesh)
     sharding = batch_sharding(mesh)
     device = jax.devices()[0]
     print(f"{os.cpu_count()} cores, {jax.device_count()} x {device.device_kind}; batches of "
-          f"{data.batch_seconds:g} s, {data.threads} threads per process")  # fmt: skip
+          f"{data.batch_seconds:g} s, {config.run.threads} threads per process")  # fmt: skip
     print(f"{'':>12}  CPU ms per second of audio            seconds of audio per second: "
           "per core (in all)")  # fmt: skip
     print(f"{'':>12}  decode    crop augment transfer  "
@@ -111,16 +111,18 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
         corpus = Corpus(open_sources(source))
         batch = round(data.batch_seconds * SAMPLE_RATE)
         buckets = crop_buckets(corpus.lengths, crops, batch, data.row_multiple)
-        check_rows(buckets, shards_of_batch(mesh), data.accumulation)
+        check_rows(buckets, shards_of_batch(mesh), config.run.accumulation)
         plan = BatchPlan(buckets, seed=config.seed, num_steps=10**9)
-        loader = Loader(corpus, config.seed, data.accumulation, augmentation=changes)
+        loader = Loader(corpus, config.seed, config.run.accumulation, augmentation=changes)
         loader(plan[0])  # the first touch of files and libraries is not measured
         share = seconds / (1 + len(WORKERS))
         row: dict[str, Any] = {"source": name} | stages(plan, loader, sharding, share)
         text = (f"{name[-12:]:>12}  {row['decode']:6.3f}  {row['crop']:6.3f}  "
                 f"{row['augment']:6.3f}   {row['transfer']:6.3f}  ")  # fmt: skip
         for workers in WORKERS:
-            wall, core = rates(plan, loader, sharding, share, threads=data.threads, workers=workers)
+            wall, core = rates(
+                plan, loader, sharding, share, threads=config.run.threads, workers=workers
+            )
             row[f"{workers} workers"] = core
             text += f"{core:8,.0f} ({wall:7,.0f})  "
         print(text, flush=True)
@@ -129,7 +131,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
 
 
 def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
-    encoder = EncoderConfig.from_dict(config.model)
+    encoder = EncoderConfig.from_dict(config.model, config.execution)
     alphabet = Alphabet.from_letters(config.letters)
     audio = np.zeros((1, 2 * encoder.receptive_field), np.int16)
     model = CTCModel(encoder, len(alphabet))
@@ -195,56 +197,40 @@ def benchmark_step(
     name: str,
     *,
     batch: int,
-    seconds: float,
+    amount: float,
     steps: int,
     inference: bool = False,
     breakdown: bool = False,
     profile: str = "",
 ) -> dict[str, Any]:
-    """Measures `steps` updates of `batch` rows of `seconds`; prints the numbers returned as JSON.
+    """Measures `steps` updates of `batch` rows; prints the numbers returned as JSON.
 
-    name: what is said of the model; profile: a folder for a trace. Raises UserError.
+    amount: of a row, seconds or tokens; name: what is said of the model; profile: a folder for a
+    trace. Raises UserError.
     """
-    if config.kind not in step_timing.LOSSES:
-        raise UserError(f"this config trains a {config.kind} model; step measures pretrained and "
-                        "ctc ones, such as configs/wav2vec2.py")  # fmt: skip
     if inference and breakdown:
         raise UserError("--breakdown measures the parts of an update; leave out --inference")
-    samples = round(seconds * SAMPLE_RATE)
-    encoder = EncoderConfig.from_dict(config.model)
-    if encoder.frames(samples) < 2:
-        raise UserError(f"--seconds={seconds:g} gives {encoder.frames(samples)} frames; the model "
-                        f"needs 2, {encoder.receptive_field + encoder.stride} samples")  # fmt: skip
-    mesh = make_mesh(config.mesh)
-    accumulation = 1 if inference else config.data.accumulation
+    task, mesh = make_task(config), make_mesh(config.run.mesh)
+    length = round(amount * task.measure.per_row)
+    accumulation = 1 if inference else config.run.accumulation
     parts = accumulation * shards_of_batch(mesh)
     if batch < 1 or batch % parts:
         raise UserError(
             f"--batch={batch} rows cannot be cut into accumulation * data * fsdp = {accumulation} "
             f"* {shards_of_batch(mesh)} equal parts; take a multiple of {parts}"
         )
-    letters = vocabulary = None
-    if config.kind == "pretrained":
-        task = pretraining_task(config)
-    else:
-        alphabet = Alphabet.from_letters(config.letters)
-        vocabulary, letters = len(alphabet), np.array(list(alphabet.ids.values()))
-        task = finetuning_task(config, vocabulary)
-    arrays = speech.full_batch((accumulation, batch // accumulation), samples, letters)
+    arrays = task.example((accumulation, batch // accumulation), length)
     options = dict(steps=steps, profile=profile)
     if inference:
-        work, flops = "inference", inference_flops(config, samples, batch)
-        timing = step_timing.inference_timing(
-            config, task, mesh, arrays, vocabulary=vocabulary, **options
-        )
+        flops = batch * task.inference_flops(length)
+        timing = step_timing.inference_timing(task, mesh, arrays, **options)
     else:
-        work = "pre-training" if letters is None else "fine-tuning"
-        flops = update_flops(config, samples, batch, layerdrop=True)
-        timing, state = step_timing.training_timing(config, task, mesh, arrays, **options)
-    numbers: dict[str, Any] = {"model": name, "work": work}
-    numbers |= step_timing.figures(timing, config, task, mesh, batch, seconds, flops)
+        flops = batch * task.training_flops(length, layerdrop=True)
+        timing, state = step_timing.training_timing(task, mesh, arrays, **options)
+    numbers: dict[str, Any] = {"model": name, "work": "inference" if inference else config.kind}
+    numbers |= step_timing.figures(timing, task, mesh, batch, length, flops)
     if breakdown:
-        found = list(part_timing.part_timings(config, task, mesh, state, arrays, repeats=REPEATS))
+        found = list(part_timing.part_timings(task, mesh, state, arrays, repeats=REPEATS))
         print(part_timing.table(found, timing.median))
         numbers["breakdown"] = [dataclasses.asdict(x) for x in found]
     print(json.dumps(numbers), flush=True)
@@ -268,10 +254,11 @@ def main(argv: list[str]) -> None:
         return
     if argv[1] == "step":
         command_line.enable_compilation_cache()
+        text = config.get("kind") in TASKS and TASKS[config.kind].measure is TOKENS
         benchmark_step(
             config, config_flags.get_config_filename(values["config"]), batch=values.batch,
-            seconds=seconds, steps=values.steps, inference=values.inference,
-            breakdown=values.breakdown, profile=values.profile,
+            amount=values.tokens if text else seconds, steps=values.steps,
+            inference=values.inference, breakdown=values.breakdown, profile=values.profile,
         )  # fmt: skip
         return
     if not values.data:
@@ -291,6 +278,7 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "seconds", None, "data: time per source, default 20; step: audio per row, default 8", 0.0
     )
+    flags.DEFINE_integer("tokens", 64, "step, of a language model: tokens per row", 2)
     flags.DEFINE_integer("batch", 8, "step: rows per update, all micro-batches together", 1)
     flags.DEFINE_integer("steps", 10, "step: updates that are measured", 1)
     flags.DEFINE_boolean("inference", False, "step: the forward pass instead of an update")

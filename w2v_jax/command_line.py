@@ -1,20 +1,17 @@
 """What all entry points share: flags, logging, errors without stack traces."""
 
-import json
 import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax.errors import UserError
-from w2v_jax.models.config import AUTO
 from w2v_jax.training.distributed import initialize
 from w2v_jax.training.loop import PREEMPTED
 
@@ -65,14 +62,6 @@ def run_training(main: Callable[..., object]) -> None:
     def start(argv: list[str]) -> None:
         no_arguments(argv)
         values = given_config()
-        for key in ("log_steps", "save_steps", "eval_steps", "num_steps"):
-            if values[key] < 1:
-                raise UserError(f"--config.{key}={values[key]} must be at least 1")
-        if not values.data.train:
-            what = "a manifest (python -m w2v_jax.prepare)"
-            if values.kind == "language":
-                what = "a text file, with a sentence per line"
-            raise UserError(f"set --config.data.train to {what}")
         given = flags.FLAGS
         # until the loop listens itself: nothing is lost yet, and the same command is to run again
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
@@ -115,32 +104,6 @@ def no_arguments(argv: list[str]) -> None:
     """Raises UserError for words that are no flags."""
     if len(argv) > 1:
         raise UserError(f"unknown arguments {argv[1:]}; flags begin with --")
-
-
-FREE_KEYS = (
-    "mesh", "log_steps", "save_steps", "eval_steps", "init_from", "partial_init", "keep_last",
-    "keep_every", "keep_best", "max_skipped", "hang_seconds", "profile_steps", "dry_run",
-)  # fmt: skip
-# what changes no number beyond rounding, so that a run may move to another machine
-FREE_MODEL_KEYS = ("remat", "remat_features", "scan", *AUTO)
-# accumulation draws dropout anew, and may have to change with the number of devices
-FREE_DATA_KEYS = (
-    "train", "valid", "threads", "workers", "cache_gigabytes", "max_bad_share", "accumulation",
-)  # fmt: skip
-
-
-def run_settings(config: ConfigDict, kind: str) -> dict[str, Any]:
-    """The part of a config that decides the numbers of a run, as plain JSON.
-
-    Raises UserError where the config is not of `kind`: "pretrained", "ctc" or
-    "language".
-    """
-    if config.kind != kind:
-        raise UserError(f"this config trains a {config.kind} model; a {kind} one is needed here")
-    settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in FREE_KEYS}
-    settings["data"] = {k: v for k, v in settings["data"].items() if k not in FREE_DATA_KEYS}
-    settings["model"] = {k: v for k, v in settings["model"].items() if k not in FREE_MODEL_KEYS}
-    return settings
 
 
 def setup_logging() -> None:

@@ -2,9 +2,9 @@
 move?
 
     python -m w2v_jax.compile_check --config=configs/wav2vec2.py:base --topology=v5e:2x4 \
-        --config.data.row_multiple=16 --config.data.accumulation=2
+        --config.data.row_multiple=16 --config.run.accumulation=2
 
-The program is the one that pretrain or finetune would run on such a slice; no data is read and no
+The program is the one that a training would run on such a slice; no data is read and no
 array made. TPU slices (v4, v5e, v5p, v6e) need `pip install libtpu` and no TPU; cpu:8 stands for
 fake devices. A large model takes minutes on a small machine, but one that does not fit is known in
 a few seconds. docs/scaling.md has figures and says how to read them.
@@ -14,84 +14,50 @@ import dataclasses
 import json
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax import command_line
-from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import check_rows
-from w2v_jax.data.loader import batch_arrays
-from w2v_jax.data.plan import Bucket, crop_buckets, pad_buckets
 from w2v_jax.measuring.collectives import sent
 from w2v_jax.measuring.compiled import TooLarge, compile_step, times
 from w2v_jax.measuring.topology import GIB, Topology, open_topology
-from w2v_jax.models.config import AUTO
 from w2v_jax.places import place, write_whole
-from w2v_jax.tasks.arithmetic import update_flops
-from w2v_jax.tasks.finetuning import finetuning_task
-from w2v_jax.tasks.pretraining import pretraining_task
-from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.tasks import make_task
 from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
 
-LETTERS_PER_SECOND = 20  # of the longest transcripts; decides the width of the labels alone
 REMEDIES = (
-    "more --config.data.accumulation (smaller micro-batches), --config.model.remat=dots or full, "
-    "--config.model.remat_features=True, --config.mesh.fsdp (state cut into parts), or more devices"
+    "more --config.run.accumulation (smaller micro-batches), --config.execution.remat=dots or "
+    "full, --config.execution.remat_features=True, --config.run.mesh.fsdp (state cut into parts), "
+    "or more devices"
 )
 
 
-def batches(config: ConfigDict) -> list[Bucket]:
-    """The batch shapes of a run, as its data plan would make them; those of the most work first.
-
-    Pre-training: one per length in crop_seconds. Fine-tuning has edges that depend on its corpus;
-    the longest, max_seconds, stands for them.
-    """
-    data = config.data
-    pretrains = config.kind == "pretrained"
-    seconds = sorted(data.crop_seconds) if pretrains else [data.max_seconds]
-    lengths = [round(s * SAMPLE_RATE) for s in seconds]
-    make = crop_buckets if pretrains else pad_buckets
-    found = make(
-        np.array(lengths), lengths, round(data.batch_seconds * SAMPLE_RATE), data.row_multiple
-    )
-    return sorted(found, key=lambda bucket: -update_flops(config, bucket.samples, bucket.rows))
-
-
 def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -> list[dict]:
-    """Compiles and prints; the findings of every batch shape as plain JSON.
-
-    Raises UserError where mesh, batch and topology do not go together.
-    """
-    for key, methods in AUTO.items():  # it would follow the machine that compiles
-        if config.model[key] == "auto":
-            config.model[key] = methods[topology.chip is not None]
-    mesh = make_mesh(config.mesh, topology.devices)
-    buckets = batches(config)[: None if all_shapes else 1]
-    check_rows(buckets, shards_of_batch(mesh), config.data.accumulation)
-    if config.kind == "pretrained":
-        task, letters = pretraining_task(config), None
-    else:
-        alphabet = Alphabet.from_letters(config.letters)
-        task, letters = finetuning_task(config, len(alphabet)), LETTERS_PER_SECOND
+    """Compiles and prints; the findings of every batch shape as plain JSON, those of the most work
+    first. Raises UserError where mesh, batch and topology do not go together."""
+    task, mesh = make_task(config), make_mesh(config.run.mesh, topology.devices)
+    accumulation, shards = config.run.accumulation, shards_of_batch(mesh)
+    flops = lambda shape: shape.rows * task.training_flops(shape.length)  # noqa: E731
+    shapes = sorted(task.shapes(), key=flops, reverse=True)[: None if all_shapes else 1]
     parameters = jax.eval_shape(task.init)["params"]
     print(f"{topology.name}: {parameter_table(parameters, mesh).splitlines()[-1]}")
     results = []
-    for bucket in buckets:
-        micro = config.data.accumulation, bucket.rows // config.data.accumulation
-        seconds = bucket.samples / SAMPLE_RATE
-        width = None if letters is None else round(letters * seconds)
-        rows = micro[1] // shards_of_batch(mesh)
+    for shape in shapes:
+        check_rows([shape], shards, accumulation)
+        micro = accumulation, shape.rows // accumulation
+        amount, rows = shape.length / task.measure.per_row, micro[1] // shards
+        total = shape.rows * amount
         print(
-            f"\n{bucket.rows} rows of {seconds:g} s per update ({bucket.rows * seconds / 3600:.2f}"
-            f" h): {micro[0]} micro-batches of {rows} rows per device", flush=True,
+            f"\n{shape.rows} rows of {amount:g} {task.measure.unit} per update ({total:,.0f}): "
+            f"{micro[0]} micro-batches of {rows} rows per device", flush=True,
         )  # fmt: skip
-        found = compile_step(task, mesh, batch_arrays(micro, bucket.samples, width), topology)
+        found = compile_step(task, mesh, task.arrays(micro, shape.length), topology)
         result = {
-            "topology": topology.name, "mesh": dict(mesh.shape), "rows": bucket.rows,
-            "seconds": seconds, "accumulation": micro[0], "rows_per_device": rows,
-            "remat": config.model.remat, "remat_features": config.model.remat_features,
-            "model_flops": update_flops(config, bucket.samples, bucket.rows),
+            "topology": topology.name, "mesh": dict(mesh.shape), "rows": shape.rows,
+            task.measure.name: amount, "accumulation": micro[0], "rows_per_device": rows,
+            "remat": config.execution.remat, "remat_features": config.execution.remat_features,
+            "model_flops": flops(shape),
             "fits": not isinstance(found, TooLarge), "hbm": topology.hbm,
             **dataclasses.asdict(found),
         }  # fmt: skip

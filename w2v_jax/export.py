@@ -15,9 +15,9 @@ from absl import flags
 from w2v_jax import __version__, command_line
 from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq, huggingface
-from w2v_jax.interop.exported import rates
+from w2v_jax.models.catalogue import rates
 from w2v_jax.places import Place, is_remote, place
-from w2v_jax.run import BEST_BY
+from w2v_jax.tasks import TASKS
 from w2v_jax.training.checkpoint import (
     checkpoint_steps,
     export_model,
@@ -26,27 +26,23 @@ from w2v_jax.training.checkpoint import (
     variables_of_step,
 )
 from w2v_jax.training.retention import best_steps
+from w2v_jax.training.settings import read_settings
 from w2v_jax.training.writer import read_lines
 
 FORMATS = ("orbax", "huggingface")
 SOURCES = ("run", *FORMATS, "fairseq")
-# of a run's config: what a model without its training is
-DESCRIPTION = ("kind", "model", "quantizer", "alphabet", "vocabulary", "final_dropout")
 
 
 def checkpoint_of(workdir: str, step: str = "") -> tuple[Any, dict[str, Any]]:
     """(variables, config) of the newest checkpoint of a run, of a step, or of the "best" one."""
-    try:
-        run = json.loads((place(workdir) / "config.json").read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{workdir} is not the --workdir of a training run") from None
+    run = read_settings(workdir)
     if not step:
         variables, number = latest_variables(workdir)
     else:
-        number = best_step(workdir, BEST_BY[run["kind"]]) if step == "best" else int(step)
+        best_by = TASKS[run["settings"]["kind"]].best_by
+        number = best_step(workdir, best_by) if step == "best" else int(step)
         variables = variables_of_step(workdir, number)
-    config = {key: run[key] for key in DESCRIPTION if key in run}
-    return variables, config | {"step": number}
+    return variables, run["described"] | {"step": number}
 
 
 def best_step(workdir: str, scalar: str) -> int:
@@ -106,8 +102,10 @@ def export(
         variables, config = checkpoint_of(workdir, step)
     else:
         variables, config = load_exported(workdir)
-    if form == "huggingface" and config["kind"] == "language":
-        raise UserError("a language model has no --format=huggingface here; use orbax")
+    if form == "huggingface" and config["kind"] not in huggingface.WRITES:
+        raise UserError(
+            f"a {config['kind']} model has no --format=huggingface here; use orbax"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -110,6 +110,13 @@ def open_text(paths: str, vocabulary: Vocabulary, max_tokens: int) -> TextCorpus
     return TextCorpus(tokens, total - left_out, words, unknown, left_out, cut)
 
 
+def text_arrays(shape: tuple[int, int], tokens: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{name: (shape, type)} of the arrays of a batch of `shape` = (A, B) rows; see `TextLoader`."""
+    return {
+        "tokens": ((*shape, tokens), np.int32), "length": (shape, np.int32), "id": (shape, np.int32)
+    }  # fmt: skip
+
+
 @dataclasses.dataclass
 class TextLoader:
     """Makes those rows of a BatchSpec that belong to this process.
@@ -126,11 +133,9 @@ class TextLoader:
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], list]:
         """The batch; there is nothing that cannot be read."""
         rows = own_rows(spec, self.accumulation, self.parts, self.of)
-        batch = {
-            "tokens": np.zeros((*rows.shape, spec.samples), np.int32),
-            "length": np.zeros(rows.shape, np.int32),
-            "id": spec.items[rows].astype(np.int32),
-        }
+        arrays = text_arrays(rows.shape, spec.samples)
+        batch = {name: np.zeros(*array) for name, array in arrays.items()}
+        batch["id"][:] = spec.items[rows]
         for at, item in np.ndenumerate(batch["id"]):
             if item >= 0:
                 ids = self.corpus.tokens[item]

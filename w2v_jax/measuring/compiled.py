@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from w2v_jax.measuring.collectives import Traffic, collectives, sent
 from w2v_jax.measuring.topology import GIB, Topology
 from w2v_jax.training.sharding import batch_sharding
-from w2v_jax.training.state import Task, abstract_state, jitted_step, on_mesh
+from w2v_jax.training.state import abstract_state, jitted_step, on_mesh
+from w2v_jax.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)

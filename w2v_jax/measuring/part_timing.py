@@ -4,23 +4,34 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.encoder import block_stack, feature_encoder, positional_conv
-from w2v_jax.models.heads.quantizer import Quantizer
-from w2v_jax.models.layers import torch_dense
-from w2v_jax.objectives.contrastive import diversity_loss
-from w2v_jax.objectives.ctc import ctc_loss
-from w2v_jax.tasks.pretraining import masked_prediction, score_candidates
 from w2v_jax.training.sharding import BATCH_AXES
-from w2v_jax.training.state import Task, TrainState, on_mesh
+from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.task import Task
 
-Part = tuple[str, Callable[..., Any], Any, Any]  # name, function, moving, fixed; see `_parts`
+
+class Part(NamedTuple):
+    """A part of the work on a micro-batch that can be timed alone: function(moving, fixed, key),
+    whose gradient is that of `moving`."""
+
+    name: str
+    function: Callable[..., Any]
+    moving: Any
+    fixed: Any
+
+
+class InParts(Task, Protocol):
+    """A task whose work on a micro-batch can be taken apart."""
+
+    def parts(
+        self, state: TrainState, batch: Mapping[str, jax.Array], mesh: Mesh, noise: Callable
+    ) -> Iterator[Part]:
+        """With the parameters of `state`; noise(*shape, dtype=) makes inputs on the mesh."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +50,7 @@ class PartTiming:
 
 
 def part_timings(
-    config,
-    task: Task,
+    task: InParts,
     mesh: Mesh,
     state: TrainState,
     batch: Mapping[str, Any],
@@ -53,10 +63,14 @@ def part_timings(
     step; inputs and gradients from above are noise. Compiled alone a part can be slower than in
     the step, where it shares memory traffic with its neighbours, so the sum is no exact account.
     """
-    accumulation = batch["audio"].shape[0]
+    accumulation = len(next(iter(batch.values())))
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def noise(*shape: int, dtype=jnp.float32) -> jax.Array:
+        return jax.device_put(jax.random.normal(jax.random.key(2), shape, dtype), rows)
+
     micro = {name: jax.device_put(array[0], rows) for name, array in batch.items()}
-    for name, function, moving, fixed in _parts(config, mesh, state, micro, rows):
+    for name, function, moving, fixed in task.parts(state, micro, mesh, noise):
 
         def both(moving, above, fixed, key, function=function):
             out, backward = jax.vjp(lambda x: function(x, fixed, key), moving)
@@ -93,102 +107,6 @@ def _median(function: Callable[..., Any], arguments: tuple, repeats: int) -> flo
         jax.block_until_ready(function(*arguments, key))
         taken.append(time.perf_counter() - begin)
     return statistics.median(taken)
-
-
-def _parts(
-    config, mesh: Mesh, state: TrainState, micro: dict[str, Any], rows: NamedSharding
-) -> Iterator[Part]:
-    """(name, function(moving, fixed, key), moving, fixed): the gradient is that of `moving`."""
-    cfg = EncoderConfig.from_dict(config.model)
-    dtype, params = cfg.compute_dtype, state.params["encoder"]
-    count, samples = micro["audio"].shape
-    frames = cfg.frames(samples)
-
-    def noise(*shape: int, dtype=dtype) -> jax.Array:
-        return jax.device_put(jax.random.normal(jax.random.key(2), shape, dtype), rows)
-
-    features = feature_encoder(cfg)
-    yield (
-        "feature encoder",
-        lambda p, x, key: features.apply({"params": p}, x, None),
-        params["feature_encoder"],
-        noise(count, samples, dtype=jnp.float32),
-    )
-    x = noise(count, frames, cfg.width)
-    context, stats = params["context"], state.stats.get("encoder", {}).get("context", {})
-    if cfg.positions == "conv":
-        positions = positional_conv(cfg)
-
-        def convolution(moving, stats, key):
-            variables = {"params": moving[0], "stats": stats}
-            return positions.apply(variables, moving[1], None, True, mutable=["stats"])[0]
-
-        yield (
-            "positional convolution", convolution, (context["positions"], x),
-            stats.get("positions", {}),
-        )  # fmt: skip
-    blocks = block_stack(cfg, train=True)
-
-    def stack(moving, stats, key):
-        dropout, layerdrop = jax.random.split(key)
-        (y, _), _ = blocks.apply(
-            {"params": moving[0], "stats": stats}, moving[1], None,
-            rngs={"dropout": dropout, "layerdrop": layerdrop}, mutable=["stats"],
-        )  # fmt: skip
-        return y
-
-    yield "blocks", stack, (context["layers"], x), stats.get("layers", {})
-    if config.kind == "ctc":
-        vocabulary = state.params["head"]["bias"].shape[0]
-        t = cfg.context_frames(frames)
-        length = jax.device_put(jnp.full(count, t), rows)
-        yield (
-            "loss",
-            lambda x, fixed, key: ctc_loss(x, *fixed)[0],
-            noise(count, t, vocabulary, dtype=jnp.float32),
-            (length, micro["labels"], micro["label_length"], jnp.ones(count)),
-        )
-    else:
-        yield from _contrastive_parts(config, mesh, state, micro, noise)
-
-
-def _contrastive_parts(
-    config, mesh: Mesh, state: TrainState, micro: dict[str, Any], noise: Callable[..., jax.Array]
-) -> Iterator[Part]:
-    cfg = EncoderConfig.from_dict(config.model)
-    quantizer, dtype = QuantizerConfig.from_dict(config.quantizer), cfg.compute_dtype
-    forward = masked_prediction(config, train=True)
-    keys = jax.random.key(3), jax.random.key(4)
-    variables = {"params": state.params, "stats": state.stats}
-    (out, _), candidates = on_mesh(
-        jax.jit(lambda v, x: forward(v, x, state.step, keys, mutable=["stats"])), mesh
-    )(variables, micro)
-    count, size, groups, codes = out.code_logits.shape
-    projection = torch_dense(
-        quantizer.width, quantizer.projection, ("embed", "act_embed"), dtype, name="project_targets"
-    )
-
-    def quantize(moving, gumbel, key):
-        (codebook, project), x = moving
-        found = Quantizer(quantizer, dtype).apply({"params": codebook}, x, gumbel, 1.0)
-        return projection.apply({"params": project}, found.vectors), found.logits
-
-    weights = state.params["quantizer"], state.params["project_targets"]
-    yield (
-        "quantizer", quantize, (weights, noise(count, size, cfg.channels)),
-        noise(count, size, groups, codes, dtype=jnp.float32),
-    )  # fmt: skip
-    settings = config.loss
-
-    def loss(moving, fixed, key):
-        out, candidates = fixed
-        out = out.replace(**moving)
-        contrastive, _, masked = score_candidates(settings, out, candidates)
-        diversity, _ = diversity_loss(out.code_logits, candidates.usable)
-        return contrastive + settings.diversity_weight * diversity * masked
-
-    moving = {"context": out.context, "targets": out.targets, "code_logits": out.code_logits}
-    yield "loss", loss, moving, (out, candidates)
 
 
 def table(parts: list[PartTiming], step: float) -> str:

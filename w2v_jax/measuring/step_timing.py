@@ -5,7 +5,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -15,15 +15,24 @@ from optax.transforms import ConditionallyMaskState
 
 from w2v_jax.measuring.compiled import LoweredStep
 from w2v_jax.measuring.topology import peak_flops
-from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.encoder import Encoder
-from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.training.metrics import Measure
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.sharding import batch_sharding, tree_shardings
-from w2v_jax.training.state import Task, TrainState, first_state, on_mesh
+from w2v_jax.training.state import TrainState, first_state, on_mesh
+from w2v_jax.training.task import Task, Variables
 
-LOSSES = {"pretrained": "train/contrastive_bits", "ctc": "train/ctc_loss"}
 TRACED = 3  # updates in a trace
+
+
+class Timed(Task, Protocol):
+    """What measuring asks of a task."""
+
+    config: Any
+    loss_scalar: str  # the metric of an update that is its loss
+    measure: Measure
+
+    def inference(self, variables: Variables, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """What the model is used for; batch arrays are [B, ...]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +42,7 @@ class StepTiming:
     compile_seconds: float  # lowering and compiling; little where a cache has the program
     seconds: list[float]
     peak_memory: int  # bytes, see `peak_memory`
-    loss: float | None  # of the last update, see LOSSES
+    loss: float | None  # of the last update
 
     @property
     def median(self) -> float:
@@ -84,8 +93,7 @@ def at_step(state: TrainState, step: int) -> TrainState:
 
 
 def training_timing(
-    config,
-    task: Task,
+    task: Timed,
     mesh: Mesh,
     batch: Mapping[str, np.ndarray],
     *,
@@ -107,7 +115,7 @@ def training_timing(
         return jax.block_until_ready((state, metrics))
 
     seconds = _timed(update, steps)
-    total, weight = metrics[LOSSES[config.kind]]
+    total, weight = metrics[task.loss_scalar]
     loss = float(total) / max(float(weight), 1)
     timing = StepTiming(compile_seconds, seconds, peak_memory(), loss)
     _traced(update, profile)
@@ -115,34 +123,23 @@ def training_timing(
 
 
 def inference_timing(
-    config,
-    task: Task,
+    task: Timed,
     mesh: Mesh,
     batch: Mapping[str, np.ndarray],
     *,
-    vocabulary: int | None,
     steps: int,
     profile: str = "",
 ) -> StepTiming:
-    """Of `steps` forward passes over a batch (arrays [1, B, ...]) without mask and dropout: letter
-    log-probabilities of a CTC model of `vocabulary` outputs, else the context of the encoder."""
-    encoder = EncoderConfig.from_dict(config.model)
+    """Of `steps` times what the model is used for, without mask and dropout, on a batch (arrays
+    [1, B, ...])."""
     boxed = jax.eval_shape(task.init)
     variables = jax.jit(
         lambda: nn.meta.unbox(task.init()), out_shardings=tree_shardings(boxed, mesh)
     )()
-    on_devices = jax.device_put(
-        {name: batch[name] for name in ("audio", "length")}, batch_sharding(mesh)
-    )
+    on_devices = jax.device_put(dict(batch), batch_sharding(mesh))
 
     def forward(variables, batch):
-        audio, length = batch["audio"][0], batch["length"][0]
-        if vocabulary is not None:
-            logits, _ = CTCModel(encoder, vocabulary).apply(variables, audio, length)
-            return jax.nn.log_softmax(logits)
-        return Encoder(encoder).apply(
-            {name: tree["encoder"] for name, tree in variables.items()}, audio
-        ).context  # fmt: skip
+        return task.inference(variables, jax.tree.map(lambda x: x[0], batch))
 
     begin = time.perf_counter()
     program = on_mesh(jax.jit(forward).lower, mesh)(variables, on_devices).compile()
@@ -155,23 +152,22 @@ def inference_timing(
 
 
 def figures(
-    timing: StepTiming, config, task: Task, mesh: Mesh, rows: int, seconds: float, flops: float
+    timing: StepTiming, task: Timed, mesh: Mesh, rows: int, length: int, flops: float
 ) -> dict[str, Any]:
-    """What `timing` says of `rows` rows of `seconds` that ask for `flops` operations, for JSON.
+    """What `timing` says of `rows` rows of `length` that ask for `flops` operations, for JSON.
 
     mfu: the share of the bfloat16 operations that the devices can do, whatever the dtype; None
     where `peak_flops` does not know them.
     """
     kind, median = mesh.devices.flat[0].device_kind, timing.median
-    peak, rate = peak_flops(kind), rows * seconds / median
+    peak, name, amount = peak_flops(kind), task.measure.name, length / task.measure.per_row
     parameters = jax.tree.leaves(jax.eval_shape(task.init)["params"])
     return {
-        "parameters": sum(x.size for x in parameters), "batch": rows,
-        "seconds": seconds,
-        "dtype": config.model.dtype, "device": f"{mesh.size} x {kind}",
+        "parameters": sum(x.size for x in parameters), "batch": rows, name: amount,
+        "dtype": task.config.execution.dtype, "device": f"{mesh.size} x {kind}",
         "steps": len(timing.seconds), "compile_s": timing.compile_seconds,
         "step_median_s": median, "step_min_s": min(timing.seconds),
-        "audio_seconds_per_second": rate, "audio_hours_per_hour": rate,
+        f"{name}_per_second": rows * amount / median,
         "tflops": flops / median / 1e12,
         "mfu": None if peak is None else flops / median / (peak * mesh.size),
         "peak_memory_bytes": timing.peak_memory, "loss": timing.loss,

@@ -48,6 +48,11 @@ class Vocabulary:
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(alphabet, tuple(ranked[:size]))
 
+    @staticmethod
+    def most(num_words: int) -> int:
+        """The most tokens that a vocabulary of `num_words` words has."""
+        return num_words + len((BEGIN, END, UNKNOWN))
+
     @classmethod
     def from_dict(cls, values: dict, alphabet: Alphabet) -> "Vocabulary":
         """Returns the vocabulary that `to_dict` described, over its alphabet."""

@@ -20,6 +20,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.places import Place, place, write_whole
 from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.retention import retention
+from w2v_jax.training.state import FOLLOWED, grafted
 
 log = logging.getLogger(__name__)
 
@@ -194,15 +195,15 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
     folder = _folder(workdir) / str(step)
     try:
         _, known = unseal(_read_meta(folder))
-        variables = _read_arrays(folder / "state", ("params", "stats", "ema"))
+        variables = _read_arrays(folder / "state", ("params", "stats", FOLLOWED[True]))
     except Exception as error:  # Orbax raises many kinds
         raise UserError(
             f"the checkpoint of step {step} cannot be read ({_first_line(error)})"
         ) from None
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
-    average = variables.pop("ema", None)
-    return variables | ({"params": average} if average else {})
+    average = variables.pop(FOLLOWED[True], {})
+    return variables | {"params": grafted(variables["params"], average)}
 
 
 def _read_arrays(folder: Place, keys: tuple[str, ...]) -> Any:
@@ -241,7 +242,7 @@ def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> Non
 def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[Any, dict]:
     """(variables as numpy arrays, config) of `export_model`.
 
-    kind: "pretrained", "ctc" or "language" where only one of them will do. Raises UserError for a
+    kind: of the model, "ctc" say, where only one will do. Raises UserError for a
     folder that is no exported model, one of another kind, or a damaged one.
     """
     folder = place(folder)

@@ -46,12 +46,12 @@ def take_over(current: Any, given: Any, where: str, *, partial: bool = False) ->
 
     def put(path, old):
         name = path_name(path)
-        return place(there[name], old) if name in fits else old
+        return put_like(there[name], old) if name in fits else old
 
     return jax.tree_util.tree_map_with_path(put, current)
 
 
-def place(new: np.ndarray, old: jax.Array) -> jax.Array:
+def put_like(new: np.ndarray, old: jax.Array) -> jax.Array:
     """The values of `new` on the devices of `old`, of whichever process."""
     return jax.make_array_from_callback(
         old.shape, old.sharding, lambda index: np.asarray(new[index], old.dtype)

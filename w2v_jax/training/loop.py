@@ -19,9 +19,11 @@ from w2v_jax.places import place
 from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.health import Alarm, Alarms, Skipped
-from w2v_jax.training.metrics import Window
+from w2v_jax.training.metrics import AUDIO, Measure, Window
 from w2v_jax.training.profiling import Profile
+from w2v_jax.training.retention import retention
 from w2v_jax.training.state import TrainState
+from w2v_jax.training.task import Variables
 from w2v_jax.training.watchdog import Watchdog
 from w2v_jax.training.writer import NoWriter, Writer, read_lines
 
@@ -31,18 +33,35 @@ PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
-    """In what the data of a run is measured."""
+class LoopOptions:
+    """How long, how often, how careful; the keys of config.run of the same names."""
 
-    scale: float  # in the log, amounts and the time of rates are divided by this
-    total: str  # scalars (group time) of all data since the first update,
-    rate: str  # and of that per unit of time
-    unit: str  # of the amounts of batches
-    shown: str  # the rate in the progress line
+    num_steps: int
+    log_steps: int
+    save_steps: int
+    eval_steps: int
+    keep_last: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    max_skipped: int = 10
+    hang_seconds: float = 0.0
+    profile_steps: str = ""
 
+    def __post_init__(self):
+        for key in ("num_steps", "log_steps", "save_steps", "eval_steps"):
+            if getattr(self, key) < 1:
+                where = "config" if key == "num_steps" else "config.run"
+                raise UserError(f"--{where}.{key}={getattr(self, key)} must be at least 1")
+        # what the loop would not take is refused before anything large is made
+        Profile(self.profile_steps, "")
+        Skipped(self.max_skipped)
+        retention(self.keep_last, self.keep_every, self.keep_best, {})
 
-AUDIO = Measure(3600, "hours_heard", "audio_hours_per_hour", "s of audio", "audio {:.3g} h/h")
-TOKENS = Measure(1, "tokens_read", "tokens_per_second", "tokens", "{:,.0f} tokens/s")
+    @classmethod
+    def from_config(cls, config) -> "LoopOptions":
+        """Of a whole config. Raises UserError for values that the loop does not take."""
+        keys = {field.name for field in dataclasses.fields(cls)} - {"num_steps"}
+        return cls(config.num_steps, **{key: config.run[key] for key in keys})
 
 
 class _Stop:
@@ -81,37 +100,28 @@ class _Stop:
 
 
 def train(
+    workdir: str,
+    options: LoopOptions,
     first: Callable[[], TrainState],
     abstract: TrainState,
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
     batches: Callable[[int], Generator[tuple[Any, float], None, None]],
     *,
-    workdir: str,
-    num_steps: int,
-    log_steps: int,
-    save_steps: int,
-    eval_steps: int,
-    keep_last: int = 2,
-    keep_every: int = 0,
-    keep_best: int = 0,
-    max_skipped: int = 10,
-    hang_seconds: float = 0.0,
-    profile_steps: str = "",
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    evaluate: Callable[[Variables], dict[str, float]] | None = None,
     best_by: str = "",
     alarms: Sequence[Alarm] = (),
     data_metrics: Callable[[], dict[str, float]] = dict,
     measure: Measure = AUDIO,
     meta: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Trains until `num_steps` and returns the last state.
+    """Trains until options.num_steps and returns the last state.
 
     first() makes the state of a new run; `abstract` has the shapes, types and shardings of it, and
     of what is restored where the run continues: never are both on the devices.
     batches(start) yields (global batch, amount of data in it) for steps start, start + 1, ...;
     it is a generator, closed at the end. `measure`: of what the amount is. The scalar `best_by` of
-    evaluate(), the lower the better, is the score of a checkpoint. data_metrics() is added to every
-    log line. `meta` is stored with every checkpoint and must be the same when a run continues (the
+    evaluate(variables), the lower the better, is the score of a checkpoint. data_metrics() is
+    added to every log line. `meta` is stored with every checkpoint and must be the same when a run continues (the
     digest of the data, say).
 
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
@@ -123,15 +133,17 @@ def train(
     started = time.monotonic()
     scores = {line["step"]: line[best_by] for line in read_lines(place(workdir) / "metrics.jsonl")
               if best_by in line}  # fmt: skip
+    num_steps, eval_steps = options.num_steps, options.eval_steps
     checkpoints = Checkpoints(
-        workdir, keep_last=keep_last, keep_every=keep_every, keep_best=keep_best, scores=scores
-    )
+        workdir, keep_last=options.keep_last, keep_every=options.keep_every,
+        keep_best=options.keep_best, scores=scores,
+    )  # fmt: skip
     meta = dict(meta or {})
     restored = checkpoints.restore(abstract.saved())
     if restored is None:
         state, content = first(), {"clock": {measure.total: 0.0, "seconds_trained": 0.0}}
     else:
-        state, content = TrainState.restored(restored[0]), restored[1]
+        state, content = abstract.restored(restored[0]), restored[1]
         for key, value in meta.items():
             if content["run"].get(key) != value:
                 raise UserError(
@@ -140,7 +152,7 @@ def train(
                     "--workdir"
                 )
     clock, window = content["clock"], Window(content.get("window"))
-    skipped = Skipped(max_skipped, content.get("skipped"))
+    skipped = Skipped(options.max_skipped, content.get("skipped"))
     start = int(state.step)
     if start:
         print(f"continues from step {start} of {num_steps}", flush=True)
@@ -152,7 +164,7 @@ def train(
 
     def evaluate_now(step: int) -> None:
         begin = time.monotonic()
-        scalars = evaluate(state)
+        scalars = evaluate(state.variables)
         write(step, scalars)
         if best_by in scalars:
             checkpoints.scored(step, scalars[best_by])
@@ -174,14 +186,17 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_Stop())  # first in, last out: a second signal ends no save
         stack.callback(writer.close)
-        watchdog = stack.enter_context(Watchdog(hang_seconds, workdir, process=jax.process_index()))
+        watchdog = stack.enter_context(
+            Watchdog(options.hang_seconds, workdir, process=jax.process_index())
+        )
         stack.push(close_checkpoints)  # after the watchdog: the last save is watched too
         due = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
         if due and from_first(not writer.has(start, "valid/")):
             evaluate_now(start)
         if start >= num_steps:
             return state
-        profile = stack.enter_context(Profile(profile_steps if is_first() else "", workdir))
+        traced = options.profile_steps if is_first() else ""
+        profile = stack.enter_context(Profile(traced, workdir))
         # closed in any case: worker processes end with the generator
         iterator = stack.enter_context(contextlib.closing(batches(start)))
         for step in range(start + 1, num_steps + 1):
@@ -192,10 +207,10 @@ def train(
             state, metrics = train_step(state, batch)
             profile.after(step, metrics)
             last = step == num_steps
-            logs = step % log_steps == 0 or last
+            logs = step % options.log_steps == 0 or last
             # asked once: a signal from here on belongs to the next step
             stopping = stop.asked(step) and not last
-            saves = step % save_steps == 0 or last or stopping
+            saves = step % options.save_steps == 0 or last or stopping
 
             finished = [pending] if pending is not None else []
             pending = step, metrics

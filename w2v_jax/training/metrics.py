@@ -1,8 +1,29 @@
-"""Sums and weights of metrics over a logging window."""
+"""Sums and weights of metrics over a logging window, and in what data is measured."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """In what the data of a run is measured."""
+
+    name: str  # of an amount: audio_seconds
+    per_row: int  # positions of a row (samples, tokens) that are an amount of 1
+    scale: float  # in the log, amounts and the time of rates are divided by this
+    total: str  # scalars (group time) of all data since the first update,
+    rate: str  # and of that per unit of time
+    unit: str  # of the amounts of batches
+    shown: str  # the rate in the progress line
+
+
+AUDIO = Measure(
+    "audio_seconds", 16_000, 3600, "hours_heard", "audio_hours_per_hour", "s of audio",
+    "audio {:.3g} h/h",
+)  # fmt: skip
+TOKENS = Measure("tokens", 1, 1, "tokens_read", "tokens_per_second", "tokens", "{:,.0f} tokens/s")
 
 
 class Window:

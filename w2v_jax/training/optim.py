@@ -1,15 +1,12 @@
 """Optimizers and learning-rate schedules of the published recipes."""
 
 import math
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from w2v_jax.errors import UserError
-
-Schedule = Callable[[jax.Array], jax.Array]
+from w2v_jax.training.task import Schedule
 
 
 def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> Schedule:

@@ -1,4 +1,4 @@
-"""The settings that decide the numbers of a run, kept in WORKDIR/config.json."""
+"""What decides the numbers of a run, and what its model is, in WORKDIR/config.json."""
 
 import json
 from collections.abc import Mapping
@@ -9,33 +9,47 @@ from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
 
 LONGEST = 200  # letters of a value that are shown: a vocabulary has more
+# parts of a config that decide no number beyond rounding: where, how fast, how often, how long
+FREE = ("run", "execution")
+FILES = ("train", "valid")  # of config.data: names; the digest of what they hold is in checkpoints
 
 
-def check_unchanged(workdir: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses to continue a run under other settings (those that decide its numbers).
+def settings_of(config) -> dict[str, Any]:
+    """The part of a config that decides the numbers of a run, as plain JSON: all but config.run,
+    config.execution and the names of files."""
+    settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in FREE}
+    settings["data"] = {k: v for k, v in settings["data"].items() if k not in FILES}
+    return settings
 
-    defaults: values of keys that a run of an earlier version may lack. Raises UserError naming the
-    changed keys.
-    """
+
+def _flat(settings: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay: the settings, and what the model is besides them (an alphabet, say)."""
+    whole = {k: v for k, v in described.items() if k not in FREE} | dict(settings)
+    return _flatten(json.loads(json.dumps(whole)))
+
+
+def check_unchanged(
+    workdir: str, settings: Mapping[str, Any], described: Mapping[str, Any]
+) -> None:
+    """Refuses to continue a run under other settings. Raises UserError naming the changed keys."""
     path = place(workdir) / "config.json"
-    if path.exists() and has_checkpoint(workdir):
-        old, new, usual = (
-            _flatten(json.loads(text))
-            for text in (path.read_text(), json.dumps(settings), json.dumps(defaults))
-        )
-        old = {key: usual[key] for key in usual if key in new} | old
-        changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-        if changed:
-            lines = [
-                f"  {key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed[:10]
-            ]
-            raise UserError(
-                f"{workdir} was started with another config:\n" + "\n".join(lines)
-                + "\nuse another --workdir, or the old values"
-            )  # fmt: skip
+    if not path.exists() or not has_checkpoint(workdir):
+        return
+    old, new = _flat(**read_settings(workdir)), _flat(settings, described)
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    if changed:
+        lines = [
+            f"  {key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed[:10]
+        ]
+        raise UserError(
+            f"{workdir} was started with another config:\n" + "\n".join(lines)
+            + "\nuse another --workdir, or the old values"
+        )  # fmt: skip
 
 
-def write_settings(workdir: str, settings: Mapping[str, Any]) -> None:
+def write_settings(
+    workdir: str, settings: Mapping[str, Any], described: Mapping[str, Any]
+) -> None:
     """Writes them, over others as long as nothing was trained with those.
 
     Raises UserError for a folder that cannot be written.
@@ -43,10 +57,20 @@ def write_settings(workdir: str, settings: Mapping[str, Any]) -> None:
     path = place(workdir) / "config.json"
     if path.exists() and has_checkpoint(workdir):
         return
+    content = {"settings": dict(settings), "described": dict(described)}
     try:
-        write_whole(path, json.dumps(settings, indent=2) + "\n")
+        write_whole(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
+
+
+def read_settings(workdir: str) -> dict[str, dict[str, Any]]:
+    """{"settings", "described"} of a run. Raises UserError for a folder that is none."""
+    try:
+        content = json.loads((place(workdir) / "config.json").read_text())
+        return {key: content[key] for key in ("settings", "described")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{workdir} is not the --workdir of a training run") from None
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

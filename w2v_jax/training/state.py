@@ -1,6 +1,5 @@
 """The training state and the scan-based update that moves it."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from w2v_jax.training.optim import Schedule
 from w2v_jax.training.sharding import RULES, batch_sharding, replicated, tree_shardings
+from w2v_jax.training.task import Context, Follower, Metrics, Task, Variables
 
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight)
+# what a checkpoint calls the followed parameters, by whether they are evaluated: so that it says
+# by itself which parameters are the model's
+FOLLOWED = {True: "average", False: "teacher"}
 
 
 @flax.struct.dataclass
@@ -25,54 +26,55 @@ class TrainState:
     params: Any
     stats: Any  # running statistics of batch norm, {} without any
     opt: Any
-    ema: Any  # moving average of the parameters, {} where none is kept
+    followed: Any  # what the task's follower keeps, {} without one
+    evaluates: bool = flax.struct.field(pytree_node=False, default=True)
 
     @property
-    def variables(self) -> dict[str, Any]:
-        """What a model is evaluated with: the averaged parameters where there are any."""
-        return {"params": self.ema or self.params, "stats": self.stats}
+    def variables(self) -> Variables:
+        """What a model is evaluated with: the followed parameters where they are meant for it."""
+        params = grafted(self.params, self.followed) if self.evaluates else self.params
+        return {"params": params, "stats": self.stats}
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds: `ema` only where there is one, as before there was any."""
-        return {k: v for k, v in vars(self).items() if k != "ema" or v}
+        """What a checkpoint holds, by name."""
+        saved = dict(step=self.step, params=self.params, stats=self.stats, opt=self.opt)
+        return saved | ({FOLLOWED[self.evaluates]: self.followed} if self.followed else {})
 
-    @classmethod
-    def restored(cls, saved: dict[str, Any]) -> "TrainState":
-        """The state of `saved`."""
-        return cls(**{"ema": {}} | saved)
+    def restored(self, saved: dict[str, Any]) -> "TrainState":
+        """The state of `saved`, which has the structure of this one."""
+        rest = {k: v for k, v in saved.items() if k not in FOLLOWED.values()}
+        return self.replace(**rest, followed=saved.get(FOLLOWED[self.evaluates], {}))
 
     def starting_from(self, params: Any, stats: Any) -> "TrainState":
-        """The state with other first parameters; their average starts there too."""
-        ema = jax.tree.map(jnp.copy, params) if self.ema else {}
-        return self.replace(params=params, stats=stats, ema=ema)
+        """The state with other first parameters; what follows them starts there too."""
+        followed = _copied(params, self.followed)
+        return self.replace(params=params, stats=stats, followed=followed)
 
 
-@flax.struct.dataclass
-class LossOutput:
-    """What a loss function returns for one micro-batch."""
-
-    weight: jax.Array  # by which the sum over all micro-batches is divided
-    metrics: Metrics
-    stats: Any
+def grafted(params: Any, part: Any) -> Any:
+    """The nested dicts `params` with the leaves that `part` has put in their places."""
+    if not isinstance(part, dict):
+        return part
+    return params | {key: grafted(params[key], value) for key, value in part.items()}
 
 
-# (params, stats, micro-batch, step, (key of the step, key of the micro-batch))
-#   -> (loss sum, LossOutput)
-LossFunction = Callable[..., tuple[jax.Array, LossOutput]]
+def _copied(params: Any, like: Any) -> Any:
+    """Copies of those leaves of `params` that `like` has."""
+    if not isinstance(like, dict):
+        return jax.tree.map(jnp.copy, params)
+    return {key: _copied(params[key], value) for key, value in like.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained, and how its parameters move."""
-
-    init: Callable[[], Any]  # the first variables, with their logical axis names
-    loss: LossFunction
-    optimizer: optax.GradientTransformation
-    schedule: Schedule
-    seed: int
-    freeze: str = ""  # this sub-tree of the parameters does not move for freeze_steps updates
-    freeze_steps: int = 0
-    ema_decay: float = 0.0  # of the moving average of the parameters; 0: none
+def followed_part(params: Any, follower: Follower | None) -> Any:
+    """The sub-tree of `params` that a follower follows, in its place; {} without a follower."""
+    if follower is None:
+        return {}
+    part, keys = params, [key for key in follower.of.split("/") if key]
+    for key in keys:
+        part = part[key]
+    for key in reversed(keys):
+        part = {key: part}
+    return part
 
 
 def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
@@ -83,33 +85,39 @@ def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState,
     over it alone (diversity, negatives of other utterances).
 
     A non-finite gradient leaves parameters, statistics and optimizer as they were and is reported
-    as the metric train/skipped. While a sub-tree is frozen no gradient is computed for it. The
-    average of the parameters moves by min(ema_decay, (1 + t) / (10 + t)), so that it does not
-    remember their first values for long.
+    as the metric train/skipped. While a sub-tree is frozen no gradient is computed for it. What
+    follows the parameters moves after them; a loss sees it as it was before the update.
     """
-    loss_function, freeze, freeze_steps = task.loss, task.freeze, task.freeze_steps
-    gradient = jax.value_and_grad(loss_function, has_aux=True)
+    follower, freeze, freeze_steps = task.follower, task.freeze, task.freeze_steps
+
+    def loss(params, stats, batch, context):
+        return task.loss({"params": params, "stats": stats}, batch, context)
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def frozen_gradient(params, *rest):
         moving = {key: value for key, value in params.items() if key != freeze}
-        value, grads = jax.value_and_grad(
-            lambda part: loss_function(params | part, *rest), has_aux=True
-        )(moving)
+        value, grads = jax.value_and_grad(lambda part: loss(params | part, *rest), has_aux=True)(
+            moving
+        )
         return value, grads | {freeze: jax.tree.map(jnp.zeros_like, params[freeze])}
 
-    def value_and_gradient(*args):
+    def value_and_gradient(params, stats, batch, context):
         if not freeze_steps:
-            return gradient(*args)
-        step = args[3]
-        return jax.lax.cond(step < freeze_steps, frozen_gradient, gradient, *args)
+            return gradient(params, stats, batch, context)
+        frozen = context.step < freeze_steps
+        return jax.lax.cond(frozen, frozen_gradient, gradient, params, stats, batch, context)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(task.seed), state.step)
+        teacher = None
+        if follower is not None:
+            teacher = {"params": state.followed, "stats": state.stats}
+            teacher = jax.lax.stop_gradient(teacher)
 
         def gradients(stats, index, part):
-            (_, out), grads = value_and_gradient(
-                state.params, stats, part, state.step, (key, jax.random.fold_in(key, index))
-            )
+            context = Context(state.step, key, jax.random.fold_in(key, index), teacher)
+            (_, out), grads = value_and_gradient(state.params, stats, part, context)
             return (grads, out.weight, out.metrics), out.stats
 
         def micro(carry, item):
@@ -133,10 +141,11 @@ def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState,
         updates, opt = task.optimizer.update(grads, state.opt, state.params)
         rate = task.schedule(state.step)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        ema = {}
-        if task.ema_decay:
-            decay = jnp.minimum(task.ema_decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+        followed = {}
+        if follower is not None:
+            share = 1 - follower.decay(state.step)
+            leaders = followed_part(params, follower)
+            followed = jax.tree.map(lambda f, p: f + share * (p - f), state.followed, leaders)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
         one = jnp.float32(1)
         # a skipped update has no part in the means of the log
@@ -146,12 +155,12 @@ def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState,
             "train/gradient_norm": (jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
             "train/skipped": (1 - finite.astype(jnp.float32), one),
         }
-        state = TrainState(
-            state.step + 1,
-            keep(params, state.params),
-            keep(stats, state.stats),
-            keep(opt, state.opt),
-            keep(ema, state.ema),
+        state = state.replace(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            stats=keep(stats, state.stats),
+            opt=keep(opt, state.opt),
+            followed=keep(followed, state.followed),
         )
         return state, metrics
 
@@ -161,10 +170,12 @@ def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState,
 def _boxed_state(task: Task) -> TrainState:
     """The first state, arrays in boxes with their logical axis names."""
     variables = task.init()
-    params = variables["params"]
-    ema = jax.tree.map(jnp.copy, params) if task.ema_decay else {}
-    opt = task.optimizer.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("stats", {}), opt, ema)
+    params, follower = variables["params"], task.follower
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, variables.get("stats", {}), task.optimizer.init(params),
+        jax.tree.map(jnp.copy, followed_part(params, follower)),
+        follower is None or follower.evaluates,
+    )  # fmt: skip
 
 
 def abstract_state(task: Task, mesh: jax.sharding.Mesh) -> TrainState:

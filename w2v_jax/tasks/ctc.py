@@ -1,0 +1,267 @@
+"""CTC fine-tuning of an encoder (wav2vec 2.0, arXiv 2006.11477, section 3.3), or its training from
+random weights.
+
+Configs of the kind "ctc": configs/finetune.py.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.batches import iterate
+from w2v_jax.data.corpus import Corpus
+from w2v_jax.data.loader import Track, batch_arrays
+from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
+from w2v_jax.data.sources import open_sources
+from w2v_jax.data.transcripts import transcribed
+from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.errors import UserError
+from w2v_jax.evaluation.scoring import score
+from w2v_jax.interop.exported import encoder_of
+from w2v_jax.measuring.part_timing import Part
+from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.objectives.ctc import ctc_loss
+from w2v_jax.objectives.masking import span_mask, utterance_keys
+from w2v_jax.tasks.encoding import EncodingTask
+from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.health import Alarm
+from w2v_jax.training.initial import take_over
+from w2v_jax.training.optim import warmup_steps
+from w2v_jax.training.sharding import batch_sharding, replicated, shards_of_batch
+from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.task import Context, LossOutput, Variables
+
+log = logging.getLogger(__name__)
+
+LETTERS_PER_SECOND = 20  # of the longest transcripts; decides the width of labels without data
+SPOKEN_LETTERS = 14  # per second, of the transcripts of LibriSpeech
+
+
+class CTC(EncodingTask):
+    """Whole utterances, padded to a few lengths -> letters per frame."""
+
+    command = "finetune"
+    recipe = "finetune.py:split=10h,size=tiny"
+    best_by = "valid/wer"
+    loss_scalar = "train/ctc_loss"
+    freeze = "encoder"
+
+    def __init__(self, config):
+        self.alphabet = Alphabet.from_letters(config.letters)
+        self.time, self.channel = config.time_masking.to_dict(), config.channel_masking.to_dict()
+        self.freeze_steps = config.freeze_steps
+        super().__init__(config)
+        self.alarms = alarms(
+            freeze_steps=config.freeze_steps,
+            warmup_steps=warmup_steps(config.optim, config.num_steps),
+        )
+
+    # data: whole utterances with their letters
+
+    def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
+        data, name = self.config.data, "validation" if held_out else "training"
+        sources = open_sources(path)
+        low, high = (round(s * SAMPLE_RATE) for s in (data.min_seconds, data.max_seconds))
+        fitting = []
+        for source in sources:
+            samples = source.manifest.samples
+            fits = (samples >= low) & (samples <= high)
+            if fits.any():
+                fitting.append(source.select(fits))
+        if not fitting:
+            raise UserError(
+                f"{path}: no utterance has between {data.min_seconds:g} and {data.max_seconds:g} "
+                "s; change --config.data.min_seconds and max_seconds"
+            )
+        written, labels = transcribed(fitting, self.alphabet)
+        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
+        total, fit = (sum(len(source.manifest) for source in some) for some in (sources, fitting))
+        print(
+            f"{name}: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
+            f"{total - fit} by length, {fit - len(corpus)} by transcript",
+            flush=True,
+        )
+        edges = bucket_edges(corpus.lengths, data.num_buckets)
+        buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
+        if not held_out:
+            buckets = self.mixed(buckets, corpus)
+        tracks = {"labels": Track(labels, None)}
+        return Data(
+            buckets, self.loader(corpus, mesh, held_out=held_out, crop=False, tracks=tracks)
+        )
+
+    def shapes(self) -> list[Shape]:
+        """The edges of the buckets depend on the corpus; the longest stands for them."""
+        return self.sized([round(self.config.data.max_seconds * SAMPLE_RATE)], pad_buckets)
+
+    def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
+        width = round(LETTERS_PER_SECOND * length / SAMPLE_RATE)
+        return batch_arrays(shape, length, {"labels": width})
+
+    def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
+        batch = super().example(shape, length)
+        count = max(1, round(SPOKEN_LETTERS * length / SAMPLE_RATE))
+        letters = np.array(list(self.alphabet.ids.values()))
+        batch["labels"] = np.zeros((*shape, -(-count // 8) * 8), np.int32)
+        batch["labels"][:, :, :count] = np.random.default_rng(0).choice(letters, (*shape, count))
+        batch["labels_length"][:] = count
+        return batch
+
+    # model and loss
+
+    def init(self) -> Variables:
+        model = CTCModel(self.encoder, len(self.alphabet))
+        return model.init(jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
+
+    def begin(self, state: TrainState) -> TrainState:
+        """With the encoder of an exported model, but for config.reinit_layers blocks at the top.
+
+        Raises UserError for an encoder of another shape; with config.run.partial_init what fits is
+        taken over.
+        """
+        cfg, path, partial = self.encoder, self.config.run.init_from, self.config.run.partial_init
+        if not path:
+            if self.freeze_steps or cfg.frontend.grad_mult == 0:
+                log.warning(
+                    "a random encoder is frozen (freeze_steps %d, model.frontend.grad_mult %g): to "
+                    "train from scratch set --config.freeze_steps=0 "
+                    "--config.model.frontend.grad_mult=1.0",
+                    self.freeze_steps, cfg.frontend.grad_mult,
+                )  # fmt: skip
+            return state
+        keep_layers = cfg.num_layers - self.config.reinit_layers
+        variables, exported = load_exported(path)
+        if not partial:
+            cfg.check_same(encoder_of(exported, path), path)
+        trees = {"params": state.params, "stats": state.stats}
+        current = {kind: tree["encoder"] for kind, tree in trees.items() if "encoder" in tree}
+        given = {kind: variables[kind].get("encoder", {}) for kind in current}
+        taken = take_over(current, given, path, partial=partial)
+
+        def above(path, old, new):
+            if "layers" not in [key.key for key in path] or keep_layers >= cfg.num_layers:
+                return new
+            kept = jnp.arange(len(old)).reshape(-1, *[1] * (old.ndim - 1)) < keep_layers
+            return jax.device_put(jnp.where(kept, new, old), old.sharding)
+
+        taken = jax.tree_util.tree_map_with_path(above, current, taken)
+        return state.starting_from(
+            **{k: tree | ({"encoder": taken[k]} if k in taken else {}) for k, tree in trees.items()}
+        )
+
+    def loss(
+        self, variables: Variables, batch: dict[str, jax.Array], context: Context
+    ) -> tuple[jax.Array, LossOutput]:
+        """Summed over the utterances (fairseq's sentence_avg)."""
+        cfg = self.encoder
+        model = CTCModel(cfg, len(self.alphabet), self.config.final_dropout, train=True)
+        frames = cfg.frontend.frames(batch["length"])
+        time_keys, channel_keys = (
+            utterance_keys(jax.random.fold_in(context.key, i), batch["id"]) for i in range(2)
+        )
+        rows, samples = batch["audio"].shape
+        widths = jnp.full(rows, cfg.width)
+        dropout, layerdrop = jax.random.split(context.micro_key)
+        (logits, frames), new = model.apply(
+            variables,
+            batch["audio"],
+            batch["length"],
+            time_mask=span_mask(time_keys, frames, cfg.frontend.frames(samples), **self.time),
+            channel_mask=span_mask(channel_keys, widths, cfg.width, **self.channel),
+            rngs={"dropout": dropout, "layerdrop": layerdrop},
+            mutable=["stats"],
+        )
+        present = (batch["id"] >= 0).astype(jnp.float32)
+        total, counted = ctc_loss(logits, frames, batch["labels"], batch["labels_length"], present)
+        count = counted.sum().astype(jnp.float32)
+        letters = (batch["labels_length"] * counted).sum().astype(jnp.float32)
+        metrics = {
+            "train/ctc_loss": (total, count),
+            "train/ctc_loss_per_letter": (total, letters),
+            "train/infeasible": (present.sum() - count, present.sum()),
+            "train/padding_share": (
+                (batch["audio"].size - batch["length"].sum()).astype(jnp.float32),
+                jnp.float32(batch["audio"].size),
+            ),
+        }
+        return total, LossOutput(count, metrics, new.get("stats", {}))
+
+    def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
+        """Error rates of the greedy texts."""
+        shards = shards_of_batch(mesh)
+        specs = sequential(data.buckets, shards)
+        recognizer = Recognizer(self.encoder, self.alphabet, sharding=replicated(mesh))
+        recognize = on_mesh(recognizer.texts, mesh)
+        labels = data.loader.tracks["labels"].values
+
+        def evaluate(variables: Variables) -> dict[str, float]:
+            batches = iterate(specs, data.loader, sharding=batch_sharding(mesh))
+            texts = recognize(variables, batches)
+            references = [self.alphabet.decode(labels[i]) for i in texts]
+            result = score(references, list(texts.values()))
+            empty = sum(not text for text in texts.values()) / len(texts)
+            return {"valid/wer": result.wer, "valid/cer": result.cer, "valid/empty_share": empty}
+
+        return evaluate
+
+    def described(self) -> dict[str, Any]:
+        head = {"alphabet": self.alphabet.to_dict(), "final_dropout": self.config.final_dropout}
+        return super().described() | head
+
+    # what it costs
+
+    def inference(self, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+        """ln p of the letters, float32 [B, T, L]."""
+        model = CTCModel(self.encoder, len(self.alphabet))
+        logits, _ = model.apply(variables, batch["audio"], batch["length"])
+        return jax.nn.log_softmax(logits)
+
+    def parts(
+        self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
+    ) -> Iterator[Part]:
+        yield from super().parts(state, batch, mesh, noise)
+        count, samples = batch["audio"].shape
+        t = self.encoder.context_frames(self.encoder.frontend.frames(samples))
+        x = noise(count, t, len(self.alphabet), dtype=jnp.float32)
+        frames = jnp.full_like(batch["length"], t)
+        fixed = frames, batch["labels"], batch["labels_length"], jnp.ones(count)
+        yield Part("loss", lambda x, fixed, key: ctc_loss(x, *fixed)[0], x, fixed)
+
+
+def alarms(*, freeze_steps: int, warmup_steps: int) -> tuple[Alarm, ...]:
+    """What can be wrong with a training with CTC.
+
+    freeze_steps: config.freeze_steps; warmup_steps: until the learning rate has its peak.
+    """
+    settled = max(freeze_steps, warmup_steps) + PATIENCE
+    return (
+        SKIPPED,
+        Alarm(
+            "infeasible",
+            ("train/infeasible",),
+            lambda step, s: s["train/infeasible"] > 0.05,
+            "{train/infeasible:.1%} of the utterances have more letters than frames and teach "
+            "nothing. Look whether their transcripts belong to them and --config.letters to their "
+            "language; a model of fewer frames per second (--config.model.output.layers) cannot "
+            "take quick speech",
+        ),
+        Alarm(
+            "blank",
+            ("valid/empty_share",),
+            lambda step, s: step >= settled and s["valid/empty_share"] > 0.9,
+            "the model writes nothing but blanks for {valid/empty_share:.0%} of the validation "
+            "set. Every CTC training begins so, but by now it should be over: raise "
+            "--config.optim.peak_lr or --config.num_steps, start from a pre-trained model with "
+            "--config.run.init_from, or, from random weights, set --config.freeze_steps=0, "
+            "--config.model.frontend.grad_mult=1 and --config.model.frontend.smoothing=0; look "
+            "whether the transcripts belong to the audio",
+        ),
+    )

@@ -1,0 +1,144 @@
+"""What the trainings of an encoder of audio have in common."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data import augmentation, mixing
+from w2v_jax.data.corpus import Corpus
+from w2v_jax.data.loader import Loader, batch_arrays
+from w2v_jax.data.plan import Bucket
+from w2v_jax.errors import UserError
+from w2v_jax.measuring import speech
+from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
+from w2v_jax.measuring.part_timing import Part
+from w2v_jax.models.catalogue import rates
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
+from w2v_jax.tasks.task import Shape, Task
+from w2v_jax.training.sharding import shards_of_batch
+from w2v_jax.training.state import TrainState
+from w2v_jax.training.task import Variables
+
+
+class EncodingTask(Task):
+    """A training of an encoder: lengths are samples, `self.encoder` is the encoder's config."""
+
+    def __init__(self, config):
+        self.encoder = EncoderConfig.from_dict(config.model, config.execution)
+        super().__init__(config)
+
+    def rows(self, mesh: Mesh, held_out: bool) -> tuple[int, int]:
+        """(samples of a batch, what its rows are a multiple of). What is held out is read as much
+        at a time as fits into memory at once."""
+        batch = round(self.config.data.batch_seconds * SAMPLE_RATE)
+        if held_out:
+            return batch // self.config.run.accumulation, shards_of_batch(mesh)
+        return batch, self.config.data.row_multiple
+
+    def loader(self, corpus: Corpus, mesh: Mesh, *, held_out: bool, **options) -> Loader:
+        """The loader of a corpus; options: more of its fields. Crops start where a frame does."""
+        options |= dict(
+            grid=self.encoder.frontend.stride, max_bad_share=self.config.run.max_bad_share,
+            **self.reading(mesh),
+        )  # fmt: skip
+        if held_out:
+            return Loader(corpus, 0, replace_bad=False, **options)
+        augment = augmentation.open_augmentation(self.config.data.augment, self.seed)
+        return Loader(
+            corpus, self.seed, self.config.run.accumulation, views={"audio": augment}, **options
+        )
+
+    def mixed(self, buckets: list[Bucket], corpus: Corpus) -> list[Bucket]:
+        """The buckets mixed as config.data says."""
+        data = self.config.data
+        return mixing.by_config(
+            buckets, corpus, data.mix, weights=data.mix_weights, alpha=data.mix_alpha
+        )
+
+    def sized(self, lengths: list[int], make: Callable[..., list[Bucket]]) -> list[Shape]:
+        """The shapes of batches of rows of these lengths, as `make`, which buckets them, says."""
+        batch = round(self.config.data.batch_seconds * SAMPLE_RATE)
+        found = make(np.array(lengths), lengths, batch, self.config.data.row_multiple)
+        return [Shape(bucket.rows, bucket.samples) for bucket in found]
+
+    def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
+        return batch_arrays(shape, length)
+
+    def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
+        frontend = self.encoder.frontend
+        if frontend.frames(length) < 2:
+            raise UserError(
+                f"rows of {length / SAMPLE_RATE:g} s have {frontend.frames(length)} frames; the "
+                f"model needs 2, {frontend.receptive_field + frontend.stride} samples"
+            )
+        batch = {name: np.zeros(*array) for name, array in self.arrays(shape, length).items()}
+        batch["audio"][:] = speech.speech(shape[0] * shape[1] * length).reshape(*shape, length)
+        batch["length"][:] = length
+        batch["id"][:] = np.arange(shape[0] * shape[1]).reshape(shape)
+        return batch
+
+    def described(self) -> dict[str, Any]:
+        model = {"kind": self.config.kind, "model": self.encoder.to_dict()}
+        execution = {"execution": {"dtype": self.encoder.execution.dtype}}
+        return model | rates(model) | execution
+
+    def forward_flops(self, length: int, *, layerdrop: bool = False) -> dict[str, float]:
+        forward = encoder_flops(self.encoder, length)
+        if layerdrop:
+            share = 1 - self.encoder.layerdrop
+            forward |= {part: forward[part] * share for part in OF_BLOCKS if part in forward}
+        return forward
+
+    def training_flops(self, length: int, *, layerdrop: bool = False) -> float:
+        return training_flops(self.encoder, self.forward_flops(length, layerdrop=layerdrop))
+
+    def inference(self, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+        """The context of full rows, [B, T', D']."""
+        inner = {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
+        return Encoder(self.encoder).apply(inner, batch["audio"]).context
+
+    def inference_flops(self, length: int) -> float:
+        return sum(encoder_flops(self.encoder, length).values())
+
+    def parts(
+        self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
+    ) -> Iterator[Part]:
+        """Those of the encoder; rows are full."""
+        cfg, params = self.encoder, state.params["encoder"]
+        stats = state.stats.get("encoder", {}).get("context", {})
+        count, samples = batch["audio"].shape
+        features = feature_encoder(cfg)
+
+        def frames(moving, audio, key):
+            return features.apply({"params": moving}, audio, None)[0]
+
+        audio = noise(count, samples, dtype=jnp.float32)
+        yield Part("feature encoder", frames, params["feature_encoder"], audio)
+        x = noise(count, cfg.frontend.frames(samples), cfg.width, dtype=cfg.compute_dtype)
+        context = params["context"]
+        if "positions" in context:
+            positions = positional_conv(cfg)
+
+            def convolution(moving, stats, key):
+                variables = {"params": moving[0], "stats": stats}
+                return positions.apply(variables, moving[1], None, True, mutable=["stats"])[0]
+
+            moving = context["positions"], x
+            yield Part("positional convolution", convolution, moving, stats.get("positions", {}))
+        blocks = block_stack(cfg, train=True)
+
+        def stack(moving, stats, key):
+            dropout, layerdrop = jax.random.split(key)
+            (y, _), _ = blocks.apply(
+                {"params": moving[0], "stats": stats}, moving[1], None,
+                rngs={"dropout": dropout, "layerdrop": layerdrop}, mutable=["stats"],
+            )  # fmt: skip
+            return y
+
+        yield Part("blocks", stack, (context["layers"], x), stats.get("layers", {}))

@@ -1,0 +1,148 @@
+"""What a kind of training tells the rest of the house about itself."""
+
+import abc
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from w2v_jax.data.batches import BatchLoader
+from w2v_jax.data.plan import Bucket
+from w2v_jax.measuring.part_timing import Part
+from w2v_jax.training.health import Alarm
+from w2v_jax.training.metrics import AUDIO, Measure
+from w2v_jax.training.optim import make_optimizer, make_schedule
+from w2v_jax.training.sharding import local_parts, shards_of_batch
+from w2v_jax.training.state import TrainState
+from w2v_jax.training.task import Context, Follower, LossOutput, Variables, averaged
+
+PATIENCE = 300  # updates that even a run with a short warm-up gets before it is called stuck
+SKIPPED = Alarm(
+    "skipped",
+    ("train/skipped",),
+    lambda step, s: s["train/skipped"] > 0.1,
+    "{train/skipped:.0%} of the last updates were skipped, their gradient was not finite. "
+    "Start again in another --workdir with a lower --config.optim.peak_lr, with "
+    "--config.optim.clip_norm=1, or with --config.execution.dtype=float32 to see whether it is a "
+    "matter of precision",
+)
+
+
+class Data(NamedTuple):
+    """What is read: items in buckets of one length each, and who reads them."""
+
+    buckets: list[Bucket]
+    loader: BatchLoader
+
+
+class Shape(NamedTuple):
+    """Of a batch, all micro-batches and devices together."""
+
+    rows: int
+    length: int  # of a row: samples, or tokens
+
+
+class Task(abc.ABC):
+    """A kind of training, made from its config. Raises UserError for values that make no sense.
+
+    Subclasses set what follows and override the methods below; `training.task.Task` is the part of
+    it that an update needs.
+    """
+
+    command: ClassVar[str]  # the entry point that trains it
+    recipe: ClassVar[str]  # its smallest recipe, FILE:ARGUMENT of configs/
+    best_by: ClassVar[str]  # the scalar of an evaluation that ranks checkpoints, lower is better
+    loss_scalar: ClassVar[str]  # the metric of an update that is its loss
+    reads: ClassVar[str] = "manifest"  # what config.data.train names: manifest | text
+    measure: ClassVar[Measure] = AUDIO
+
+    alarms: tuple[Alarm, ...] = (SKIPPED,)
+    freeze: str = ""  # this sub-tree of the parameters does not move for freeze_steps updates
+    freeze_steps: int = 0
+
+    def __init__(self, config):
+        self.config, self.seed = config, config.seed
+        self.optimizer = make_optimizer(
+            config.optim, freeze=self.freeze, freeze_steps=self.freeze_steps
+        )
+        self.schedule = make_schedule(config.optim, config.num_steps)
+        self.follower: Follower | None = averaged(config.ema_decay)
+
+    # data
+
+    @abc.abstractmethod
+    def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
+        """The data in the files `path`; says what is in it and what is left out.
+
+        held_out: for evaluation, every item whole or with the same crop each time; the rows of a
+        micro-batch at once. Raises UserError where nothing can be used.
+        """
+
+    @abc.abstractmethod
+    def shapes(self) -> list[Shape]:
+        """The shapes of all batches as far as the config decides them, without any data."""
+
+    @abc.abstractmethod
+    def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
+        """{name: (shape, type)} of the arrays of a batch of (A, B) rows."""
+
+    @abc.abstractmethod
+    def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
+        """A batch of (A, B) full rows of real data, for measurements: the package's own."""
+
+    def reading(self, mesh: Mesh) -> dict[str, Any]:
+        """The fields of a loader that say which rows this process reads."""
+        return {"parts": local_parts(mesh), "of": shards_of_batch(mesh)}
+
+    # model and loss
+
+    @abc.abstractmethod
+    def init(self) -> Variables:
+        """The first variables, in boxes with their logical axis names."""
+
+    def begin(self, state: TrainState) -> TrainState:
+        """The first state from the random one: with trained weights where config.run.init_from
+        names some."""
+        return state
+
+    @abc.abstractmethod
+    def loss(
+        self, variables: Variables, batch: dict[str, jax.Array], context: Context
+    ) -> tuple[jax.Array, LossOutput]:
+        """(loss summed over a micro-batch, LossOutput); batch arrays are [B, ...]."""
+
+    @abc.abstractmethod
+    def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
+        """`evaluate(variables) -> scalars` over all of the held-out data, compiled once."""
+
+    @abc.abstractmethod
+    def described(self) -> dict[str, Any]:
+        """What an export says of the model: kind, model, head, execution."""
+
+    # what it costs
+
+    @abc.abstractmethod
+    def forward_flops(self, length: int, *, layerdrop: bool = False) -> dict[str, float]:
+        """Operations of the forward pass of an update over one row, by part. layerdrop: on average
+        over the blocks that it skips; else all blocks count."""
+
+    @abc.abstractmethod
+    def training_flops(self, length: int, *, layerdrop: bool = False) -> float:
+        """Operations of forward and backward pass over one row."""
+
+    @abc.abstractmethod
+    def inference(self, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+        """What the model is used for, without mask and dropout; batch arrays are [B, ...]."""
+
+    @abc.abstractmethod
+    def inference_flops(self, length: int) -> float:
+        """Operations of `inference` over one row."""
+
+    @abc.abstractmethod
+    def parts(
+        self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
+    ) -> Iterator[Part]:
+        """The parts of the work on a micro-batch, with the parameters of `state`; noise(*shape,
+        dtype=) makes inputs where the mesh wants them."""

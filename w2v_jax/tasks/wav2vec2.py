@@ -1,0 +1,372 @@
+"""wav2vec 2.0 pre-training: the contrastive task over masked frames (arXiv 2006.11477, 3.2).
+
+Configs of the kind "wav2vec2": configs/wav2vec2.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.data.batches import iterate
+from w2v_jax.data.corpus import Corpus, concatenated
+from w2v_jax.data.plan import crop_buckets, sequential
+from w2v_jax.data.sources import open_sources
+from w2v_jax.errors import UserError
+from w2v_jax.interop.exported import encoder_of
+from w2v_jax.measuring.flops import contrastive_flops
+from w2v_jax.measuring.part_timing import Part
+from w2v_jax.models.config import QuantizerConfig
+from w2v_jax.models.heads.quantizer import Quantizer
+from w2v_jax.models.heads.wav2vec2 import PretrainingOutput, Wav2Vec2Model
+from w2v_jax.models.layers import torch_dense
+from w2v_jax.objectives.contrastive import (
+    across_batch,
+    average_usage,
+    code_perplexity,
+    contrastive_loss,
+    dead_codes,
+    diversity_loss,
+    gumbel_noise,
+    gumbel_temperature,
+    perplexity,
+    sample_cross_negatives,
+    sample_negatives,
+)
+from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
+from w2v_jax.tasks.encoding import EncodingTask
+from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
+from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.health import Alarm
+from w2v_jax.training.initial import take_over
+from w2v_jax.training.optim import warmup_steps
+from w2v_jax.training.sharding import batch_sharding, replicated, shards_of_batch
+from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.task import Context, LossOutput, Variables
+
+BITS = 1 / math.log(2)
+VALIDATION_KEY = 0  # masks and negatives of the validation set are the same at every evaluation
+
+
+class Candidates(NamedTuple):
+    """What is asked of the model's output; see `contrastive_loss`."""
+
+    valid: jax.Array  # bool [B, M]: masked frames
+    usable: jax.Array  # bool [B, K]: candidates, whose codes count
+    own: jax.Array  # int32 [B, M]: the candidate that is the frame itself
+    negatives: jax.Array  # int32 [B, M, N]; with cross_negatives into all B * K candidates
+    temperature: jax.Array  # of the Gumbel softmax
+
+
+class Wav2Vec2(EncodingTask):
+    """Crops without padding -> masked frames -> which quantized frame is the true one."""
+
+    command = "pretrain"
+    recipe = "wav2vec2.py:tiny"
+    best_by = "valid/contrastive_bits"
+    loss_scalar = "train/contrastive_bits"
+
+    def __init__(self, config):
+        self.quantizer = QuantizerConfig.from_dict(config.quantizer)
+        self.masking = config.masking.to_dict()
+        source = config.loss.negatives_from
+        if source not in ("masked", "everywhere"):
+            raise UserError(f"loss.negatives_from is {source!r}; it must be masked or everywhere")
+        self.everywhere = source == "everywhere"
+        super().__init__(config)
+        self.alarms = alarms(
+            groups=self.quantizer.groups, codes=self.quantizer.codes,
+            negatives=config.loss.negatives + config.loss.cross_negatives,
+            warmup_steps=warmup_steps(config.optim, config.num_steps),
+        )  # fmt: skip
+
+    # data: crops of a few lengths, each batch of one
+
+    def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
+        data, name = self.config.data, "validation" if held_out else "training"
+        corpus = Corpus(
+            open_sources(path), cache_bytes=int(self.config.run.cache_gigabytes * 1e9)
+        )
+        if data.concatenate_seconds:
+            target = round(data.concatenate_seconds * SAMPLE_RATE)
+            corpus = concatenated(corpus, target, seed=0)
+        crops = [round(seconds * SAMPLE_RATE) for seconds in data.crop_seconds]
+        buckets = crop_buckets(corpus.lengths, crops, *self.rows(mesh, held_out))
+        used = sum(len(bucket.items) for bucket in buckets)
+        shortest = min(data.crop_seconds)
+        if not used:
+            raise UserError(
+                f"{name}: no item of {len(corpus)} is as long as {shortest:g} s; lower --config."
+                "data.crop_seconds, or join short ones with --config.data.concatenate_seconds"
+            )
+        kept = sum(len(bucket.items) * bucket.samples for bucket in buckets)
+        print(
+            f"{name}: {corpus.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
+            f"than {shortest:g} s left out; a pass hears {kept / 3600 / SAMPLE_RATE:.2f} h; "
+            + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
+            flush=True,
+        )
+        if not held_out:
+            buckets = self.mixed(buckets, corpus)
+        return Data(buckets, self.loader(corpus, mesh, held_out=held_out))
+
+    def shapes(self) -> list[Shape]:
+        lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
+        return self.sized(lengths, crop_buckets)
+
+    # model and loss
+
+    def init(self) -> Variables:
+        return Wav2Vec2Model(self.encoder, self.quantizer).init(
+            jax.random.key(self.seed),
+            jnp.zeros((1, SAMPLE_RATE), jnp.int16),
+            None,
+            jnp.zeros((1, self.encoder.frontend.frames(SAMPLE_RATE)), bool),
+            jnp.zeros((1, 2), jnp.int32),
+        )
+
+    def begin(self, state: TrainState) -> TrainState:
+        """With the arrays of another pre-trained model; the optimizer starts anew. Raises UserError
+        for one of another shape; with config.run.partial_init what fits is taken over."""
+        path, partial = self.config.run.init_from, self.config.run.partial_init
+        if not path:
+            return state
+        variables, exported = load_exported(path, "wav2vec2")
+        if not partial:
+            self.encoder.check_same(encoder_of(exported, path), path)
+            old = QuantizerConfig.from_dict(exported["quantizer"])
+            if not self.quantizer.same(old):
+                raise UserError(
+                    f"the quantizer in {path} is another one: {old} there, {self.quantizer} here; "
+                    "use the same, or take over what fits with --config.run.partial_init=True"
+                )
+        current = {"params": state.params, "stats": state.stats}
+        return state.starting_from(**take_over(current, variables, path, partial=partial))
+
+    def forward(
+        self, variables: Variables, batch: dict[str, jax.Array], context: Context, *, train: bool,
+        **kwargs,
+    ) -> tuple[Any, Candidates]:  # fmt: skip
+        """(model output, what is asked of it): one pass over the masked frames of full crops, with
+        everything random keyed by utterance."""
+        settings, quantizer = self.config.loss, self.quantizer
+        model = Wav2Vec2Model(self.encoder, quantizer, train, self.everywhere)
+        rows, samples = batch["audio"].shape
+        frames = self.encoder.frontend.frames(samples)
+        mask_keys, negative_keys, gumbel_keys, cross_keys = (
+            utterance_keys(jax.random.fold_in(context.key, i), batch["id"]) for i in range(4)
+        )
+        time_mask = span_mask(mask_keys, jnp.full(rows, frames), frames, **self.masking)
+        size = max_masked(frames, **self.masking)
+        index, valid = masked_frames(time_mask, size)
+        present = batch["id"][:, None] >= 0
+        valid &= present
+        if self.everywhere:
+            own, usable = index, jnp.broadcast_to(present, (rows, frames))
+        else:
+            own, usable = jnp.broadcast_to(jnp.arange(size), (rows, size)), valid
+        gumbel = self.config.gumbel
+        temperature = gumbel_temperature(context.step, gumbel.start, gumbel.end, gumbel.decay)
+        noise = None
+        if train:
+            noise = gumbel_noise(gumbel_keys, (usable.shape[1], quantizer.groups, quantizer.codes))
+        dropout, layerdrop = jax.random.split(context.micro_key)
+        out = model.apply(
+            variables, batch["audio"], None, time_mask, index, noise=noise, temperature=temperature,
+            rngs={"dropout": dropout, "layerdrop": layerdrop}, **kwargs,
+        )  # fmt: skip
+        negatives = sample_negatives(negative_keys, usable.sum(1), size, settings.negatives, own)
+        if settings.cross_negatives:
+            cross = sample_cross_negatives(cross_keys, usable, own, settings.cross_negatives)
+            offset = usable.shape[1] * jnp.arange(rows)[:, None, None]
+            negatives = jnp.concatenate([negatives + offset, cross], -1)
+        return out, Candidates(valid, usable, own, negatives, temperature)
+
+    def score(self, out: PretrainingOutput, candidates: Candidates) -> tuple[jax.Array, ...]:
+        """The contrastive loss in nats, won frames and frame count of a batch."""
+        settings = self.config.loss
+        arrays = dict(
+            context=out.context, targets=out.targets, codes=out.codes, valid=candidates.valid,
+            negatives=candidates.negatives, own=candidates.own, usable=candidates.usable,
+        )  # fmt: skip
+        if settings.cross_negatives:
+            arrays = across_batch(**arrays)
+        elif not self.everywhere:
+            arrays["own"] = None  # frame i is candidate i: no gather
+        return contrastive_loss(**arrays, temperature=settings.temperature)
+
+    def loss(
+        self, variables: Variables, batch: dict[str, jax.Array], context: Context
+    ) -> tuple[jax.Array, LossOutput]:
+        """contrastive + diversity_weight * diversity * frames + penalty_weight * penalty * frames
+        (fairseq wav2vec_criterion.py): both extra terms weigh per masked frame."""
+        settings = self.config.loss
+        (out, new), candidates = self.forward(
+            variables, batch, context, train=True, mutable=["stats"]
+        )
+        contrastive, won, count = self.score(out, candidates)
+        diversity, soft = diversity_loss(out.code_logits, candidates.usable)
+        count = count.astype(jnp.float32)
+        extra = settings.diversity_weight * diversity + settings.penalty_weight * out.penalty
+        hard = code_perplexity(out.codes, candidates.usable, out.code_logits.shape[-1])
+        one = jnp.float32(1)
+        metrics = {
+            "train/contrastive_bits": (contrastive * BITS, count),
+            "train/accuracy": (won.astype(jnp.float32), count),
+            "train/code_perplexity": (hard, one),
+            "train/prob_perplexity": (soft, one),
+            "train/feature_penalty": (out.penalty, one),
+            "train/temperature": (candidates.temperature, one),
+        }
+        return contrastive + extra * count, LossOutput(count, metrics, new.get("stats", {}))
+
+    def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
+        """Hard codes, no dropout."""
+        key = jax.random.key(VALIDATION_KEY)
+        context = Context(jnp.int32(0), key, key)
+        specs = sequential(data.buckets, shards_of_batch(mesh))
+
+        def sums(variables: Variables, batch):
+            batch = jax.tree.map(lambda x: x[0], batch)
+            out, candidates = self.forward(variables, batch, context, train=False)
+            loss, won, count = self.score(out, candidates)
+            one_hot = jax.nn.one_hot(out.codes, self.quantizer.codes)
+            return loss, won, count, average_usage(one_hot, candidates.usable) * count
+
+        compiled = on_mesh(jax.jit(sums, out_shardings=replicated(mesh)), mesh)
+
+        def evaluate(variables: Variables) -> dict[str, float]:
+            total = None
+            for batch, _ in iterate(specs, data.loader, sharding=batch_sharding(mesh)):
+                part = jax.device_get(compiled(variables, batch))
+                total = part if total is None else jax.tree.map(lambda a, b: a + b, total, part)
+            loss, won, count, usage = total
+            groups = {
+                f"valid/code_perplexity_{g}": float(perplexity(usage[g : g + 1] / count))
+                for g in range(len(usage))
+            }
+            return {
+                "valid/contrastive_bits": float(loss * BITS / count),
+                "valid/accuracy": float(won / count),
+                "valid/code_perplexity": sum(groups.values()),
+                **groups,
+                "valid/dead_codes": float(dead_codes(usage)),
+                "valid/masked_frames": float(count),
+            }
+
+        return evaluate
+
+    def described(self) -> dict[str, Any]:
+        return super().described() | {"quantizer": self.quantizer.to_dict()}
+
+    # what it costs
+
+    def forward_flops(self, length: int, *, layerdrop: bool = False) -> dict[str, float]:
+        prob, span = self.masking["prob"], self.masking["span"]
+        # spans of `span` frames start at prob / span of them (wav2vec 2.0, section 4.2: 49 %)
+        masked = 1 - (1 - prob / span) ** span
+        negatives = self.config.loss.negatives + self.config.loss.cross_negatives
+        return super().forward_flops(length, layerdrop=layerdrop) | contrastive_flops(
+            self.encoder, self.quantizer, length, masked, negatives
+        )
+
+    def parts(
+        self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
+    ) -> Iterator[Part]:
+        yield from super().parts(state, batch, mesh, noise)
+        q, dtype = self.quantizer, self.encoder.compute_dtype
+        context = Context(state.step, jax.random.key(3), jax.random.key(4))
+        (out, _), candidates = on_mesh(
+            jax.jit(lambda v, x: self.forward(v, x, context, train=True, mutable=["stats"])), mesh
+        )({"params": state.params, "stats": state.stats}, batch)
+        count, size = out.targets.shape[:2]
+        projection = torch_dense(
+            q.width, q.projection, ("embed", "act_embed"), dtype, name="project_targets"
+        )
+
+        def quantize(moving, gumbel, key):
+            (codebook, project), x = moving
+            found = Quantizer(q, dtype).apply({"params": codebook}, x, gumbel, 1.0)
+            return projection.apply({"params": project}, found.vectors), found.logits
+
+        weights = state.params["quantizer"], state.params["project_targets"]
+        x = noise(count, size, self.encoder.frontend.width, dtype=dtype)
+        gumbel = noise(count, size, q.groups, q.codes, dtype=jnp.float32)
+        yield Part("quantizer", quantize, (weights, x), gumbel)
+
+        def loss(moving, fixed, key):
+            out, candidates = fixed
+            out = out.replace(**moving)
+            contrastive, _, masked = self.score(out, candidates)
+            diversity, _ = diversity_loss(out.code_logits, candidates.usable)
+            return contrastive + self.config.loss.diversity_weight * diversity * masked
+
+        moving = {name: getattr(out, name) for name in ("context", "targets", "code_logits")}
+        yield Part("loss", loss, moving, (out, candidates))
+
+
+def alarms(*, groups: int, codes: int, negatives: int, warmup_steps: int) -> tuple[Alarm, ...]:
+    """What can be wrong with the pre-training of `groups` codebooks of `codes` entries each.
+
+    negatives: of all kinds together; warmup_steps: config.optim.warmup_steps.
+    """
+    # Measured with configs/quickstart.py, 2 x 32 codes: never below 18 as it is; 8 to 12 from
+    # update 60 on with a diversity_weight of 0.1; 2.2 to 4.2 with 0 and a peak_lr of 3e-3, where
+    # 1.5 per group would have missed 4 of 10 lines.
+    few = min(5.0, codes / 4)
+    chance = math.log2(1 + negatives)
+    settled = max(warmup_steps, PATIENCE)
+    group_names = tuple(f"valid/code_perplexity_{g}" for g in range(groups))
+    restart = (
+        "Start again in another --workdir with a higher --config.loss.diversity_weight, a lower "
+        "--config.optim.peak_lr or a longer --config.optim.warmup_steps"
+    )
+    return (
+        SKIPPED,
+        Alarm(
+            "collapse",
+            ("train/code_perplexity", "train/accuracy"),
+            lambda step, s: s["train/code_perplexity"] < few * groups,
+            "the codebook is collapsing: the perplexity of its codes is "
+            f"{{train/code_perplexity:.2f}} ({groups} is one code per group, {groups * codes} all "
+            "of them). Negatives with the codes of the positive do not count, so the fewer codes "
+            "are left, the nearer the loss comes to 0 and the accuracy, now {train/accuracy:.3f}, "
+            "to 1, with nothing learnt. "
+            + restart,
+        ),
+        Alarm(
+            "group_collapse",
+            group_names,
+            lambda step, s: min(s[name] for name in group_names) < few,
+            "on the validation set a group of the codebook is down to a few codes; perplexities "
+            f"of the groups, each at most {codes}: "
+            + ", ".join(f"{{{name}:.2f}}" for name in group_names)
+            + ". " + restart,
+        ),
+        Alarm(
+            "chance",
+            ("train/contrastive_bits",),
+            lambda step, s: step >= settled and s["train/contrastive_bits"] > chance - 0.02,
+            "the loss, {train/contrastive_bits:.3f} bits, is not below chance, log2(1 + negatives) "
+            f"= {chance:.3f}, though the warm-up is over. With little audio per update raise "
+            "--config.data.batch_seconds (--config.run.accumulation makes it fit) or lower "
+            "--config.optim.peak_lr; a new encoder leaves chance sooner with "
+            "--config.model.frontend.smoothing=0.8, fewer --config.quantizer.codes and a shorter "
+            "--config.masking.span",
+        ),
+        Alarm(
+            "dead_codes",
+            ("valid/dead_codes", "valid/masked_frames"),
+            lambda step, s: step >= settled
+            and s["valid/masked_frames"] >= 20 * codes
+            and s["valid/dead_codes"] > groups * codes / 2,
+            f"{{valid/dead_codes:.0f}} of {groups * codes} codes are chosen by none of the "
+            "{valid/masked_frames:.0f} masked frames of the validation set. Raise "
+            "--config.loss.diversity_weight, keep the Gumbel temperature high for longer "
+            "(--config.gumbel.decay nearer to 1), or take fewer --config.quantizer.codes",
+        ),
+    )  # fmt: skip
