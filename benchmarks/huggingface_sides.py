@@ -37,8 +37,8 @@ def our_setup(options: argparse.Namespace):
     for change in filter(None, options.model.split(",")):
         key, _, value = change.partition("=")
         config.model[key] = type(config.model[key])(value)
-    config.model.dtype = "float32"
-    config.data.accumulation = 1
+    config.execution.dtype = "float32"
+    config.run.accumulation = 1
     config.optim.clip_norm = 0.0
     if config.kind == "pretrained":
         return config, pretraining_task(config), None
@@ -71,8 +71,8 @@ def export(options: argparse.Namespace) -> None:
     huggingface.write(folder, {"stats": {}} | variables, described)
     work = {
         "kind": config.kind, "masks": masks, "optim": config.optim.to_dict(),
-        "normalize": config.model.normalize_waveform,
-        "frozen": config.model.feature_grad_mult == 0,
+        "normalize": config.model.frontend.normalize,
+        "frozen": config.model.frontend.grad_mult == 0,
     }  # fmt: skip
     if alphabet is None:
         work |= {"loss": config.loss.to_dict(), "temperature": config.gumbel.start}
@@ -94,7 +94,7 @@ def ours(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
 
     enable_compilation_cache()
     config, task, _ = our_setup(options)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.run.mesh)
     arrays = dict(np.load(Path(options.folder) / "batch.npz"))
     program, _ = LoweredStep(
         task, mesh, {name: (x.shape, x.dtype) for name, x in arrays.items()}

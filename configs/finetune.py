@@ -8,7 +8,7 @@ split: 10m, 1h, 10h, 100h, 960h
 size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_rel_large,
        conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
        hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split; converted
-       checkpoints may have other switches, model.conv_bias say: the error message names the flags)
+       checkpoints may have other switches, model.frontend.bias say: the error message names the flags)
 Not measured with this code yet.
 """
 
@@ -58,7 +58,7 @@ def get_config(argument: str = "split=10h,size=base"):
         config.data.update(batch_seconds=32.0, row_multiple=1)
         config.run.update(save_steps=200, eval_steps=200)
         return config
-    config.model.dtype = "bfloat16"
+    config.execution.dtype = "bfloat16"
     config.data.batch_seconds = 1920.0 if (size, split) == ("large_lv60k", "960h") else 1600.0
     config.run.update(save_steps=1_000, eval_steps=1_000)
     return config

@@ -70,7 +70,7 @@ def get_config(size: str = "letters_base"):
             config.optim.update(peak_lr=1e-3, weight_decay=0.1)
             config.num_steps, config.run.eval_steps = 500, 100
         return config
-    config.model.dtype = "bfloat16"
+    config.execution.dtype = "bfloat16"
     config.num_steps = 150_000
     if size == "letters_base":
         config.model.max_tokens = 512

@@ -48,5 +48,5 @@ def get_config(size: str = "base"):
         if size != "large":
             config.loss.penalty_weight = 0.0
     if size != "tiny":
-        config.model.dtype = "bfloat16"
+        config.execution.dtype = "bfloat16"
     return config

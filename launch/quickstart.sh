@@ -28,7 +28,7 @@ labelled=(--config.data.train="$runs/data/labelled.tsv" --config.data.valid="$ru
 for seed in $seeds; do
   say "3/5 finetune: CTC from the pre-trained weights (seed $seed)"
   run finetune --config=configs/quickstart.py:finetune --workdir="$runs/finetuned-$seed" \
-    "${labelled[@]}" --config.seed="$seed" --config.init_from="$runs/pretrain/export"
+    "${labelled[@]}" --config.seed="$seed" --config.run.init_from="$runs/pretrain/export"
 
   say "4/5 finetune: the same from random weights (seed $seed)"
   run finetune --config=configs/quickstart.py:finetune --workdir="$runs/scratch-$seed" \

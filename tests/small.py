@@ -23,9 +23,11 @@ def pretraining(**model) -> ConfigDict:
     config.model.update({**MODEL, **model})
     config.quantizer = ConfigDict(dict(groups=2, codes=8, width=16, projection=16))
     config.loss.negatives = 10
-    config.data.update(batch_seconds=8.0, row_multiple=1, threads=1, crop_seconds=(1.0, 2.0))
+    config.data.update(batch_seconds=8.0, row_multiple=1, crop_seconds=(1.0, 2.0))
+    config.run.update(threads=1)
     config.optim.update(warmup_steps=2, peak_lr=1e-3)
-    config.update(num_steps=8, log_steps=2, save_steps=3, eval_steps=4)
+    config.num_steps = 8
+    config.run.update(log_steps=2, save_steps=3, eval_steps=4)
     return config
 
 
@@ -33,9 +35,11 @@ def finetuning(**model) -> ConfigDict:
     """A fine-tuning config of a model that compiles in seconds."""
     config = common.finetuning("tiny")
     config.model.update({**MODEL, **model})
-    config.data.update(batch_seconds=8.0, row_multiple=1, threads=1, num_buckets=2, max_seconds=3.0)
+    config.data.update(batch_seconds=8.0, row_multiple=1, num_buckets=2, max_seconds=3.0)
+    config.run.update(threads=1)
     config.freeze_steps = 0
-    config.update(num_steps=8, log_steps=2, save_steps=3, eval_steps=4)
+    config.num_steps = 8
+    config.run.update(log_steps=2, save_steps=3, eval_steps=4)
     return config
 
 

@@ -39,12 +39,12 @@ def work(tmp_path_factory, manifests):
     config = folder / "config.py"
     config.write_text(SMALL)
     data = [f"--config.data.train={manifests['train']}", f"--config.data.valid={manifests['dev']}"]
-    steps = ["--config.num_steps=4", "--config.eval_steps=4"]
+    steps = ["--config.num_steps=4", "--config.run.eval_steps=4"]
     run("pretrain", f"--config={config}:pretraining", f"--workdir={folder}/pre", *data, *steps)
     run("export", f"--workdir={folder}/pre", f"--output={folder}/pre-export")
     run(
         "finetune", f"--config={config}:finetuning", f"--workdir={folder}/ctc", *data, *steps,
-        f"--config.init_from={folder}/pre-export",
+        f"--config.run.init_from={folder}/pre-export",
     )  # fmt: skip
     run("export", f"--workdir={folder}/ctc", f"--output={folder}/ctc-export")
     return folder
@@ -177,7 +177,7 @@ def test_another_config_or_data_is_refused(work, manifests):
     assert "training manifest has changed" in output
     output = error(
         "finetune", f"--config={work}/config.py:finetuning", f"--workdir={work}/other", train,
-        f"--config.init_from={work}/pre-export", "--config.model.num_layers=1",
+        f"--config.run.init_from={work}/pre-export", "--config.model.num_layers=1",
     )  # fmt: skip
     assert "num_layers: 2 there, 1 here" in output
 

@@ -16,7 +16,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.measuring.compiled import Compiled, TooLarge, compile_step, too_large
 from w2v_jax.measuring.topology import GIB, open_topology
 from w2v_jax.training.sharding import make_mesh
-from w2v_jax.training.state import LossOutput, Task
+from w2v_jax.training.task import LossOutput
 
 # topologies ------------------------------------------------------------------------------------
 
@@ -64,23 +64,30 @@ def test_slices(v5e):
 # the compiled step -----------------------------------------------------------------------------
 
 
-def dense_task(width: int) -> Task:
+class DenseTask:
     """A step of one square layer, compiled in a second."""
 
-    def init():
-        return {"params": {"w": jnp.zeros((width, width))}}
+    seed, follower, freeze, freeze_steps = 0, None, "", 0
+    optimizer = optax.scale_by_adam()
 
-    def loss(params, stats, batch, step, keys):
-        y = batch["x"].astype(jnp.float32) @ params["w"]
+    def __init__(self, width: int):
+        self.width = width
+
+    def schedule(self, step):
+        return 0.1
+
+    def init(self):
+        return {"params": {"w": jnp.zeros((self.width, self.width))}}
+
+    def loss(self, variables, batch, context):
+        y = batch["x"].astype(jnp.float32) @ variables["params"]["w"]
         return (y**2).sum(), LossOutput(jnp.float32(1), {}, {})
-
-    return Task(init, loss, optax.scale_by_adam(), lambda step: 0.1, 0)
 
 
 def test_tpu_program(v5e):
     mesh = make_mesh({"data": 4}, v5e.devices)
     arrays = {"x": ((2, 64, 1024), np.int16)}
-    found = compile_step(dense_task(1024), mesh, arrays, v5e)
+    found = compile_step(DenseTask(1024), mesh, arrays, v5e)
     assert isinstance(found, Compiled)
     parameters = 4 * 1024**2
     assert found.memory.state == 3 * parameters + 8  # the two counters
@@ -92,7 +99,7 @@ def test_tpu_program(v5e):
 
 def test_tpu_program_that_does_not_fit(v5e):
     mesh = make_mesh({"data": 4}, v5e.devices)
-    found = compile_step(dense_task(40_000), mesh, {"x": ((1, 64, 40_000), np.int16)}, v5e)
+    found = compile_step(DenseTask(40_000), mesh, {"x": ((1, 64, 40_000), np.int16)}, v5e)
     assert isinstance(found, TooLarge)
     assert found.available == 15.75 * GIB
     assert found.needed > found.available
@@ -116,27 +123,28 @@ def test_words_of_a_program_that_does_not_fit():
 
 def test_pretraining(capsys):
     config = small.pretraining()
-    config.data.update(batch_seconds=32.0, row_multiple=16, accumulation=2)
+    config.data.update(batch_seconds=32.0, row_multiple=16)
+    config.run.update(accumulation=2)
     (found,) = compile_check.check(config, open_topology("cpu:8"))
     assert json.loads(json.dumps(found)) == found
     # 16 rows of 2 s do as much as 32 of 1 s, and the attention more
-    assert (found["rows"], found["seconds"], found["rows_per_device"]) == (16, 2.0, 1)
+    assert (found["rows"], found["audio_seconds"], found["rows_per_device"]) == (16, 2.0, 1)
     parameters = 4 * 3 * 28_000
     assert parameters < found["memory"]["state"] < 1.3 * parameters
     # each micro-batch sums the gradients of the blocks over the devices
     assert found["traffic"]["all-reduce"]["payload"] > 28_000 * 4
     assert found["fits"]
     text = capsys.readouterr().out
-    assert "16 rows of 2 s per update (0.01 h): 2 micro-batches of 1 rows per device" in text
+    assert "16 rows of 2 s of audio per update (32): 2 micro-batches of 1 rows per device" in text
     assert "all-reduce" in text
 
 
 def test_finetuning_with_fsdp():
     config = small.finetuning()
     config.data.update(batch_seconds=24.0, row_multiple=8)
-    config.mesh.update(data=1, fsdp=8)
+    config.run.mesh.update(data=1, fsdp=8)
     (found,) = compile_check.check(config, open_topology("cpu:8"))
-    assert (found["rows"], found["seconds"]) == (8, 3.0)
+    assert (found["rows"], found["audio_seconds"]) == (8, 3.0)
     assert found["traffic"]["all-gather"]["payload"] > 0
 
 

@@ -3,22 +3,21 @@
 import pytest
 
 from tests import small
-from w2v_jax import finetune, pretrain
 from w2v_jax.errors import UserError
-
-ENTRIES = {"pretraining": pretrain.main, "finetuning": finetune.main}
+from w2v_jax.run import run
 
 
 def prepared(kind, manifests, **changes):
     config = getattr(small, kind)()
     config.data.update(train=manifests["train"], valid=manifests["dev"], row_multiple=8)
-    config.update(dry_run=True, **changes)
+    config.update(**changes)
+    config.run.update(dry_run=True)
     return config
 
 
-@pytest.mark.parametrize("kind", ENTRIES)
+@pytest.mark.parametrize("kind", ["pretraining", "finetuning"])
 def test_a_dry_run_compiles_and_writes_nothing(kind, manifests, tmp_path, capsys):
-    assert ENTRIES[kind](prepared(kind, manifests), str(tmp_path / "run")) is None
+    assert run(prepared(kind, manifests), str(tmp_path / "run")) is None
     text = capsys.readouterr().out
     assert "first batch: " in text
     assert "the step compiles; a device holds 0.00 GB of state" in text
@@ -37,11 +36,20 @@ def test_a_dry_run_compiles_and_writes_nothing(kind, manifests, tmp_path, capsys
 )
 def test_what_a_dry_run_refuses(changes, words, manifests, tmp_path):
     with pytest.raises(UserError, match=words):
-        pretrain.main(prepared("pretraining", manifests, **changes), str(tmp_path / "run"))
+        run(prepared("pretraining", manifests, **changes), str(tmp_path / "run"))
 
 
 def test_best_checkpoints_without_a_validation_set(manifests, tmp_path):
     config = prepared("pretraining", manifests, keep_best=1)
     config.data.valid = ""
     with pytest.raises(UserError, match=r"keep_best=1 keeps what scores best on .*data\.valid"):
-        pretrain.main(config, str(tmp_path / "run"))
+        run(config, str(tmp_path / "run"))
+
+
+def test_a_config_of_another_command(manifests, tmp_path):
+    config = prepared("finetuning", manifests)
+    with pytest.raises(UserError, match="kind ctc, which python -m w2v_jax.finetune trains"):
+        run(config, str(tmp_path / "run"), command="pretrain")
+    config.kind = "hubert"
+    with pytest.raises(UserError, match="kind 'hubert'; a training needs one of wav2vec2, ctc"):
+        run(config, str(tmp_path / "run"), command="pretrain")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from tests import small
-from w2v_jax import command_line, pretrain
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import write_shards
 from w2v_jax.errors import UserError
+from w2v_jax.run import run
+from w2v_jax.training.settings import settings_of
 from w2v_jax.training.writer import read_lines
 
 
@@ -17,17 +18,19 @@ def config(manifests, tmp_path):
     config = small.pretraining()
     config.data.update(
         train=f"{manifests['test']},{tmp_path}/dev-shards", mix="weights", mix_weights=(1.0, 3.0),
-        crop_seconds=(1.0,), workers=1,
+        crop_seconds=(1.0,),
     )  # fmt: skip
+    config.run.update(workers=1)  # fmt: skip
     config.data.augment.update(speed_prob=0.5, noise_prob=0.5, noise_manifest=manifests["dev"])
-    config.update(num_steps=2, log_steps=1, save_steps=2)
-    config.mesh.data = 1
-    config.mesh.fsdp = 8
+    config.num_steps = 2
+    config.run.update(log_steps=1, save_steps=2)
+    config.run.mesh.data = 1
+    config.run.mesh.fsdp = 8
     return config
 
 
 def test_training_reads_all_of_it(config, tmp_path, capsys):
-    pretrain.main(config, str(tmp_path / "run"))
+    run(config, str(tmp_path / "run"))
     out = capsys.readouterr().out
     assert "mix: dev-shards 75.0% of the audio" in out
     assert "wait " in out
@@ -37,9 +40,9 @@ def test_training_reads_all_of_it(config, tmp_path, capsys):
         assert line["data/unreadable"] == 0
         assert np.isfinite(line["train/contrastive_bits"])
     # what decides the data is part of the run's settings, who reads it is not
-    settings = command_line.run_settings(config, "pretrained")
-    config.data.workers = 0
-    assert command_line.run_settings(config, "pretrained") == settings
+    settings = settings_of(config)
+    config.run.workers = 0
+    assert settings_of(config) == settings
     config.data.mix_weights = (1.0, 1.0)
     with pytest.raises(UserError, match="mix_weights"):
-        pretrain.main(config, str(tmp_path / "run"))
+        run(config, str(tmp_path / "run"))

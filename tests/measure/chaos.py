@@ -38,7 +38,8 @@ from tests import small
 def get_config():
     config = small.pretraining(dropout=0.1, layerdrop=0.2)
     config.data.update(crop_seconds=(1.0,), batch_seconds=4.0)
-    config.update(num_steps={STEPS}, log_steps=2, save_steps=8, eval_steps=30)
+    config.num_steps = {STEPS}
+    config.run.update(log_steps=2, save_steps=8, eval_steps=30)
     return config
 """
 SECONDS = 240  # after which a run counts as hanging

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from configs import lm
-from w2v_jax import train_lm
+from w2v_jax import run as run_module
+from w2v_jax.data.text import TextLoader
 from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes
 from w2v_jax.models.language import LanguageConfig, LanguageModel
 from w2v_jax.objectives.language import next_token_loss
+from w2v_jax.run import run
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.sharding import make_mesh
@@ -114,7 +116,7 @@ def one_device():
     """Eight of them that share two cores may wait for each other for too long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            train_lm, "make_mesh", lambda shape: make_mesh(shape, devices=jax.devices()[:1])
+            run_module, "make_mesh", lambda shape: make_mesh(shape, devices=jax.devices()[:1])
         )
         yield
 
@@ -129,17 +131,19 @@ def config(tmp_path_factory, one_device):
     config.model.update(width=32, num_layers=2, num_heads=2, feed_forward=64, max_tokens=16)
     config.data.update(
         train=str(folder / "train.txt"), valid=str(folder / "valid.txt"), batch_tokens=512,
-        num_buckets=1, row_multiple=8, threads=1,
+        num_buckets=1, row_multiple=8,
     )  # fmt: skip
+    config.run.update(threads=1)  # fmt: skip
     config.optim.update(peak_lr=1e-2, warmup_steps=10)
-    config.update(num_steps=60, log_steps=20, save_steps=25, eval_steps=60, hang_seconds=0.0)
+    config.num_steps = 60
+    config.run.update(log_steps=20, save_steps=25, eval_steps=60, hang_seconds=0.0)
     return config
 
 
 @pytest.fixture(scope="module")
 def trained(config, tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("run"))
-    return workdir, train_lm.main(config, workdir)
+    return workdir, run(config, workdir)
 
 
 def test_it_learns_a_grammar(trained):
@@ -159,19 +163,19 @@ def test_it_learns_a_grammar(trained):
 
 
 def test_a_stopped_run_ends_in_the_same_bits(config, trained, tmp_path, monkeypatch, capsys):
-    load = train_lm.TextLoader.load
+    load = TextLoader.load
 
     def stopping(self, spec):
         if spec.step == 30:
             os.kill(os.getpid(), signal.SIGTERM)
         return load(self, spec)
 
-    monkeypatch.setattr(train_lm.TextLoader, "load", stopping)
+    monkeypatch.setattr(TextLoader, "load", stopping)
     with pytest.raises(SystemExit) as stop:
-        train_lm.main(config, str(tmp_path))
+        run(config, str(tmp_path))
     assert stop.value.code == PREEMPTED
     monkeypatch.undo()
-    state = train_lm.main(config, str(tmp_path))
+    state = run(config, str(tmp_path))
     assert "continues from step" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
     whole, cut = (
@@ -188,7 +192,7 @@ def test_another_text_is_refused(config, trained, tmp_path):
     other.data.train = str(tmp_path / "text")
     Path(other.data.train).write_text("\n".join(grammar(200, 0)[::-1]))
     with pytest.raises(UserError, match="the training text has changed"):
-        train_lm.main(other, trained[0])
+        run(other, trained[0])
 
 
 def test_export_and_load(trained, tmp_path):

@@ -1,33 +1,33 @@
 """Both tasks are learnt on real speech, from a few seconds of it."""
 
-import dataclasses
-
 import jax
 import numpy as np
+from w2v_jax.data.transcripts import transcribed
 
 from tests import small
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.corpus import Corpus, concatenated, transcribed
-from w2v_jax.data.loader import Loader
+from w2v_jax.data.corpus import Corpus, concatenated
+from w2v_jax.data.loader import Loader, Track
 from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets
 from w2v_jax.data.sharing import Ragged
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.evaluation.scoring import score
-from w2v_jax.models.config import EncoderConfig
-from w2v_jax.tasks.finetuning import finetuning_task
-from w2v_jax.tasks.pretraining import pretraining_task
+from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.task import Task
+from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.sharding import batch_sharding, make_mesh
-from w2v_jax.training.state import Task, build
+from w2v_jax.training.state import build
 
 WIDER = dict(width=64, feed_forward=128, norm_order="pre", **small.NO_DROPOUT)
 
 
 def train(task: Task, rate, plan, loader, steps):
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    state, step = build(dataclasses.replace(task, schedule=lambda s: rate), mesh)
+    task.schedule = lambda step: rate
+    state, step = build(task, mesh)
     history = []
     for _, (batch, _) in zip(
         range(steps), iterate(plan, loader, sharding=batch_sharding(mesh)), strict=False
@@ -46,7 +46,7 @@ def test_contrastive_task(manifests):
     config.loss.update(penalty_weight=0.0, negatives=100)
     corpus = concatenated(Corpus(open_sources(manifests["train"])), 32_000, seed=0)
     plan = BatchPlan(crop_buckets(corpus.lengths, [32_000], 128_000, 1), seed=0, num_steps=160)
-    _, history = train(pretraining_task(config), 2e-3, plan, Loader(corpus, 0), 160)
+    _, history = train(Wav2Vec2(config), 2e-3, plan, Loader(corpus, 0), 160)
     mean = lambda name, part: np.mean([line[name] for line in history[part]])  # noqa: E731
     last = slice(-20, None)
     assert mean("train/contrastive_bits", last) < 6.5, "chance is 6.66 bits"
@@ -61,18 +61,17 @@ def test_ctc_learns_a_few_utterances_by_heart(manifests):
     short = np.argsort(source.manifest.samples)[200:204]
     source, labels = source.select(short), Ragged.of([labels[i] for i in short])
     config = small.finetuning(**WIDER)
-    config.model.feature_grad_mult = 1.0
+    config.model.frontend.grad_mult = 1.0
     config.time_masking.update(prob=0.0, minimum=0)
     config.channel_masking.prob = 0.0
     corpus = Corpus(source, cache_bytes=10**7)
     size = int(-(-corpus.lengths.max() // 1600) * 1600)
     plan = BatchPlan(pad_buckets(corpus.lengths, [size], 4 * size, 1), seed=0, num_steps=250)
-    encoder = EncoderConfig.from_dict(config.model)
-    task = finetuning_task(config, len(alphabet))
-    loader = Loader(corpus, 0, crop=False, labels=labels)
+    task = CTC(config)
+    loader = Loader(corpus, 0, crop=False, tracks={"labels": Track(labels, None)})
     state, history = train(task, 3e-3, plan, loader, 250)
     assert history[-1]["train/ctc_loss"] < 0.1 * history[0]["train/ctc_loss"]
-    recognizer = Recognizer(encoder, alphabet)
+    recognizer = Recognizer(task.encoder, alphabet)
     variables = state.variables
     texts = [
         recognizer.text(variables, corpus.audio(i, 0, int(corpus.lengths[i]))) for i in range(4)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from w2v_jax.tasks.finetuning import make_loss
 
 from tests import small
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.heads.ctc import CTCModel
-from w2v_jax.tasks.finetuning import make_loss
 
 LENGTHS = (16000, 9000, 12345)
 VARIANTS = {
@@ -25,7 +25,7 @@ VARIANTS = {
 
 def build(variant):
     config = small.finetuning(**small.NO_DROPOUT, **VARIANTS[variant])
-    config.model.feature_grad_mult = 1.0
+    config.model.frontend.grad_mult = 1.0
     model = CTCModel(EncoderConfig.from_dict(config.model), 32)
     init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))  # noqa: E731
     import flax.linen as nn

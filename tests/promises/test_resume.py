@@ -23,13 +23,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 from tests import small
-from w2v_jax import finetune
+from w2v_jax.run import run
 config = small.finetuning()
 config.data.train, config.data.valid = {train!r}, {valid!r}
-config.num_steps, config.log_steps, config.save_steps, config.eval_steps = {steps}, 3, {save}, 7
-config.data.accumulation = config.data.row_multiple = 2
-config.mesh.data = 1
-finetune.main(config, {workdir!r})
+config.num_steps = {steps}
+config.run.update(log_steps=3, save_steps={save}, eval_steps=7)
+config.run.accumulation = config.data.row_multiple = 2
+config.run.mesh.data = 1
+run(config, {workdir!r})
 """
 
 

@@ -26,10 +26,12 @@ def get_config(kind):
     config = getattr(small, kind)(dropout=0.1, layerdrop=0.2)
     if kind == "finetuning":
         config.data.update(row_multiple=2, num_buckets=1)
-        config.update(num_steps=2, log_steps=1, eval_steps=2)
+        config.num_steps = 2
+        config.run.update(log_steps=1, eval_steps=2)
         return config
     config.data.update(row_multiple=8, crop_seconds=(1.0,))
-    config.update(num_steps={STEPS}, log_steps=1, save_steps=5, eval_steps=7)
+    config.num_steps = {STEPS}
+    config.run.update(log_steps=1, save_steps=5, eval_steps=7)
     return config
 """
 
@@ -81,11 +83,11 @@ def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
     """2 processes x 4 devices, stopped by a signal to the second one, then 4 devices, then 1: the
     same losses, parameters and evaluations as 8 devices of one process."""
     whole = Run(tmp_path / "whole", manifests)
-    statuses, output = whole.finish(whole.start(1, 8, "--config.mesh.fsdp=4"))
+    statuses, output = whole.finish(whole.start(1, 8, "--config.run.mesh.fsdp=4"))
     assert statuses == [0], output
 
     moved = Run(tmp_path / "moved", manifests)
-    both = moved.start(2, 4, "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    both = moved.start(2, 4, "--config.run.mesh.fsdp=2", "--config.run.mesh.tensor=2")
     wait_for_step(moved.workdir, 2, both[0])
     both[1].send_signal(signal.SIGTERM)
     statuses, output = moved.finish(both)
@@ -95,7 +97,7 @@ def test_a_run_moves_between_processes_and_devices(tmp_path, manifests):
     assert output.count("parameters, ") == 1, "the first process alone prints"
 
     for devices in (4, 1):
-        one = moved.start(1, devices, f"--config.mesh.fsdp={devices}")
+        one = moved.start(1, devices, f"--config.run.mesh.fsdp={devices}")
         if devices == 4:
             wait_for_step(moved.workdir, stopped_at + 3, one[0])
             one[0].send_signal(signal.SIGTERM)

@@ -23,7 +23,7 @@ def test_what_does_not_fit_is_refused_unless_partial(caplog):
     for words in (
         "the model has, some/model lacks 1 arrays:\n  encoder/new",
         "some/model has, the model lacks 1 arrays:\n  encoder/old",
-        "encoder/other (8, 3) there, (8, 2) here", "--config.partial_init=True",
+        "encoder/other (8, 3) there, (8, 2) here", "--config.run.partial_init=True",
     ):  # fmt: skip
         assert words in str(error.value)
     taken = take_over(current, given, "some/model", partial=True)

@@ -7,10 +7,11 @@ import pytest
 
 from tests import small
 from w2v_jax.errors import UserError
-from w2v_jax.tasks.finetuning import finetuning_task
-from w2v_jax.tasks.pretraining import pretraining_task
+from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.training.sharding import AXES, local_parts, make_mesh, parameter_table
 from w2v_jax.training.state import abstract_state, build, jitted_step, on_mesh
+from w2v_jax.training.task import Follower
 
 RANDOM = dict(dropout=0.1, layerdrop=0.5)  # drawn alike on every device
 
@@ -22,7 +23,7 @@ def mesh_of(shape):
 
 def updates(config, *, shape=(1, 1, 1), accumulation=1, count=5):
     """(contrastive bits of every update, last state) after `count` updates of 8 s of noise."""
-    state, step = build(pretraining_task(config), mesh_of(shape))
+    state, step = build(Wav2Vec2(config), mesh_of(shape))
     losses = []
     for i in range(count):
         batch = small.noise_batch(8, 16000, seed=i)
@@ -56,7 +57,7 @@ def reference():
 
 
 def test_parameters_move(reference):
-    first, _ = build(pretraining_task(small.pretraining(**RANDOM)), mesh_of((1, 1, 1)))
+    first, _ = build(Wav2Vec2(small.pretraining(**RANDOM)), mesh_of((1, 1, 1)))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), reference[1].params, first.params)
     assert np.median(jax.tree.leaves(moved)) > 1e-3
 
@@ -80,7 +81,7 @@ def test_scan_and_remat(reference, model):
 def test_scan_and_remat_are_really_other_programs():
     def program(**model):
         config = small.pretraining(attention_method="whole", **model)  # no loop over heads
-        task, mesh = pretraining_task(config), mesh_of((1, 1, 1))
+        task, mesh = Wav2Vec2(config), mesh_of((1, 1, 1))
         batch = small.noise_batch(2, 16000)
         return str(on_mesh(jitted_step(task, mesh).trace, mesh)(
             abstract_state(task, mesh), batch).jaxpr)  # fmt: skip
@@ -102,7 +103,7 @@ def test_accumulation():
 
 def test_fine_tuning_on_a_mesh():
     config = small.finetuning(**RANDOM)
-    task = finetuning_task(config, 32)
+    task = CTC(config)
     results = []
     for shape in ((1, 1, 1), (2, 2, 2)):
         state, step = build(task, mesh_of(shape))
@@ -119,7 +120,7 @@ def test_average_of_the_weights():
     """The average follows the parameters, is sharded like them and survives a skipped update."""
     config = small.pretraining()
     config.ema_decay = 0.5
-    state, step = build(pretraining_task(config), mesh_of((1, 2, 1)))
+    state, step = build(Wav2Vec2(config), mesh_of((1, 2, 1)))
     expected = jax.device_get(state.params)
     for i in range(3):
         state, _ = step(state, small.noise_batch(2, 16000, seed=i))
@@ -127,24 +128,24 @@ def test_average_of_the_weights():
         move = lambda e, p: decay * e + (1 - decay) * p  # noqa: B023, E731
         expected = jax.tree.map(move, expected, jax.device_get(state.params))
     for average, new, twin in zip(
-        *map(jax.tree.leaves, (state.ema, state.params, expected)), strict=True
+        *map(jax.tree.leaves, (state.followed, state.params, expected)), strict=True
     ):
         assert average.sharding == new.sharding
         np.testing.assert_allclose(average, twin, rtol=1e-5, atol=1e-7)
-    assert state.variables["params"] is state.ema
-    before = jax.device_get(state.ema)
+    jax.tree.map(np.testing.assert_array_equal, state.variables["params"], state.followed)
+    before = jax.device_get(state.followed)
     head = state.params["project_context"]
     head = head | {"bias": head["bias"].at[0].set(np.nan)}
     spoiled = state.replace(params=state.params | {"project_context": head})
     after, _ = step(spoiled, small.noise_batch(2, 16000))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.ema), before)
-    restarted = after.starting_from({"w": jnp.ones(3)}, {})
-    np.testing.assert_array_equal(restarted.ema["w"], np.ones(3))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.followed), before)
+    restarted = after.starting_from(jax.tree.map(jnp.ones_like, after.params), {})
+    assert all((x == 1).all() for x in jax.tree.leaves(restarted.followed))
 
 
 def test_parameter_table_says_what_stays_whole():
     config = small.pretraining(width=36, num_heads=3)
-    task = pretraining_task(config)
+    task = Wav2Vec2(config)
     mesh = mesh_of((1, 1, 8))
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     lines = {line.split()[0]: line for line in table.splitlines()}
@@ -168,3 +169,49 @@ def test_mesh_errors_speak():
         make_mesh({"data": 3})
     with pytest.raises(UserError, match="only one"):
         make_mesh({"data": -1, "fsdp": -1})
+
+
+class Teacher(Wav2Vec2):
+    """A student that learns nothing new: its loss also weighs how far it is from its teacher."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        warming = lambda step: jnp.minimum(0.5 + 0.1 * step, 0.7)  # noqa: E731
+        self.follower = Follower(warming, of="encoder/context", evaluates=False)
+
+    def loss(self, variables, batch, context):
+        total, out = super().loss(variables, batch, context)
+        student = variables["params"]["encoder"]["context"]
+        teacher = context.teacher["params"]["encoder"]["context"]
+        far = sum(
+            jnp.square(a - b).sum()
+            for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(teacher), strict=True)
+        )
+        metrics = out.metrics | {"train/far": (far, jnp.float32(1))}
+        return total + 0.1 * far * out.weight, out.replace(metrics=metrics)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 1)])
+def test_a_teacher_follows_by_a_schedule(shape):
+    """A part of the parameters, by decays of 0.5, 0.6, 0.7, 0.7: equal to a slow twin; it is what
+    the loss sees, has no gradient, is saved under a name of its own and is not evaluated."""
+    state, step = build(Teacher(small.pretraining(**small.NO_DROPOUT)), mesh_of(shape))
+    part = lambda tree: tree["encoder"]["context"]  # noqa: E731
+    assert state.followed.keys() == {"encoder"}
+    assert state.followed["encoder"].keys() == {"context"}
+    twin = jax.device_get(part(state.params))
+    for i, decay in enumerate((0.5, 0.6, 0.7, 0.7)):
+        before = jax.device_get(part(state.params))
+        pairs = zip(jax.tree.leaves(before), jax.tree.leaves(twin), strict=True)
+        distance = sum(np.square(a - b).sum() for a, b in pairs)
+        state, metrics = step(state, small.noise_batch(4, 16000, seed=i))
+        np.testing.assert_allclose(metrics["train/far"][0], distance, rtol=1e-4, atol=1e-10)
+        after = jax.device_get(part(state.params))
+        twin = jax.tree.map(lambda t, p: decay * t + (1 - decay) * p, twin, after)  # noqa: B023
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)  # noqa: E731
+    jax.tree.map(close, part(state.followed), twin)
+    assert state.variables["params"] is state.params
+    saved = state.saved()
+    assert saved["teacher"] is state.followed
+    again = state.replace(followed={}).restored(saved)
+    jax.tree.map(np.testing.assert_array_equal, again, state)

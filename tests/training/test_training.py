@@ -1,6 +1,6 @@
 """The update: schedules, freezing, accumulation, meshes, skipped steps, one trace per shape."""
 
-import dataclasses
+import functools
 import json
 
 import flax.linen as nn
@@ -10,15 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
 from tests import small
-from w2v_jax import finetune, pretrain
 from w2v_jax.errors import UserError
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
-from w2v_jax.models.heads.wav2vec2 import Wav2Vec2
+from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
 from w2v_jax.objectives.masking import masked_frames, span_mask, utterance_keys
-from w2v_jax.tasks.finetuning import finetuning_task
-from w2v_jax.tasks.pretraining import make_loss, masked_prediction, pretraining_task
+from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.training.checkpoint import Checkpoints, export_model
 from w2v_jax.training.initial import take_over
 from w2v_jax.training.metrics import Window
@@ -26,22 +23,22 @@ from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_sc
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.state import build
+from w2v_jax.training.task import Context
 from w2v_jax.training.writer import Writer, read_lines
-
-AUDIO = jnp.zeros((1, 16000), jnp.int16)
 
 
 def pretraining(mesh, *, dropout=False, config=None):
-    config = config or small.pretraining(**({} if dropout else small.NO_DROPOUT))
-    schedule = linear_schedule(1e-2, 2, 100)
-    return build(dataclasses.replace(pretraining_task(config), schedule=schedule), mesh)
+    task = Wav2Vec2(config or small.pretraining(**({} if dropout else small.NO_DROPOUT)))
+    task.schedule = linear_schedule(1e-2, 2, 100)
+    return build(task, mesh)
 
 
 def finetuning(mesh, freeze_steps=0):
     config = small.finetuning()
     config.freeze_steps = freeze_steps
-    schedule = linear_schedule(1e-2, 0, 100)
-    return build(dataclasses.replace(finetuning_task(config, 32), schedule=schedule), mesh)
+    task = CTC(config)
+    task.schedule = linear_schedule(1e-2, 0, 100)
+    return build(task, mesh)
 
 
 def one_device():
@@ -116,9 +113,10 @@ def test_frozen_encoder_moves_later():
 
 
 def test_changed_settings_are_named(tmp_path):
-    def check(**model):
-        check_unchanged(tmp_path, {"model": model}, {"model": {"newer": 0, "unrelated": 1}})
-        write_settings(tmp_path, {"model": model})
+    def check(letters="ab", **model):
+        described = {"alphabet": letters, "execution": {"dtype": model.get("width")}}
+        check_unchanged(tmp_path, {"model": model}, described)
+        write_settings(tmp_path, {"model": model}, described)
 
     check(width=8, conv=(1, 2))
     check(width=4)  # nothing was trained yet
@@ -129,9 +127,8 @@ def test_changed_settings_are_named(tmp_path):
     check(width=8, conv=(1, 2))
     with pytest.raises(UserError, match=r"model\.width: 8 -> 16"):
         check(width=16, conv=(1, 2))
-    check(width=8, conv=(1, 2), newer=0)  # a key that the run did not know yet
-    with pytest.raises(UserError, match=r"model\.newer: 0 -> 1"):
-        check(width=8, conv=(1, 2), newer=1)
+    with pytest.raises(UserError, match=r"alphabet: 'ab' -> 'abc'"):
+        check(width=8, conv=(1, 2), letters="abc")
 
 
 def test_writer_forgets_what_was_after_the_checkpoint(tmp_path):
@@ -158,20 +155,18 @@ def test_window_survives_json():
 
 def test_pretraining_goes_on_from_an_exported_model(tmp_path):
     config = small.pretraining()
-    encoder = EncoderConfig.from_dict(config.model)
-    quantizer = QuantizerConfig.from_dict(config.quantizer)
+    config.run.init_from = str(tmp_path)
     state, _ = pretraining(one_device())
     other = jax.tree.map(lambda x: x + 1, jax.device_get(state.params))
-    described = {key: config[key].to_dict() for key in ("model", "quantizer")}
-    export_model(tmp_path, {"params": other, "stats": {}}, {"kind": "pretrained", **described})
-    found = pretrain.with_exported(state, str(tmp_path), encoder, quantizer)
+    export_model(tmp_path, {"params": other, "stats": {}}, Wav2Vec2(config).described())
+    found = Wav2Vec2(config).begin(state)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), other)
-    deeper = dataclasses.replace(encoder, num_layers=3)
+    config.model.num_layers = 3
     with pytest.raises(UserError, match="num_layers: 2 there, 3 here"):
-        pretrain.with_exported(state, str(tmp_path), deeper, quantizer)
-    more = dataclasses.replace(quantizer, codes=9)
+        Wav2Vec2(config).begin(state)
+    config.model.num_layers, config.quantizer.codes = 2, 9
     with pytest.raises(UserError, match="quantizer in"):
-        pretrain.with_exported(state, str(tmp_path), encoder, more)
+        Wav2Vec2(config).begin(state)
 
 
 def test_a_model_of_other_shape_starts_in_part(tmp_path, caplog):
@@ -184,7 +179,7 @@ def test_a_model_of_other_shape_starts_in_part(tmp_path, caplog):
     assert "the model has, FOLDER lacks 1 arrays:\n  c" in words
     assert "FOLDER has, the model lacks 1 arrays:\n  d" in words
     assert "b (5,) there, (2,) here" in words
-    assert "--config.partial_init=True" in words
+    assert "--config.run.partial_init=True" in words
     taken = take_over(current, given, "FOLDER", partial=True)
     np.testing.assert_array_equal(taken["a"]["w"], np.ones(3))
     assert not taken["b"].any()
@@ -196,12 +191,12 @@ def test_a_model_of_other_shape_starts_in_part(tmp_path, caplog):
 
 def test_top_blocks_can_start_anew(tmp_path):
     first, _ = finetuning(one_device())
-    config = EncoderConfig.from_dict(small.finetuning().model)
+    config = small.finetuning()
+    config.reinit_layers, config.run.init_from = 1, str(tmp_path)
     encoder = jax.device_get(first.params["encoder"])
     other = {"encoder": jax.tree.map(lambda x: x + 1, encoder)}
-    described = {"kind": "pretrained", "model": config.to_dict()}
-    export_model(tmp_path, {"params": other, "stats": {}}, described)
-    state = finetune.with_encoder(first, str(tmp_path), config, keep_layers=1)
+    export_model(tmp_path, {"params": other, "stats": {}}, CTC(config).described())
+    state = CTC(config).begin(first)
     block = state.params["encoder"]["context"]["layers"]
     for name, value in jax.tree_util.tree_leaves_with_path(block):
         old = encoder["context"]["layers"]
@@ -219,25 +214,21 @@ def test_rows_that_fill_up_are_no_candidates(place):
     """Neither as negatives from the whole batch nor in the codes that the diversity loss counts."""
     config = small.pretraining(**small.NO_DROPOUT)
     config.loss.update(negatives_from=place, cross_negatives=5, penalty_weight=0.0)
-    model = Wav2Vec2(
-        EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
-    )
+    task = Wav2Vec2(config)
     batch = {key: x[0] for key, x in small.noise_batch(3, 16000).items()}
     batch["id"][2] = -1
-    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
-    init = lambda: model.init(jax.random.key(0), AUDIO, None, mask, index)  # noqa: E731
-    params = nn.meta.unbox(jax.jit(init)())["params"]
-    loss = jax.jit(make_loss(config))
-    keys = (jax.random.key(1), jax.random.key(2))
-    first, out = loss(params, {}, batch, 0, keys)
+    variables = nn.meta.unbox(jax.jit(task.init)())
+    loss = jax.jit(task.loss)
+    context = Context(0, jax.random.key(1), jax.random.key(2))
+    first, out = loss(variables, batch, context)
     silent = batch | {"audio": batch["audio"] * np.array([[1], [1], [0]], np.int16)}
     assert float(out.weight) > 10
-    assert float(loss(params, {}, silent, 0, keys)[0]) == pytest.approx(float(first), rel=1e-6)
+    assert float(loss(variables, silent, context)[0]) == pytest.approx(float(first), rel=1e-6)
     moved = batch | {"audio": batch["audio"] * np.array([[1], [-1], [1]], np.int16)}
-    assert float(loss(params, {}, moved, 0, keys)[0]) != pytest.approx(float(first), rel=1e-6)
+    assert float(loss(variables, moved, context)[0]) != pytest.approx(float(first), rel=1e-6)
     config.loss.negatives_from = "nowhere"
     with pytest.raises(UserError, match="negatives_from is 'nowhere'"):
-        make_loss(config)
+        Wav2Vec2(config)
 
 
 @pytest.mark.parametrize("place", ["masked", "everywhere"])
@@ -246,15 +237,13 @@ def test_what_the_contrastive_task_asks(place, cross):
     """The positive is the frame itself, no negative is, and those of the own row are in it."""
     config = small.pretraining(**small.NO_DROPOUT)
     config.loss.update(negatives_from=place, cross_negatives=cross)
-    encoder = EncoderConfig.from_dict(config.model)
-    model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config.quantizer))
+    kind = Wav2Vec2(config)
+    model = Wav2Vec2Model(kind.encoder, kind.quantizer)
     batch = {key: x[0] for key, x in small.noise_batch(3, 16000).items()}
-    mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
-    init = lambda: model.init(jax.random.key(0), AUDIO, None, mask, index)  # noqa: E731
-    variables = nn.meta.unbox(jax.jit(init)())
-    forward = jax.jit(masked_prediction(config, train=False))
-    keys = (jax.random.key(1), jax.random.key(2))
-    out, task = jax.device_get(forward(variables, batch, 0, keys))
+    variables = nn.meta.unbox(jax.jit(kind.init)())
+    forward = jax.jit(functools.partial(kind.forward, train=False))
+    context = Context(0, jax.random.key(1), jax.random.key(2))
+    out, task = jax.device_get(forward(variables, batch, context))
     rows, size, count = task.negatives.shape
     frames = task.usable.shape[1]
     assert count == config.loss.negatives + cross
@@ -273,7 +262,7 @@ def test_what_the_contrastive_task_asks(place, cross):
         draws = [x.reshape(rows, -1)[:, : size * cross] for x in (others, inside)]
         assert abs(np.corrcoef(draws[0][0], draws[1][0])[0, 1]) < 0.5
     # the positive of a masked frame is the target made of that frame
-    mask_keys = utterance_keys(jax.random.fold_in(keys[0], 0), batch["id"])
+    mask_keys = utterance_keys(jax.random.fold_in(context.key, 0), batch["id"])
     time_mask = span_mask(mask_keys, jnp.full(rows, 49), 49, **config.masking)
     index, valid = masked_frames(time_mask, size)
     np.testing.assert_array_equal(valid, task.valid)
@@ -283,13 +272,3 @@ def test_what_the_contrastive_task_asks(place, cross):
     found = np.take_along_axis(out.targets, task.own[:, :, None], 1)[task.valid]
     expected = np.take_along_axis(whole, index[:, :, None], 1)[task.valid]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_runs_of_earlier_versions_go_on():
-    """They had one dropout for the whole of a conformer block, and none of it elsewhere."""
-    for size in ("base", "large_lv60k", "xlsr_300m"):
-        model = dict(common.model(size))
-        earlier = EncoderConfig.from_dict(model).earlier_keys()
-        assert earlier["conformer_dropout"] == model["conformer_dropout"]
-    conformer = EncoderConfig(block="conformer", dropout=0.05)
-    assert conformer.earlier_keys()["conformer_dropout"] == 0.05

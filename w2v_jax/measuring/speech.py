@@ -6,7 +6,6 @@ import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE, encode, read
 from w2v_jax.data.corpus import Corpus
-from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import write_shards
 from w2v_jax.data.sources import open_sources
@@ -14,7 +13,6 @@ from w2v_jax.data.sources import open_sources
 SAMPLES = Path(__file__).parent.parent / "samples"
 MINUTES = 15  # of the corpus
 TYPICAL_SECONDS = 14.0  # an utterance of LibriSpeech
-LETTERS_PER_SECOND = 14  # of its transcripts
 
 
 def speech(size: int) -> np.ndarray:
@@ -45,27 +43,6 @@ def make_corpora(folder: Path) -> dict[str, str]:
         manifest = Manifest.read(sources["flac"])
         write_shards(manifest, sources[f"{kind} shards"], shard_format=kind, processes=1)
     return sources
-
-
-def full_batch(
-    shape: tuple[int, int], samples: int, letters: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """A batch of (A, B) rows, as `loader.Loader` gives them, without padding.
-
-    letters: the ids of which the labels are drawn, as many per second as English has; None: no
-    labels.
-    """
-    rows = shape[0] * shape[1]
-    count = max(1, round(LETTERS_PER_SECOND * samples / SAMPLE_RATE))
-    width = None if letters is None else -(-count // 8) * 8
-    batch = {name: np.zeros(*array) for name, array in batch_arrays(shape, samples, width).items()}
-    batch["audio"][:] = speech(rows * samples).reshape(*shape, samples)
-    batch["length"][:] = samples
-    batch["id"][:] = np.arange(rows).reshape(shape)
-    if letters is not None:
-        batch["labels"][:, :, :count] = np.random.default_rng(0).choice(letters, (*shape, count))
-        batch["label_length"][:] = count
-    return batch
 
 
 def read_minutes(data: str, minutes: float) -> list[np.ndarray]:

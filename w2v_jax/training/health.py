@@ -15,14 +15,14 @@ QUIET = 3  # checks in a row without it after which an alarm is over: fewer woul
 class Skipped:
     """Counts updates without a finite gradient; too many in a row end the run.
 
-    limit: --config.max_skipped, 0 for no limit. Its content, {"in_a_row", "total"}, is part of a
-    checkpoint, so that a run that is killed again and again does not begin to count anew.
+    limit: --config.run.max_skipped, 0 for no limit. Its content, {"in_a_row", "total"}, is part of
+    a checkpoint, so that a run that is killed again and again does not begin to count anew.
     """
 
     def __init__(self, limit: int, content: Mapping[str, int] | None = None):
         if limit < 0:
             raise UserError(
-                f"--config.max_skipped={limit} must be at least 1, or 0 to skip without end"
+                f"--config.run.max_skipped={limit} must be at least 1, or 0 to skip without end"
             )
         self._limit = limit
         self.content = {"in_a_row": 0, "total": 0, **(content or {})}
@@ -41,8 +41,8 @@ class Skipped:
         if self._limit and count >= self._limit:
             raise UserError(
                 f"no finite gradient in {count} updates in a row, {step - count + 1} to {step}; "
-                "look at the data there, or allow more of them with --config.max_skipped; another "
-                "--workdir may start with a lower --config.optim.peak_lr or "
+                "look at the data there, or allow more of them with --config.run.max_skipped; "
+                "another --workdir may start with a lower --config.optim.peak_lr or "
                 "--config.optim.clip_norm=1"
             )
 

@@ -37,7 +37,7 @@ def take_over(current: Any, given: Any, where: str, *, partial: bool = False) ->
         if not partial:
             raise UserError(
                 "\n".join(complaints) + "\nuse a config of the same model, or take over what fits "
-                "with --config.partial_init=True"
+                "with --config.run.partial_init=True"
             )
         log.warning("the model starts in part from %s\n%s", where, "\n".join(complaints))
     fits = there.keys() & here.keys() - set(shapes.values())

@@ -121,8 +121,8 @@ def train(
     batches(start) yields (global batch, amount of data in it) for steps start, start + 1, ...;
     it is a generator, closed at the end. `measure`: of what the amount is. The scalar `best_by` of
     evaluate(variables), the lower the better, is the score of a checkpoint. data_metrics() is
-    added to every log line. `meta` is stored with every checkpoint and must be the same when a run continues (the
-    digest of the data, say).
+    added to every log line. `meta` is stored with every checkpoint and must be the same when a run
+    continues (the digest of the data, say).
 
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
     the device never waits for the host), log line, checkpoint, stop request, evaluation. A run

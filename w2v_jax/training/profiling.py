@@ -50,7 +50,7 @@ class Profile:
         if step > self._last:
             self._over = True
             log.warning(
-                "--config.profile_steps=%s: nothing is traced, the run is at update %d already",
+                "--config.run.profile_steps=%s: nothing is traced, the run is at update %d already",
                 self._value, step,
             )  # fmt: skip
             return
@@ -78,8 +78,9 @@ class Profile:
             self._stop()
         elif not self._over and kind is None:
             log.warning(
-                "--config.profile_steps=%s: nothing was traced, the run ended before", self._value
-            )
+                "--config.run.profile_steps=%s: nothing was traced, the run ended before",
+                self._value,
+            )  # fmt: skip
 
     def _stop(self) -> None:
         self._running, self._over = False, True
@@ -111,7 +112,7 @@ def _window(value: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]+):([0-9]+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(
-            f"--config.profile_steps={value} is no window of updates; write FIRST:LAST, both "
+            f"--config.run.profile_steps={value} is no window of updates; write FIRST:LAST, both "
             "included and counted from 1, e.g. 100:105, or nothing to trace nothing"
         )
     return int(match[1]), int(match[2])

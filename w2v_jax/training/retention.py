@@ -49,7 +49,7 @@ def retention(
         ("keep_last", keep_last, 1), ("keep_every", keep_every, 0), ("keep_best", keep_best, 0),
     ):  # fmt: skip
         if value < least:
-            raise UserError(f"--config.{name}={value} must be at least {least}")
+            raise UserError(f"--config.run.{name}={value} must be at least {least}")
     policies = [LatestN(keep_last), _Best(keep_best, scores)]
     if keep_every:
         policies.append(EveryNSteps(keep_every))

@@ -34,12 +34,14 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> Mesh:
         known *= size if size != -1 else 1
     text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1:
-        raise UserError(f"mesh {text}: only one axis may be -1; set --config.mesh.data=-1 alone")
+        raise UserError(
+            f"mesh {text}: only one axis may be -1; set --config.run.mesh.data=-1 alone"
+        )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     total = sizes[0] * sizes[1] * sizes[2]
     if total != len(devices) or 0 in sizes:
         raise UserError(
-            f"mesh {text} does not fit {len(devices)} devices; set one of --config.mesh.data, "
+            f"mesh {text} does not fit {len(devices)} devices; set one of --config.run.mesh.data, "
             "fsdp, tensor to -1, or make their product the number of devices"
         )
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)

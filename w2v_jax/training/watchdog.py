@@ -81,8 +81,8 @@ class Watchdog:
             log.warning(
                 "no update has finished in the %.0f s since the start. The first one includes the "
                 "compilation, which for a large model may take this long: then raise "
-                "--config.hang_seconds. Otherwise it is the first batch (slow or hanging storage) "
-                "or another process that has not started. The run goes on; where every thread "
+                "--config.run.hang_seconds. Otherwise it is the first batch (slow or hanging "
+                "storage) or another process that has not started. The run goes on; where every thread "
                 "stands: %s", quiet, where,
             )  # fmt: skip
         else:
@@ -90,7 +90,7 @@ class Watchdog:
                 "no update has finished for %.0f s; the last was step %d. Usual causes: storage "
                 "or a data worker that hangs, another process that has died or waits elsewhere "
                 "(compare the dumps of all), a device that hangs, or an evaluation or a save that "
-                "is simply this slow: then raise --config.hang_seconds. The run goes on; where "
+                "is simply this slow: then raise --config.run.hang_seconds. The run goes on; where "
                 "every thread stands: %s", quiet, step, where,
             )  # fmt: skip
 
