@@ -48,7 +48,7 @@ def test_best_checkpoints_without_a_validation_set(manifests, tmp_path):
 
 def test_a_config_of_another_command(manifests, tmp_path):
     config = prepared("finetuning", manifests)
-    with pytest.raises(UserError, match="kind ctc, which python -m w2v_jax.finetune trains"):
+    with pytest.raises(UserError, match=r"kind ctc, which .* w2v_jax\.finetune trains"):
         run(config, str(tmp_path / "run"), command="pretrain")
     config.kind = "hubert"
     with pytest.raises(UserError, match="kind 'hubert'; a training needs one of wav2vec2, ctc"):

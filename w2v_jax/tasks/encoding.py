@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
-from w2v_jax.data.corpus import Corpus
+from w2v_jax.data.corpus import Corpus, concatenated
 from w2v_jax.data.loader import Loader, batch_arrays
-from w2v_jax.data.plan import Bucket
+from w2v_jax.data.plan import Bucket, crop_buckets
+from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
 from w2v_jax.measuring import speech
 from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
@@ -20,7 +21,7 @@ from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.catalogue import rates
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
-from w2v_jax.tasks.task import Shape, Task
+from w2v_jax.tasks.task import Data, Shape, Task
 from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
@@ -53,6 +54,46 @@ class EncodingTask(Task):
         return Loader(
             corpus, self.seed, self.config.run.accumulation, views={"audio": augment}, **options
         )
+
+    def open_crops(
+        self, path: str, mesh: Mesh, *, held_out: bool = False, **options
+    ) -> Data:
+        """Random crops of a few lengths, each batch of one: no padding. config.data.crop_seconds;
+        short utterances of a speaker are joined up to config.data.concatenate_seconds.
+
+        options: more fields of the loader.
+        """
+        data, name = self.config.data, "validation" if held_out else "training"
+        corpus = Corpus(
+            open_sources(path), cache_bytes=int(self.config.run.cache_gigabytes * 1e9)
+        )
+        if data.concatenate_seconds:
+            target = round(data.concatenate_seconds * SAMPLE_RATE)
+            corpus = concatenated(corpus, target, seed=0)
+        crops = [round(seconds * SAMPLE_RATE) for seconds in data.crop_seconds]
+        buckets = crop_buckets(corpus.lengths, crops, *self.rows(mesh, held_out))
+        used = sum(len(bucket.items) for bucket in buckets)
+        shortest = min(data.crop_seconds)
+        if not used:
+            raise UserError(
+                f"{name}: no item of {len(corpus)} is as long as {shortest:g} s; lower --config."
+                "data.crop_seconds, or join short ones with --config.data.concatenate_seconds"
+            )
+        kept = sum(len(bucket.items) * bucket.samples for bucket in buckets)
+        print(
+            f"{name}: {corpus.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
+            f"than {shortest:g} s left out; a pass hears {kept / 3600 / SAMPLE_RATE:.2f} h; "
+            + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
+            flush=True,
+        )
+        if not held_out:
+            buckets = self.mixed(buckets, corpus)
+        return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
+
+    def crop_shapes(self) -> list[Shape]:
+        """The shapes of `open_crops`."""
+        lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
+        return self.sized(lengths, crop_buckets)
 
     def mixed(self, buckets: list[Bucket], corpus: Corpus) -> list[Bucket]:
         """The buckets mixed as config.data says."""

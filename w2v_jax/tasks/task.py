@@ -57,6 +57,10 @@ class Task(abc.ABC):
     loss_scalar: ClassVar[str]  # the metric of an update that is its loss
     reads: ClassVar[str] = "manifest"  # what config.data.train names: manifest | text
     measure: ClassVar[Measure] = AUDIO
+    pads: ClassVar[bool] = True  # whether rows are shorter than their batch
+    # weights of terms of the loss that are means over a micro-batch: these alone change with
+    # config.run.accumulation
+    over_micro_batch: ClassVar[tuple[str, ...]] = ()
 
     alarms: tuple[Alarm, ...] = (SKIPPED,)
     freeze: str = ""  # this sub-tree of the parameters does not move for freeze_steps updates

@@ -13,9 +13,7 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.corpus import Corpus, concatenated
-from w2v_jax.data.plan import crop_buckets, sequential
-from w2v_jax.data.sources import open_sources
+from w2v_jax.data.plan import sequential
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring.flops import contrastive_flops
@@ -69,6 +67,8 @@ class Wav2Vec2(EncodingTask):
     recipe = "wav2vec2.py:tiny"
     best_by = "valid/contrastive_bits"
     loss_scalar = "train/contrastive_bits"
+    pads = False
+    over_micro_batch = ("loss.diversity_weight", "loss.penalty_weight")
 
     def __init__(self, config):
         self.quantizer = QuantizerConfig.from_dict(config.quantizer)
@@ -87,36 +87,10 @@ class Wav2Vec2(EncodingTask):
     # data: crops of a few lengths, each batch of one
 
     def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
-        data, name = self.config.data, "validation" if held_out else "training"
-        corpus = Corpus(
-            open_sources(path), cache_bytes=int(self.config.run.cache_gigabytes * 1e9)
-        )
-        if data.concatenate_seconds:
-            target = round(data.concatenate_seconds * SAMPLE_RATE)
-            corpus = concatenated(corpus, target, seed=0)
-        crops = [round(seconds * SAMPLE_RATE) for seconds in data.crop_seconds]
-        buckets = crop_buckets(corpus.lengths, crops, *self.rows(mesh, held_out))
-        used = sum(len(bucket.items) for bucket in buckets)
-        shortest = min(data.crop_seconds)
-        if not used:
-            raise UserError(
-                f"{name}: no item of {len(corpus)} is as long as {shortest:g} s; lower --config."
-                "data.crop_seconds, or join short ones with --config.data.concatenate_seconds"
-            )
-        kept = sum(len(bucket.items) * bucket.samples for bucket in buckets)
-        print(
-            f"{name}: {corpus.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
-            f"than {shortest:g} s left out; a pass hears {kept / 3600 / SAMPLE_RATE:.2f} h; "
-            + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
-            flush=True,
-        )
-        if not held_out:
-            buckets = self.mixed(buckets, corpus)
-        return Data(buckets, self.loader(corpus, mesh, held_out=held_out))
+        return self.open_crops(path, mesh, held_out=held_out)
 
     def shapes(self) -> list[Shape]:
-        lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
-        return self.sized(lengths, crop_buckets)
+        return self.crop_shapes()
 
     # model and loss
 

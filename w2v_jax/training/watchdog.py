@@ -82,8 +82,8 @@ class Watchdog:
                 "no update has finished in the %.0f s since the start. The first one includes the "
                 "compilation, which for a large model may take this long: then raise "
                 "--config.run.hang_seconds. Otherwise it is the first batch (slow or hanging "
-                "storage) or another process that has not started. The run goes on; where every thread "
-                "stands: %s", quiet, where,
+                "storage) or another process that has not started. The run goes on; where every "
+                "thread stands: %s", quiet, where,
             )  # fmt: skip
         else:
             log.warning(
