@@ -26,6 +26,7 @@ def our_setup(options: argparse.Namespace):
     """(config, task, alphabet or None) of --config: float32, one micro-batch."""
     from w2v_jax.tasks.finetuning import finetuning_task
     from w2v_jax.tasks.pretraining import pretraining_task
+
     from w2v_jax.text.alphabet import Alphabet
 
     file, _, argument = options.config.partition(":")

@@ -1,49 +1,55 @@
 """What the recipes share: model sizes and the blocks of a config with their usual values."""
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.errors import UserError
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.settings import Execution, nest
 
-# Sources: wav2vec 2.0 (arXiv 2006.11477) section 4.2 and fairseq examples/wav2vec/config
+# of the unions of a model, what a size has that names nothing else
+KINDS = {"frontend": "waveform", "block": "transformer", "positions": "conv", "output": "plain"}
+
+# Sources: wav2vec 2.0 (arXiv 2006.11477) section 4.2 and fairseq examples/wav2vec/config. Dotted
+# keys of EncoderConfig; what a size does not name has the value of BASE
 SIZES = {
-    "tiny": dict(
-        conv_layers=((256, 10, 5),) + ((256, 3, 2),) * 4 + ((256, 2, 2),) * 2,
-        width=256, num_layers=4, num_heads=4, feed_forward=1024,
-    ),
+    "tiny": {
+        "frontend.conv_layers": ((256, 10, 5),) + ((256, 3, 2),) * 4 + ((256, 2, 2),) * 2,
+        "width": 256, "num_layers": 4, "num_heads": 4, "feed_forward": 1024,
+    },
     # a quarter of tiny's arithmetic in the feature encoder, for two CPU cores
-    "quickstart": dict(
-        conv_layers=(
+    "quickstart": {
+        "frontend.conv_layers": (
             (64, 10, 5), (128, 3, 2), (128, 3, 2), (192, 3, 2), (192, 3, 2),
             (256, 2, 2), (256, 2, 2),
         ),
-        width=256, num_layers=4, num_heads=4, feed_forward=1024, norm_order="pre",
-    ),
-    "base": dict(width=768, num_layers=12, num_heads=12, feed_forward=3072),
-    "large": dict(
-        width=1024, num_layers=24, num_heads=16, feed_forward=4096, layerdrop=0.2,
-        feature_grad_mult=0.1,
-    ),
-    "large_lv60k": dict(
-        width=1024, num_layers=24, num_heads=16, feed_forward=4096,
-        conv_bias=True, conv_norm="layer", norm_order="pre", normalize_waveform=True,
-        feature_grad_mult=1.0, dropout=0.0, attention_dropout=0.0, dropout_input=0.0,
-        dropout_features=0.0, layerdrop=0.0,
-    ),
+        "width": 256, "num_layers": 4, "num_heads": 4, "feed_forward": 1024, "norm_order": "pre",
+    },
+    "base": {"width": 768, "num_layers": 12, "num_heads": 12, "feed_forward": 3072},
+    "large": {
+        "width": 1024, "num_layers": 24, "num_heads": 16, "feed_forward": 4096, "layerdrop": 0.2,
+    },
+    "large_lv60k": {
+        "width": 1024, "num_layers": 24, "num_heads": 16, "feed_forward": 4096,
+        "frontend.bias": True, "frontend.norm": "layer", "frontend.normalize": True,
+        "frontend.grad_mult": 1.0, "norm_order": "pre", "dropout": 0.0, "attention_dropout": 0.0,
+        "dropout_input": 0.0, "layerdrop": 0.0,
+    },
 }  # fmt: skip
 # XLS-R (arXiv 2111.09296): the network of large_lv60k, wider and deeper
 SIZES["xlsr_300m"] = SIZES["large_lv60k"]
 SIZES["xlsr_1b"] = SIZES["large_lv60k"] | dict(width=1280, num_layers=48, feed_forward=5120)
 SIZES["xlsr_2b"] = SIZES["large_lv60k"] | dict(width=1920, num_layers=48, feed_forward=7680)
 # wav2vec2-conformer: large_lv60k with conformer blocks
-CONFORMER = dict(block="conformer", activation="swish", conformer_dropout=0.0)
-SIZES["conformer_rel_large"] = SIZES["large_lv60k"] | CONFORMER | dict(positions="relative")
-SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | dict(positions="rotary")
+CONFORMER = {"block.kind": "conformer", "block.dropout": 0.0, "activation": "swish"}
+SIZES["conformer_rel_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.kind": "relative"}
+SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.kind": "rotary"}
 # HuBERT (arXiv 2106.07447): like them, without bias in the feature encoder
 SIZES["hubert_base"] = SIZES["base"]
-SIZES["hubert_large"] = SIZES["large_lv60k"] | dict(conv_bias=False)
-SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | dict(conv_bias=False)
+SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}
+SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | {"frontend.bias": False}
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
@@ -51,13 +57,12 @@ QUANTIZERS = {
     "quickstart": dict(groups=2, codes=32, width=256, projection=128),
     "base": dict(groups=2, codes=320, width=256, projection=256),
     "large": dict(groups=2, codes=320, width=768, projection=768),
-    "large_lv60k": dict(groups=2, codes=320, width=768, projection=768),
-    "xlsr_300m": dict(groups=2, codes=320, width=768, projection=768),
-    "xlsr_1b": dict(groups=2, codes=320, width=1024, projection=1024),
-    "xlsr_2b": dict(groups=2, codes=320, width=1024, projection=1024),
-    "conformer_rel_large": dict(groups=2, codes=320, width=768, projection=768),
-    "conformer_rope_large": dict(groups=2, codes=320, width=768, projection=768),
+    "large_lv60k": dict(groups=2, codes=320, width=768, projection=768, dropout=0.0),
 }
+for _size in ("xlsr_300m", "conformer_rel_large", "conformer_rope_large"):
+    QUANTIZERS[_size] = QUANTIZERS["large_lv60k"]
+for _size in ("xlsr_1b", "xlsr_2b"):
+    QUANTIZERS[_size] = QUANTIZERS["large_lv60k"] | dict(width=1024, projection=1024)
 # the masked-prediction heads of HuBERT; their training is not here yet
 PREDICTIONS = {
     "hubert_base": dict(classes=(504,), projection=256),
@@ -66,22 +71,45 @@ PREDICTIONS = {
 }
 
 
-def model(size: str) -> ConfigDict:
-    """Every key of the encoder, so that each can be set from the command line."""
+def model(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
+    """Every key of the encoder, so that each can be set from the command line.
+
+    kinds: other members of the unions, with their usual values: {"block": "conformer"}.
+    """
     if size not in SIZES:
         raise UserError(f"the config has no size {size!r}; choose {', '.join(SIZES)}")
-    return ConfigDict(EncoderConfig(**SIZES[size]).to_dict())
+    values = {key: {"kind": kind} for key, kind in KINDS.items()} | nest(SIZES[size])
+    for union, kind in KINDS.items():  # a size that sets keys of the usual kind need not name it
+        values[union] = {"kind": kind} | values[union]
+    for union, kind in (kinds or {}).items():
+        if union not in KINDS:
+            raise UserError(f"{union} is no union of the model; choose {', '.join(KINDS)}")
+        values[union] = {"kind": kind}
+    return ConfigDict(EncoderConfig.from_dict(values).to_dict())
 
 
-def pretraining(size: str) -> ConfigDict:
-    """A pre-training config with the values all wav2vec 2.0 recipes have in common."""
+def size_of(argument: str) -> tuple[str, dict[str, str]]:
+    """(size, kinds) of the argument "base,block=conformer,positions=relative"."""
+    size, *rest = argument.split(",")
+    return size, dict(part.partition("=")[::2] for part in rest)
+
+
+def execution(**values) -> ConfigDict:
+    """How the model is computed, with all keys."""
+    return ConfigDict(Execution(**values).to_dict())
+
+
+def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
+    """A pre-training config with the values all wav2vec 2.0 recipes have in common; kinds as in
+    `model`."""
     if size in PREDICTIONS:
         raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
     config = ConfigDict()
     config.kind = "wav2vec2"
     config.seed = 0
-    config.model = model(size)
-    config.quantizer = ConfigDict(QUANTIZERS[size])
+    config.model = model(size, kinds)
+    config.execution = execution()
+    config.quantizer = ConfigDict(QuantizerConfig(**QUANTIZERS[size]).to_dict())
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.loss = ConfigDict(
         dict(
@@ -108,15 +136,18 @@ def pretraining(size: str) -> ConfigDict:
     return config
 
 
-def finetuning(size: str) -> ConfigDict:
-    """A CTC fine-tuning config with the values all wav2vec 2.0 recipes have in common."""
+def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
+    """A CTC fine-tuning config with the values all wav2vec 2.0 recipes have in common; kinds as in
+    `model`."""
     config = ConfigDict()
     config.kind = "ctc"
     config.seed = 0
-    config.model = model(size)
+    config.model = model(size, kinds)
+    config.execution = execution()
+    config.model.frontend.grad_mult = 0.0
     config.model.update(
-        feature_grad_mult=0.0, dropout=0.0, attention_dropout=0.0, activation_dropout=0.1,
-        dropout_input=0.0, layerdrop=0.1,
+        dropout=0.0, attention_dropout=0.0, activation_dropout=0.1, dropout_input=0.0,
+        layerdrop=0.1,
     )  # fmt: skip
     config.reinit_layers = 0  # top blocks that start from random weights (arXiv 2107.04734)
     config.letters = ""  # the alphabet; empty: English, as in the published models

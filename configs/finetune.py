@@ -8,7 +8,8 @@ split: 10m, 1h, 10h, 100h, 960h
 size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_rel_large,
        conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
        hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split; converted
-       checkpoints may have other switches, model.frontend.bias say: the error message names the flags)
+       checkpoints may have other switches, frontend.bias say: the error message names the flags)
+kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative
 Not measured with this code yet.
 """
 
@@ -43,14 +44,15 @@ for _size in common.SIZES:
 
 def get_config(argument: str = "split=10h,size=base"):
     choice = {"size": "base", **dict(part.partition("=")[::2] for part in argument.split(","))}
-    size, split = choice.get("size"), choice.get("split")
+    size, split = choice.pop("size"), choice.pop("split", None)
+    kinds = choice
     if size not in RECIPES or split not in RECIPES[size]:
         raise UserError(
             f"configs/finetune.py:{argument} is unknown; write split=S,size=Z with S one of "
             f"{', '.join(RECIPES['base'])} and Z one of {', '.join(RECIPES)}"
         )
     recipe = RECIPES[size][split]
-    config = common.finetuning(size)
+    config = common.finetuning(size, kinds)
     config.optim.peak_lr, config.num_steps = recipe[:2]
     config.time_masking.prob, config.channel_masking.prob = recipe[2:4]
     config.model.layerdrop, config.freeze_steps = recipe[4:]

@@ -32,9 +32,10 @@ def get_config(stage: str = "pretrain"):
     config.optim.clip_norm = 1.0
     if stage == "pretrain":
         config.model.update(
-            dropout=0.05, attention_dropout=0.0, dropout_input=0.0, dropout_features=0.0,
-            layerdrop=0.0, feature_grad_mult=1.0, conv_smoothing=0.8,
-        )  # fmt: skip
+            dropout=0.05, attention_dropout=0.0, dropout_input=0.0, layerdrop=0.0
+        )
+        config.model.frontend.update(grad_mult=1.0, smoothing=0.8)
+        config.quantizer.dropout = 0.0
         config.masking.update(prob=0.4, span=5)
         # frames that resemble their neighbours are predictable at once, soonest with a few codes
         # for all: at the usual weight of 0.1 the codebooks collapse to 6 of 64
@@ -47,8 +48,9 @@ def get_config(stage: str = "pretrain"):
     # kernels that average over time are the slower start for CTC from random weights
     config.model.update(
         dropout=0.05, attention_dropout=0.0, dropout_input=0.0, activation_dropout=0.0,
-        layerdrop=0.0, feature_grad_mult=1.0, conv_smoothing=0.0,
+        layerdrop=0.0,
     )  # fmt: skip
+    config.model.frontend.update(grad_mult=1.0, smoothing=0.0)
     config.time_masking.update(prob=0.2, span=5)
     config.channel_masking.update(prob=0.1, span=16)
     config.data.update(num_buckets=4, max_seconds=6.0)

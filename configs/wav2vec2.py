@@ -14,6 +14,8 @@ Argument (fairseq examples/wav2vec/config/pretraining; paper section 4.2):
     conformer_rel_large   612 M: large_lv60k with conformer blocks, relative positions
     conformer_rope_large  587 M: the same with rotary positions
 
+Kinds of the parts of the model after commas: tiny,block=conformer,positions=relative.
+
 base and all above it have not been trained with this code. base and the larges carry the values of
 the paper; the batch and the learning rate of XLS-R are not known to us and stay large_lv60k's, as
 do the conformers'. (fairseq's files of the large models say lr 0.005, 16 times the paper's, and
@@ -21,6 +23,7 @@ do the conformers'. (fairseq's files of the large models say lr 0.005, 16 times 
 """
 
 from configs import common
+from w2v_jax.errors import UserError
 
 STEPS = {
     "large": 250_000, "large_lv60k": 600_000,
@@ -29,8 +32,12 @@ STEPS = {
 }  # fmt: skip
 
 
-def get_config(size: str = "base"):
-    config = common.pretraining(size)
+def get_config(argument: str = "base"):
+    size, kinds = common.size_of(argument)
+    sizes = ("tiny", "base", *STEPS)
+    if size not in sizes:
+        raise UserError(f"configs/wav2vec2.py:{size} is unknown; choose {', '.join(sizes)}")
+    config = common.pretraining(size, kinds)
     if size == "tiny":
         config.data.batch_seconds = 32.0
         config.data.crop_seconds = (1.0, 2.0, 4.0)

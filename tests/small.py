@@ -1,46 +1,127 @@
 """Small configs and batches shared by the tests."""
 
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, lm
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.settings import Execution, member
+from w2v_jax.tasks import TASKS
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 
-MODEL = dict(
+ROOT = Path(__file__).parent.parent
+
+# dotted keys of a model that compiles in seconds
+MODEL = {
     # the frame rate of the published models with four convolutions: a fifth less to compile
-    conv_layers=((16, 10, 5), (16, 8, 4), (16, 4, 4), (24, 4, 4)),
-    width=32, num_layers=2, num_heads=4, feed_forward=64, pos_conv_kernel=16, pos_conv_groups=4,
-)  # fmt: skip
+    "frontend.conv_layers": ((16, 10, 5), (16, 8, 4), (16, 4, 4), (24, 4, 4)),
+    "width": 32, "num_layers": 2, "num_heads": 4, "feed_forward": 64,
+}  # fmt: skip
+POSITIONS = {"kind": "conv", "kernel": 16, "groups": 4}
 NO_DROPOUT = dict(
-    dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, dropout_input=0.0,
-    dropout_features=0.0, layerdrop=0.0, conformer_dropout=0.0,
-)  # fmt: skip
+    dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, dropout_input=0.0, layerdrop=0.0
+)
+EXECUTION = [field.name for field in dataclasses.fields(Execution)]
 
 
-def pretraining(**model) -> ConfigDict:
-    """A pre-training config of a model that compiles in seconds."""
+def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """The config with dotted keys of its model, and of its execution, changed in place. A union's
+    key takes a kind, or a dict with one."""
+    for key, value in values.items():
+        if key in EXECUTION:
+            config.execution[key] = value
+            continue
+        *parents, leaf = key.split(".")
+        node = config.model
+        for parent in parents:
+            node = node[parent]
+        if isinstance(node[leaf], ConfigDict):
+            union = EncoderConfig.__dataclass_fields__[leaf].metadata["union"]
+            value = ConfigDict(member(union, value, leaf).to_dict())
+            with config.unlocked():
+                del node[leaf]
+                node[leaf] = value
+        else:
+            node[leaf] = value
+    if "quantizer" in config and values.get("dropout_input") == 0.0:
+        config.quantizer.dropout = 0.0
+    return config
+
+
+def encoder(**values) -> EncoderConfig:
+    """The encoder of a small model; values as in `changed`, with __ for dots."""
+    config = pretraining(**values)
+    return EncoderConfig.from_dict(config.model, config.execution)
+
+
+def shrunk(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A config of a tiny recipe as one that compiles in seconds."""
+    changed(config, {**MODEL, "positions": POSITIONS})
+    changed(config, {key.replace("__", "."): value for key, value in values.items()})
+    config.data.update(batch_seconds=8.0, row_multiple=1)
+    config.run.update(threads=1, log_steps=2, save_steps=3, eval_steps=4)
+    config.num_steps = 8
+    if "crop_seconds" in config.data:
+        config.data.crop_seconds = (1.0, 2.0)
+    if "max_seconds" in config.data:
+        config.data.update(num_buckets=2, max_seconds=3.0)
+    if "warmup_steps" in config.optim:
+        config.optim.update(warmup_steps=2, peak_lr=1e-3)
+    return config
+
+
+def pretraining(**values) -> ConfigDict:
+    """A pre-training config of a model that compiles in seconds; values as in `changed`, with __
+    for dots."""
     config = common.pretraining("tiny")
-    config.model.update({**MODEL, **model})
-    config.quantizer = ConfigDict(dict(groups=2, codes=8, width=16, projection=16))
+    config.quantizer.update(groups=2, codes=8, width=16, projection=16)
     config.loss.negatives = 10
-    config.data.update(batch_seconds=8.0, row_multiple=1, crop_seconds=(1.0, 2.0))
-    config.run.update(threads=1)
-    config.optim.update(warmup_steps=2, peak_lr=1e-3)
-    config.num_steps = 8
-    config.run.update(log_steps=2, save_steps=3, eval_steps=4)
-    return config
+    return shrunk(config, values)
 
 
-def finetuning(**model) -> ConfigDict:
-    """A fine-tuning config of a model that compiles in seconds."""
+def finetuning(**values) -> ConfigDict:
+    """A fine-tuning config of a model that compiles in seconds; values as in `pretraining`."""
     config = common.finetuning("tiny")
-    config.model.update({**MODEL, **model})
-    config.data.update(batch_seconds=8.0, row_multiple=1, num_buckets=2, max_seconds=3.0)
-    config.run.update(threads=1)
     config.freeze_steps = 0
+    return shrunk(config, values)
+
+
+def language(**values) -> ConfigDict:
+    """A config of a language model of letters that compiles in seconds."""
+    config = lm.get_config("letters_tiny")
+    config.model.update(width=32, num_layers=2, num_heads=2, feed_forward=64, max_tokens=48)
+    config.model.update(values)
+    config.data.update(batch_tokens=768, num_buckets=2, row_multiple=1)
+    config.optim.update(peak_lr=1e-3, warmup_steps=2)
     config.num_steps = 8
-    config.run.update(log_steps=2, save_steps=3, eval_steps=4)
+    config.run.update(threads=1, log_steps=2, save_steps=3, eval_steps=4)
     return config
+
+
+def recipe(kind: str) -> ConfigDict:
+    """The smallest recipe of a registered kind of training, as one that compiles in seconds."""
+    known = {"wav2vec2": pretraining, "ctc": finetuning, "language": language}
+    if kind in known:
+        return known[kind]()
+    file, _, argument = TASKS[kind].recipe.partition(":")
+    module = importlib.import_module(f"configs.{file.removesuffix('.py')}")
+    return shrunk(module.get_config(argument), {})
+
+
+def transcripts(folder: Path, split: str) -> str:
+    """A file with the transcripts of the speech in the repository, a sentence per line."""
+    path = folder / f"{split}.txt"
+    source = {"train": "train", "valid": "dev"}[split]
+    files = sorted((ROOT / "w2v_jax" / "samples" / f"{source}-clean").rglob("*.trans.txt"))
+    lines = [line.partition(" ")[2] for file in files for line in file.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
 
 
 def noise_batch(rows: int, samples: int, *, accumulation: int = 1, seed: int = 0) -> dict:
@@ -61,7 +142,7 @@ def labelled_batch(rows: int, samples: int, *, lengths=None, seed: int = 0) -> d
         batch["length"] = np.array([lengths], np.int32)
     return batch | {
         "labels": rng.integers(5, 32, (1, rows, 8)).astype(np.int32),
-        "label_length": rng.integers(1, 6, (1, rows)).astype(np.int32),
+        "labels_length": rng.integers(1, 6, (1, rows)).astype(np.int32),
     }
 
 

@@ -113,7 +113,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
         buckets = crop_buckets(corpus.lengths, crops, batch, data.row_multiple)
         check_rows(buckets, shards_of_batch(mesh), config.run.accumulation)
         plan = BatchPlan(buckets, seed=config.seed, num_steps=10**9)
-        loader = Loader(corpus, config.seed, config.run.accumulation, augmentation=changes)
+        loader = Loader(corpus, config.seed, config.run.accumulation, views={"audio": changes})
         loader(plan[0])  # the first touch of files and libraries is not measured
         share = seconds / (1 + len(WORKERS))
         row: dict[str, Any] = {"source": name} | stages(plan, loader, sharding, share)

@@ -25,10 +25,11 @@ from ml_collections import config_flags
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.corpus import Corpus, transcribed
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
 from w2v_jax.data.sources import open_sources
+from w2v_jax.data.transcripts import transcribed
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError

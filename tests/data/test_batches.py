@@ -5,10 +5,11 @@ import pytest
 from w2v_jax.audio.waveform import read
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.batches import check_rows, iterate
-from w2v_jax.data.corpus import Corpus, concatenated, transcribed
-from w2v_jax.data.loader import Loader
+from w2v_jax.data.corpus import Corpus, concatenated
+from w2v_jax.data.loader import Loader, Track
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets, sequential
+from w2v_jax.data.transcripts import transcribed
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.sharding import batch_sharding, make_mesh
@@ -95,7 +96,7 @@ def test_padded_batches_carry_labels(manifest):
     kept, labels = transcribed([Files(manifest)], alphabet)
     corpus = Corpus(kept)
     specs = sequential(pad_buckets(corpus.lengths, [48_000, int(corpus.lengths.max())], 400_000, 3))
-    loader = Loader(corpus, 0, crop=False, labels=labels)
+    loader = Loader(corpus, 0, crop=False, tracks={"labels": Track(labels, None)})
     seen = []
     for batch, _ in iterate(specs, loader):
         for row, item in enumerate(batch["id"][0]):
@@ -106,7 +107,7 @@ def test_padded_batches_carry_labels(manifest):
             n = batch["length"][0, row]
             assert n == manifest.samples[item]
             assert not batch["audio"][0, row, n:].any()
-            text = alphabet.decode(batch["labels"][0, row, : batch["label_length"][0, row]])
+            text = alphabet.decode(batch["labels"][0, row, : batch["labels_length"][0, row]])
             assert text == kept[0].manifest.texts[item]
     assert sorted(seen) == list(range(len(corpus)))
 

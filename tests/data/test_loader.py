@@ -26,7 +26,7 @@ def loaders(corpus, crop=True, **probabilities):
     settings = DEFAULTS | {f"{kind}_prob": prob for kind, prob in probabilities.items()}
     augmentation = Augmentation(settings, 3, corpus, corpus)
     plain = Loader(corpus, 3, crop=crop)
-    changed = Loader(corpus, 3, crop=crop, augmentation=augmentation)
+    changed = Loader(corpus, 3, crop=crop, views={"audio": augmentation})
     return BatchPlan(buckets, seed=3, num_steps=100), plain, changed
 
 
@@ -58,7 +58,7 @@ def test_augmentation_is_a_function_of_seed_step_and_item(corpus):
         assert all(np.array_equal(first[step][key], again[key]) for key in again)
     other = Augmentation(changed.augmentation._settings, 4, corpus, corpus)
     assert not np.array_equal(
-        Loader(corpus, 3, augmentation=other)(plan[0])["audio"], first[0]["audio"]
+        Loader(corpus, 3, views={"audio": other})(plan[0])["audio"], first[0]["audio"]
     )
 
 

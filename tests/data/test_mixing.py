@@ -93,7 +93,7 @@ def test_batches_are_a_function_of_seed_and_step(corpus):
 
     whole, again = plan(1), plan(1)
     for step in RNG.permutation(5000)[:100].tolist():
-        assert np.array_equal(whole[step].places, again[step].places)
+        assert np.array_equal(whole[step].slots, again[step].slots)
     assert not all(np.array_equal(whole[s].items, plan(2)[s].items) for s in range(5))
 
 

@@ -71,7 +71,7 @@ def test_every_item_once_and_padded_to_its_bucket(text):
     seen = []
     for spec in sequential(plan.buckets):
         batch, _ = loader.load(spec)
-        assert batch["tokens"].shape == (1, len(spec.places), spec.samples)
+        assert batch["tokens"].shape == (1, len(spec.slots), spec.samples)
         assert loader.amount(spec) == (batch["length"] - 1).clip(0).sum()
         for tokens, length, item in zip(
             *(batch[k][0] for k in ("tokens", "length", "id")), strict=True

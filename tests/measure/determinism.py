@@ -72,7 +72,7 @@ def make_loader(names: str, steps: int) -> tuple[BatchPlan, Loader]:
     noise = Corpus(Files(Manifest(recordings, ["0.wav"], [50_000])))
     plan = BatchPlan(buckets, seed=3, num_steps=steps)
     augmentation = Augmentation(AUGMENT, 3, noise, noise)
-    return plan, Loader(corpus, 3, 1, augmentation=augmentation, max_bad_share=0.9)
+    return plan, Loader(corpus, 3, 1, views={"audio": augmentation}, max_bad_share=0.9)
 
 
 def digests(

@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from w2v_jax.tasks.arithmetic import update_flops
+from w2v_jax.tasks.pretraining import pretraining_task
 
 from configs import common
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.measuring.flops import contrastive_flops, encoder_flops, training_flops
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.encoder import Encoder
-from w2v_jax.tasks.arithmetic import update_flops
-from w2v_jax.tasks.pretraining import pretraining_task
 
 
 @pytest.mark.parametrize(

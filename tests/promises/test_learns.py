@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from w2v_jax.data.transcripts import transcribed
 
 from tests import small
 from w2v_jax.data.batches import iterate
@@ -11,6 +10,7 @@ from w2v_jax.data.loader import Loader, Track
 from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets
 from w2v_jax.data.sharing import Ragged
 from w2v_jax.data.sources import open_sources
+from w2v_jax.data.transcripts import transcribed
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.evaluation.scoring import score
 from w2v_jax.tasks.ctc import CTC

@@ -11,12 +11,12 @@ import re
 import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
+from w2v_jax.tasks.alarms import PATIENCE, ctc_alarms, pretraining_alarms
 
 from configs import common
 from tests.promises.test_imports import PACKAGE
 from w2v_jax.errors import UserError
 from w2v_jax.objectives.contrastive import dead_codes
-from w2v_jax.tasks.alarms import PATIENCE, ctc_alarms, pretraining_alarms
 from w2v_jax.training.health import AGAIN, QUIET, Alarm, Alarms, Skipped
 
 

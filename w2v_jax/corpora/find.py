@@ -28,7 +28,7 @@ def find(source: str | os.PathLike, layout: str = "") -> Found:
         found = _search(source, layout)
     else:
         raise UserError(f"{source}: does not exist; give a folder with audio files, or a table")
-    found.utterances.sort(key=lambda utterance: utterance.place)
+    found.utterances.sort(key=lambda utterance: utterance.sort_key)
     found.lines_without_audio.sort()
     found.audio_without_line.sort()
     return found

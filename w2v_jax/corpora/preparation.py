@@ -54,9 +54,9 @@ def prepare(
     for table in found.tables:
         print(f"{table}: stands for its folder; other tables of it can be given as --input")
     utterances = found.utterances
-    utterances.sort(key=lambda utterance: utterance.place)
+    utterances.sort(key=lambda utterance: utterance.sort_key)
     pairs = itertools.zip_longest(utterances, utterances[1:])
-    utterances = [u for u, after in pairs if after is None or u.place != after.place]
+    utterances = [u for u, after in pairs if after is None or u.sort_key != after.sort_key]
     where = ", ".join(map(str, inputs))
     if not utterances:
         names = " ".join(sorted(EXTENSIONS))

@@ -40,7 +40,7 @@ class Utterance:
         self.language, self.corpus = sys.intern(self.language), sys.intern(self.corpus)
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def sort_key(self) -> tuple[str, int, int]:
         """By which utterances are sorted, and known to be the same."""
         return self.path, self.start, self.samples or 0
 

@@ -50,9 +50,11 @@ class Augmentation:
         seed: int,
         noise: Corpus | None = None,
         impulses: Corpus | None = None,
+        view: int = 0,
     ):
         self._settings = dict(settings)
-        self._seed = seed
+        # every view draws from streams of its own
+        self._seed = [seed, 5] if view == 0 else [seed, 6, view]
         self.recordings = {"noise": noise, "reverb": impulses}
         for kind in KINDS:
             prob = settings[f"{kind}_prob"]
@@ -75,8 +77,12 @@ class Augmentation:
         prob = self._settings[f"{kind}_prob"]
         if not prob:
             return None
-        rng = np.random.default_rng([self._seed, 5, KINDS.index(kind), step, item])
+        rng = np.random.default_rng([*self._seed, KINDS.index(kind), step, item])
         return rng if rng.random() < prob else None
+
+    @property
+    def changes_speed(self) -> bool:
+        return self._settings["speed_prob"] > 0
 
     def speed(self, step: int, item: int) -> float:
         """How much faster the utterance is to be; 1 leaves it alone."""
@@ -130,12 +136,15 @@ class Augmentation:
         return (int(rng.integers(size)) for _ in range(_TRIES))
 
 
-def open_augmentation(settings: Mapping[str, Any], seed: int) -> Augmentation | None:
-    """The augmentation of config.data.augment with its recordings; None where nothing is on."""
+def open_augmentation(
+    settings: Mapping[str, Any], seed: int, view: int = 0
+) -> Augmentation | None:
+    """The augmentation of config.data.augment with its recordings; None where nothing is on. view:
+    the number of a view of a crop, which is augmented by draws of its own."""
     if not any(settings[f"{kind}_prob"] for kind in KINDS):
         return None
     recordings = [
         Corpus(open_sources(path), cache_bytes=_CACHE) if path else None
         for path in (settings["noise_manifest"], settings["reverb_manifest"])
     ]
-    return Augmentation(settings, seed, *recordings)
+    return Augmentation(settings, seed, *recordings, view=view)

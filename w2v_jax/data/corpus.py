@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import logging
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,18 +11,14 @@ import numpy as np
 from w2v_jax.data.plan import concatenation
 from w2v_jax.data.sharing import Ragged, SharedState
 from w2v_jax.data.sources import Source
-from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import Alphabet, TextError
-
-log = logging.getLogger(__name__)
-MAX_NAMED = 20  # transcripts left out that are named one by one
 
 
 class Corpus(SharedState):
     """Items of one or several sources, which can be read by index.
 
     Rows are counted through the sources in their order. An item is a row, or with `groups` the rows
-    of one group. `cache_bytes` of decoded rows are kept in memory.
+    of one group. `cache_bytes` of decoded rows are kept in memory. Of every row a multiple of
+    `grid` samples is used.
     """
 
     def __init__(
@@ -32,9 +27,10 @@ class Corpus(SharedState):
         groups: Ragged | None = None,
         *,
         cache_bytes: int = 0,
+        grid: int = 1,
     ):
         self.sources = list(sources) if isinstance(sources, Sequence) else [sources]
-        self.groups = groups
+        self.groups, self.grid = groups, grid
         sizes = [len(source.manifest) for source in self.sources]
         self._first = np.concatenate([[0], np.cumsum(sizes)])  # row of every source
         self._start_cache(cache_bytes)
@@ -66,14 +62,15 @@ class Corpus(SharedState):
     @cached_property
     def row_lengths(self) -> np.ndarray:
         """int64 [rows]: samples of every row; of a single source a view of the manifest."""
-        return _joined([source.manifest.samples for source in self.sources])
+        samples = _joined([source.manifest.samples for source in self.sources])
+        return samples if self.grid == 1 else samples // self.grid * self.grid
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """int64 [items]: samples of every item."""
         if self.groups is None:
             return self.row_lengths
-        return np.add.reduceat(self.row_lengths[self.groups.values], self.groups.bounds[:-1])
+        return self.summed(self.row_lengths)
 
     @property
     def first_rows(self) -> np.ndarray:
@@ -100,37 +97,49 @@ class Corpus(SharedState):
     def length(self, item: int) -> int:
         """Samples of one item; in a worker process cheaper than `lengths`."""
         if self.groups is None:
-            return self._row_length(item)
-        return sum(self._row_length(int(row)) for row in self.groups[item])
+            return self.row_length(item)
+        return sum(self.row_length(int(row)) for row in self.groups[item])
 
     def path(self, item: int) -> str:
         """The file of an item, or the first of its files, as its manifest writes it."""
-        source, place = self._place(item if self.groups is None else int(self.groups[item][0]))
-        return source.manifest.paths[place]
+        source, row = self._locate(item if self.groups is None else int(self.groups[item][0]))
+        return source.manifest.paths[row]
 
     def speaker(self, item: int) -> str:
         """The speaker of an item; '' where it is not known."""
-        source, place = self._place(item if self.groups is None else int(self.groups[item][0]))
-        return source.manifest.speakers[place]
+        source, row = self._locate(item if self.groups is None else int(self.groups[item][0]))
+        return source.manifest.speakers[row]
 
-    def _place(self, row: int) -> tuple[Source, int]:
+    def _locate(self, row: int) -> tuple[Source, int]:
+        """The source of a row, and its number there."""
         if len(self.sources) == 1:
             return self.sources[0], row
         index = int(np.searchsorted(self._first, row, side="right")) - 1
         return self.sources[index], row - int(self._first[index])
 
-    def _row_length(self, row: int) -> int:
-        source, place = self._place(row)
-        return int(source.manifest.samples[place])
+    def rows(self, item: int) -> list[int]:
+        """The rows of an item."""
+        return [item] if self.groups is None else self.groups[item].tolist()
+
+    def summed(self, amounts: np.ndarray) -> np.ndarray:
+        """Amounts [rows] as amounts of the items."""
+        if self.groups is None:
+            return amounts
+        return np.add.reduceat(amounts[self.groups.values], self.groups.bounds[:-1])
+
+    def row_length(self, row: int) -> int:
+        """Samples of a row; in a worker process cheaper than `row_lengths`."""
+        source, row = self._locate(row)
+        return int(source.manifest.samples[row]) // self.grid * self.grid
 
     def _read(self, row: int, start: int, count: int) -> np.ndarray:
-        source, place = self._place(row)
+        source, inside = self._locate(row)
         cached = self._cache.get(row)
         if cached is None:
-            size = int(source.manifest.samples[place])
+            size = int(source.manifest.samples[inside])
             if 2 * size > self._room:
-                return source.audio(place, start, count)
-            cached = source.audio(place, 0, size)
+                return source.audio(inside, start, count)
+            cached = source.audio(inside, 0, size)
             with self._lock:
                 if row not in self._cache and cached.nbytes <= self._room:
                     self._cache[row] = cached
@@ -143,7 +152,7 @@ class Corpus(SharedState):
             return self._read(item, start, count)
         parts = []
         for row in self.groups[item].tolist():
-            size = self._row_length(row)
+            size = self.row_length(row)
             if start < size and count > 0:
                 parts.append(self._read(row, start, min(count, size - start)))
                 count -= len(parts[-1])
@@ -161,38 +170,7 @@ def concatenated(corpus: Corpus, target: int, *, seed: int) -> Corpus:
             key = key * len(labels.names) + labels.codes
         speakers.append((np.int64(index) << 48) + key)
     groups = concatenation(corpus.row_lengths, _joined(speakers), target, seed=seed)
-    return Corpus(corpus.sources, groups, cache_bytes=corpus.cache_bytes)
-
-
-def transcribed(sources: Sequence[Source], alphabet: Alphabet) -> tuple[list[Source], Ragged]:
-    """The rows whose transcript the alphabet can write, and their labels, row by row.
-
-    The others are counted and named in the log, the first with the reason. Raises UserError where
-    none is left.
-    """
-    kept, labels, bad = [], [], []
-    total = 0
-    for source in sources:
-        rows = []
-        for row, text in enumerate(source.manifest.texts):
-            try:
-                labels.append(alphabet.encode(text))
-                rows.append(row)
-            except TextError as error:
-                bad.append(f"{source.manifest.path(row)}: {error}")
-        total += len(source.manifest)
-        if rows:
-            kept.append(source.select(np.array(rows)))
-    if bad:
-        log.warning("%d of %d transcripts are left out:", len(bad), total)
-        for line in bad[:MAX_NAMED]:
-            log.warning("  %s", line)
-        if len(bad) > MAX_NAMED:
-            log.warning("  and %d more", len(bad) - MAX_NAMED)
-    if not labels:
-        reason = f"; first: {bad[0]}" if bad else ""
-        raise UserError(f"none of {total} utterances has a usable transcript{reason}")
-    return kept, Ragged.of(labels)
+    return Corpus(corpus.sources, groups, cache_bytes=corpus.cache_bytes, grid=corpus.grid)
 
 
 def _joined(columns: list[np.ndarray]) -> np.ndarray:

@@ -35,12 +35,12 @@ class Bucket(SharedState):
         set_field(self, "bounds", self.bounds or (0, len(self.items)))
         set_field(self, "weight", self.weight or len(self.items) / self.rows)
 
-    def stand_in(self, place: int, number: int) -> int:
-        """The place of the item that replaces the one at `place` when `number - 1` others failed:
+    def stand_in(self, slot: int, number: int) -> int:
+        """The slot of the item that replaces the one at `slot` when `number - 1` others failed:
         the next ones of the same source, round and round. Number 0 is the item itself."""
-        source = int(np.searchsorted(self.bounds, place, side="right")) - 1
+        source = int(np.searchsorted(self.bounds, slot, side="right")) - 1
         first, last = self.bounds[source], self.bounds[source + 1]
-        return first + (place - first + number) % (last - first)
+        return first + (slot - first + number) % (last - first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BatchSpec:
 
     step: int
     bucket: Bucket
-    places: np.ndarray  # int64 [rows], into bucket.items; -1 is a row that fills up the last batch
+    slots: np.ndarray  # int64 [rows], into bucket.items; -1 is a row that fills up the last batch
 
     @property
     def samples(self) -> int:
@@ -58,8 +58,8 @@ class BatchSpec:
     @property
     def items(self) -> np.ndarray:
         """int64 [rows], -1 for rows that fill up."""
-        items = self.bucket.items[np.maximum(self.places, 0)].astype(np.int64)
-        return np.where(self.places < 0, -1, items)
+        items = self.bucket.items[np.maximum(self.slots, 0)].astype(np.int64)
+        return np.where(self.slots < 0, -1, items)
 
 
 def _rows(samples: int, batch_samples: int, multiple: int) -> int:
@@ -151,14 +151,14 @@ class BatchPlan:
         epochs, offsets = np.divmod(positions, sizes)
         if len(bucket.shares) > 1:
             key = (self._seed, 1, int(index))
-            places = first + permuted_each(offsets, sizes, key, np.stack([sources, epochs]))
-            return BatchSpec(int(step), bucket, places)
-        places = np.empty_like(rows)
+            slots = first + permuted_each(offsets, sizes, key, np.stack([sources, epochs]))
+            return BatchSpec(int(step), bucket, slots)
+        slots = np.empty_like(rows)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             key = (self._seed, 1, int(index), epoch)
-            places[here] = permuted(offsets[here], int(sizes[0]), key)
-        return BatchSpec(int(step), bucket, places)
+            slots[here] = permuted(offsets[here], int(sizes[0]), key)
+        return BatchSpec(int(step), bucket, slots)
 
 
 def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
@@ -171,9 +171,9 @@ def sequential(buckets: Sequence[Bucket], multiple: int = 1) -> list[BatchSpec]:
         needed = -(-len(bucket.items) // multiple) * multiple
         bucket = dataclasses.replace(bucket, rows=min(bucket.rows, needed))
         count = -(-len(bucket.items) // bucket.rows) * bucket.rows
-        places = np.full(count, -1)
-        places[: len(bucket.items)] = np.arange(len(bucket.items))
-        for rows in places.reshape(-1, bucket.rows):
+        slots = np.full(count, -1)
+        slots[: len(bucket.items)] = np.arange(len(bucket.items))
+        for rows in slots.reshape(-1, bucket.rows):
             specs.append(BatchSpec(len(specs), bucket, rows))
     return specs
 

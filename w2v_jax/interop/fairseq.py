@@ -4,6 +4,7 @@ They are read only; neither fairseq nor omegaconf is needed.
 """
 
 import ast
+import dataclasses
 import logging
 import re
 from collections.abc import Mapping
@@ -19,33 +20,30 @@ from w2v_jax.interop.exported import check_shapes
 from w2v_jax.interop.huggingface_tensors import parameters
 from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
+from w2v_jax.models.settings import nest, value_of
 from w2v_jax.text.alphabet import Alphabet
 
 log = logging.getLogger(__name__)
 
 # fairseq's name of a model -> (ours, whether CTC was trained on top)
 MODELS = {
-    "wav2vec2": "pretrained", "hubert": "hubert", "wav2vec_ctc": "ctc", "hubert_ctc": "ctc",
+    "wav2vec2": "wav2vec2", "hubert": "hubert", "wav2vec_ctc": "ctc", "hubert_ctc": "ctc",
 }  # fmt: skip
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # the head of every dictionary; <s> is the blank
 DICTIONARY = "dict.ltr.txt"
 
 # their key -> ours, where the values are the same, and their default for files older than the key
 SAME = {
-    "conv_bias": ("conv_bias", False),
+    "conv_bias": ("frontend.bias", False),
     "encoder_embed_dim": ("width", 768),
     "encoder_layers": ("num_layers", 12),
     "encoder_attention_heads": ("num_heads", 12),
     "encoder_ffn_embed_dim": ("feed_forward", 3072),
-    "conv_pos": ("pos_conv_kernel", 128),
-    "conv_pos_groups": ("pos_conv_groups", 16),
-    "depthwise_conv_kernel_size": ("conformer_kernel", 31),
-    "feature_grad_mult": ("feature_grad_mult", 1.0),
+    "feature_grad_mult": ("frontend.grad_mult", 1.0),
     "dropout": ("dropout", 0.1),
     "attention_dropout": ("attention_dropout", 0.1),
     "activation_dropout": ("activation_dropout", 0.0),
     "dropout_input": ("dropout_input", 0.0),
-    "dropout_features": ("dropout_features", 0.0),
     "encoder_layerdrop": ("layerdrop", 0.0),
 }
 # what our models compute, where fairseq has a switch; an absent key has this value
@@ -125,7 +123,7 @@ def _conv_layers(text: str) -> tuple:
 def encoder_config(model: Mapping[str, Any]) -> EncoderConfig:
     """The encoder of fairseq's model config (Wav2Vec2Config, HubertConfig).
 
-    `normalize_waveform` stays False: fairseq keeps it with the task. Raises UserError for what our
+    `frontend.normalize` stays False: fairseq keeps it with the task. Raises UserError for what our
     models cannot express.
     """
     for key, value in ONLY.items():
@@ -134,31 +132,39 @@ def encoder_config(model: Mapping[str, Any]) -> EncoderConfig:
                 f"the checkpoint's {key} is {model[key]!r}; only {value!r} is supported"
             )
     values = {ours: model.get(key, default) for key, (ours, default) in SAME.items()}
+    hubert = "label_rate" in model or "untie_final_proj" in model
+    values |= {
+        "frontend.kind": "waveform",
+        "frontend.conv_layers": _conv_layers(model.get("conv_feature_layers") or WAV2VEC2_CONV),
+        "frontend.norm": _choose(model, "extractor_mode", "default"),
+        "frontend.frame_rule": "samples" if hubert else "convolution",
+        "norm_order": "pre" if model.get("layer_norm_first") else "post",
+        "padding_leaks": True,
+    }
     block = _choose(model, "layer_type", "transformer")
+    values["block.kind"] = block
     if block == "conformer":
         if model.get("attn_type") != "espnet":
             raise UserError(
                 f"the checkpoint's attn_type is {model.get('attn_type')!r}; conformers need espnet"
             )
-        positions, activation = _choose(model, "pos_enc_type", "abs"), "swish"
+        values |= {
+            "positions.kind": _choose(model, "pos_enc_type", "abs"),
+            "block.kernel": model.get("depthwise_conv_kernel_size", 31),
+            "activation": "swish",
+        }
         # one dropout for everything inside its blocks
-        for key in ("attention_dropout", "activation_dropout", "conformer_dropout"):
+        for key in ("attention_dropout", "activation_dropout", "block.dropout"):
             values[key] = values["dropout"]
     else:
-        positions, activation = "conv", _choose(model, "activation_fn", "gelu")
-    hubert = "label_rate" in model or "untie_final_proj" in model
-    return EncoderConfig(
-        conv_layers=_conv_layers(model.get("conv_feature_layers") or WAV2VEC2_CONV),
-        conv_norm=_choose(model, "extractor_mode", "default"),
-        block=block,
-        norm_order="pre" if model.get("layer_norm_first") else "post",
-        activation=activation,
-        positions=positions,
-        pos_conv_norm="batch" if model.get("conv_pos_batch_norm") else "weight",
-        padding_leaks=True,
-        frame_rule="samples" if hubert else "convolution",
-        **values,
-    )
+        values |= {
+            "positions.kind": "conv",
+            "positions.kernel": model.get("conv_pos", 128),
+            "positions.groups": model.get("conv_pos_groups", 16),
+            "positions.norm": "batch" if model.get("conv_pos_batch_norm") else "weight",
+            "activation": _choose(model, "activation_fn", "gelu"),
+        }
+    return EncoderConfig.from_dict(nest(values))
 
 
 def quantizer_config(model: Mapping[str, Any]) -> QuantizerConfig:
@@ -169,6 +175,7 @@ def quantizer_config(model: Mapping[str, Any]) -> QuantizerConfig:
         codes=model.get("latent_vars", 320),
         width=model.get("latent_dim") or projection,
         projection=projection,
+        dropout=model.get("dropout_features", 0.0),
     )
 
 
@@ -185,11 +192,11 @@ def prediction_config(model: Mapping[str, Any], classes: tuple[int, ...]) -> Pre
 def rename(tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str) -> dict:
     """Tensors under the names of transformers; those without a rule keep theirs."""
     rules = RENAMES
-    if config.pos_conv_norm == "batch":
+    if value_of(config, "positions.norm") == "batch":
         rules = BATCH_NORM_POSITIONS + tuple(r for r in rules if "pos_conv" not in r[0])
-    if config.block == "transformer":
+    if not config.conformer:
         rules += TRANSFORMER
-    if kind == "pretrained":
+    if kind == "wav2vec2":
         rules += CONTRASTIVE
     renamed = {}
     for name, x in tensors.items():
@@ -207,7 +214,7 @@ def rename(tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str) 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables, config) of a .pt file, as `training.checkpoint.export_model` takes them.
 
-    config: kind (pretrained, hubert or ctc), model, and the quantizer, the prediction head or the
+    config: kind (wav2vec2, hubert or ctc), model, and the quantizer, the prediction head or the
     alphabet. A fine-tuned model's letters are in the file or, in older ones, in dict.ltr.txt beside
     it. `padding_leaks` is on, as the published models were trained. Needs torch. Raises UserError
     for whatever is missing or cannot be expressed.
@@ -232,9 +239,10 @@ def convert(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[
             raise UserError(f"{path}: normalize is {normalize!r}, neither true nor false")
         encoder = encoder_config(model)
         variables = parameters(rename(state["model"], encoder, kind), encoder, kind)
-        settings = encoder.to_dict() | {"normalize_waveform": bool(normalize)}
-        config = {"kind": kind, "model": settings}
-        if kind == "pretrained":
+        frontend = dataclasses.replace(encoder.frontend, normalize=bool(normalize))
+        encoder = dataclasses.replace(encoder, frontend=frontend)
+        config = {"kind": kind, "model": encoder.to_dict()}
+        if kind == "wav2vec2":
             config["quantizer"] = quantizer_config(model).to_dict()
         elif kind == "hubert":
             classes = _classes(path, state)

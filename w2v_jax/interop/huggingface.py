@@ -2,6 +2,7 @@
 with the pre-training head (not Hubert) and with the CTC head.
 """
 
+import dataclasses
 import json
 import logging
 import re
@@ -14,13 +15,21 @@ from w2v_jax.errors import UserError
 from w2v_jax.interop import safetensors
 from w2v_jax.interop.exported import check_shapes
 from w2v_jax.interop.huggingface_files import read_alphabet, read_json, read_preprocessor
-from w2v_jax.interop.huggingface_tensors import PREFIXES, parameters, tensors
+from w2v_jax.interop.huggingface_tensors import (
+    PREFIXES,
+    parameters,
+    tensors,
+    unused_positions,
+)
+from w2v_jax.models.catalogue import encoder_config as encoder_config_of
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.settings import nest, value_of
 from w2v_jax.text.alphabet import Alphabet
 
 log = logging.getLogger(__name__)
+WRITES = ("wav2vec2", "ctc", "encoder", "hubert")  # the kinds of models that `write` takes
 # what an architecture of config.json ends with -> our kind of model
-KINDS = {"ForPreTraining": "pretrained", "ForCTC": "ctc", "Model": "encoder"}
+KINDS = {"ForPreTraining": "wav2vec2", "ForCTC": "ctc", "Model": "encoder"}
 
 # their name -> ours; of several names the first is the one we write
 ACTIVATIONS = {
@@ -31,26 +40,29 @@ ACTIVATIONS = {
 
 # their key of config.json -> ours, where the values are the same
 SAME = {
-    "conv_bias": "conv_bias",
-    "feat_extract_norm": "conv_norm",
+    "conv_bias": "frontend.bias",
+    "feat_extract_norm": "frontend.norm",
     "hidden_size": "width",
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
     "intermediate_size": "feed_forward",
     "layer_norm_eps": "norm_eps",
-    "num_conv_pos_embeddings": "pos_conv_kernel",
-    "num_conv_pos_embedding_groups": "pos_conv_groups",
     "hidden_dropout": "dropout",
     "attention_dropout": "attention_dropout",
     "activation_dropout": "activation_dropout",
     "feat_proj_dropout": "dropout_input",
     "layerdrop": "layerdrop",
 }
+POSITIONS = {
+    "num_conv_pos_embeddings": "positions.kernel",
+    "num_conv_pos_embedding_groups": "positions.groups",
+}
 QUANTIZER = {
     "num_codevector_groups": "groups",
     "num_codevectors_per_group": "codes",
     "codevector_dim": "width",
     "proj_codevector_dim": "projection",
+    "feat_quantizer_dropout": "dropout",
 }
 
 # of transformers 5.23's config classes: a config.json may lack what is as usual
@@ -94,10 +106,10 @@ def _choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> 
 
 
 def model_kind(config: Mapping[str, Any]) -> str:
-    """ "pretrained", "ctc" or, without a head, "encoder"."""
+    """ "wav2vec2", "ctc" or, without a head, "encoder"."""
     architecture = "".join(_get(config, "architectures") or ())
     kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
-    if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "pretrained"):
+    if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "wav2vec2"):
         raise _refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
     return kinds[0]
 
@@ -105,7 +117,7 @@ def model_kind(config: Mapping[str, Any]) -> str:
 def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     """The encoder of a transformers config.json.
 
-    `normalize_waveform` stays False: transformers keeps it in preprocessor_config.json. Raises
+    `frontend.normalize` stays False: transformers keeps it in preprocessor_config.json. Raises
     UserError for what our models cannot express.
     """
     _choose(config, "model_type", PREFIXES)
@@ -119,37 +131,42 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         raise _refuse(config, "conv_dim", "conv_dim, conv_kernel and conv_stride must be lists")
     if len({len(layer) for layer in layers}) > 1:
         raise _refuse(config, "conv_dim", "conv_kernel and conv_stride must have the same length")
-    output = {}
+    activation = _choose(config, "feat_extract_activation", ACTIVATIONS)
+    values = {
+        "frontend.kind": "waveform",
+        "frontend.conv_layers": tuple(zip(*layers, strict=True)),
+        "frontend.activation": activation,
+        "frontend.grad_mult": 1.0,
+        "frontend.normalize_eps": 1e-7,
+        "feature_norm": config["feat_proj_layer_norm"],
+        "norm_order": "pre" if conformer or config["do_stable_layer_norm"] else "post",
+        "activation": _choose(config, "hidden_act", ACTIVATIONS),
+        "padding_leaks": True,
+    } | {ours: config[theirs] for theirs, ours in SAME.items()}
     if config["add_adapter"] and config["model_type"] != "hubert":  # which ignores the key
-        output = {
-            "output_layers": config["num_adapter_layers"],
-            "output_width": _output_width(config),
-            "output_stride": config["adapter_stride"],
+        values |= {
+            "output.kind": "strided",
+            "output.layers": config["num_adapter_layers"],
+            "output.width": _output_width(config),
+            "output.stride": config["adapter_stride"],
         }
-    stable = conformer or config["do_stable_layer_norm"]
-    positions = "conv"
     if conformer:  # the positional convolution is in the checkpoint, but never called
         kinds = {"relative": "relative", "rotary": "rotary", None: "none"}
-        positions = _choose(config, "position_embeddings_type", kinds)
-    return EncoderConfig(
-        conv_layers=tuple(zip(*layers, strict=True)),
-        conv_activation=_choose(config, "feat_extract_activation", ACTIVATIONS),
-        feature_grad_mult=1.0,
-        feature_norm=config["feat_proj_layer_norm"],
-        block="conformer" if conformer else "transformer",
-        norm_order="pre" if stable else "post",
-        activation=_choose(config, "hidden_act", ACTIVATIONS),
-        positions=positions,
-        pos_conv_norm="batch" if config["conv_pos_batch_norm"] else "weight",
-        adapter_dim=config["adapter_attn_dim"] or 0,
-        conformer_kernel=config["conv_depthwise_kernel_size"],
-        conformer_dropout=config["conformer_conv_dropout"],
-        dropout_features=config["feat_quantizer_dropout"],
-        padding_leaks=True,
-        normalize_eps=1e-7,
-        **{ours: config[theirs] for theirs, ours in SAME.items()},
-        **output,
-    )
+        values |= {
+            "positions.kind": _choose(config, "position_embeddings_type", kinds),
+            "block.kind": "conformer",
+            "block.kernel": config["conv_depthwise_kernel_size"],
+            "block.dropout": config["conformer_conv_dropout"],
+        }
+    else:
+        values |= {
+            "positions.kind": "conv",
+            "positions.norm": "batch" if config["conv_pos_batch_norm"] else "weight",
+            "positions.activation": activation,
+            "block.kind": "transformer",
+            "block.adapter_dim": config["adapter_attn_dim"] or 0,
+        } | {ours: config[theirs] for theirs, ours in POSITIONS.items()}
+    return EncoderConfig.from_dict(nest(values))
 
 
 def _output_width(config: Mapping[str, Any]) -> int:
@@ -190,8 +207,10 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     if language:
         arrays |= safetensors.read(folder, f"adapter.{language}.safetensors")
     variables = parameters(arrays, encoder, kind)
-    config = {"kind": kind, "model": encoder.to_dict() | {"normalize_waveform": normalize}}
-    if kind == "pretrained":
+    frontend = dataclasses.replace(encoder.frontend, normalize=normalize)
+    encoder = dataclasses.replace(encoder, frontend=frontend)
+    config = {"kind": kind, "model": encoder.to_dict()}
+    if kind == "wav2vec2":
         config["quantizer"] = quantizer_config(theirs).to_dict()
     if kind == "ctc":
         head = variables["params"]["head"]
@@ -212,7 +231,7 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
     so padded batches differ from ours. Raises UserError for what transformers cannot express.
     """
     folder, kind = Path(folder), config["kind"]
-    encoder = EncoderConfig.from_dict(config["model"])
+    encoder = encoder_config_of(config)
     theirs = _their_config(encoder, kind)
     if kind == "hubert":
         log.warning("transformers has no head for masked prediction: %s are left out",
@@ -221,11 +240,11 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1,
         "sampling_rate": SAMPLE_RATE, "padding_side": "right", "padding_value": 0.0,
-        "do_normalize": encoder.normalize_waveform,
-        "return_attention_mask": encoder.conv_norm == "layer",
+        "do_normalize": encoder.frontend.normalize,
+        "return_attention_mask": encoder.frontend.norm == "layer",
     }  # fmt: skip
     files = {"config.json": theirs, "preprocessor_config.json": preprocessor}
-    if kind == "pretrained":
+    if kind == "wav2vec2":
         quantizer = QuantizerConfig.from_dict(config["quantizer"])
         theirs |= {key: getattr(quantizer, ours) for key, ours in QUANTIZER.items()}
     if kind == "ctc":
@@ -247,60 +266,66 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
 
 
 def _model_type(config: EncoderConfig, kind: str) -> str:
-    if kind == "hubert" or config.pos_conv_norm == "batch" or not config.feature_norm:
+    if kind == "hubert" or value_of(config, "positions.norm") == "batch" or not config.feature_norm:
         return "hubert"
-    return "wav2vec2-conformer" if config.block == "conformer" else "wav2vec2"
+    return "wav2vec2-conformer" if config.conformer else "wav2vec2"
 
 
 def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     """config.json of an encoder, without the keys of its head."""
-    conformer = config.block == "conformer"
-    only = {"conformer_norm": "batch", "norm_order": "pre"} if conformer else {"positions": "conv"}
-    if conformer and config.positions == "conv":
-        raise UserError("transformers has no convolutional positions in a conformer")
+    conformer, positions = config.conformer, config.positions.kind
+    only: dict[str, Any] = {"frontend.kind": "waveform"}
+    if conformer:
+        only |= {"block.norm": "batch", "norm_order": "pre"}
+        if positions == "conv":
+            raise UserError("transformers has no convolutional positions in a conformer")
+    else:
+        # one activation of all convolutions
+        only |= {"positions.kind": "conv"}
+        only |= {"positions.activation": config.frontend.activation} if positions == "conv" else {}
     for key, value in only.items():
-        if getattr(config, key) != value:
+        if value_of(config, key) != value:
             raise UserError(
-                f"model.{key} is {getattr(config, key)!r}; transformers has only {value!r} here"
+                f"model.{key} is {value_of(config, key)!r}; transformers has only {value!r} here"
             )
     model_type = _model_type(config, kind)
     hubert = model_type == "hubert"
-    beyond = conformer or kind == "pretrained" or config.adapter_dim or config.output_layers
-    if hubert and beyond:
+    adapter_dim = value_of(config, "block.adapter_dim")
+    if hubert and (conformer or kind == "wav2vec2" or adapter_dim or config.output.layers):
         raise UserError(
-            "masked prediction, model.pos_conv_norm=batch and model.feature_norm=False make it a "
+            "masked prediction, model.positions.norm=batch and model.feature_norm=False make it a "
             "Hubert, to which transformers gives neither quantizer, conformer blocks nor adapters"
         )
     prefix = {"wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert"}
     ends = {kind: end for end, kind in KINDS.items()} | {"hubert": "Model"}
     activation = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
-    dim, kernel, stride = (list(x) for x in zip(*config.conv_layers, strict=True))
+    dim, kernel, stride = (list(x) for x in zip(*config.frontend.conv_layers, strict=True))
     theirs = {
         "model_type": model_type,
         "architectures": [prefix.get(model_type, "Wav2Vec2") + ends[kind]],
         "conv_dim": dim, "conv_kernel": kernel, "conv_stride": stride,
         "num_feat_extract_layers": len(dim),
-        "feat_extract_activation": activation[config.conv_activation],
+        "feat_extract_activation": activation[config.frontend.activation],
         "hidden_act": activation[config.activation],
-        "feat_quantizer_dropout": config.dropout_features,
     }  # fmt: skip
-    theirs |= {key: getattr(config, ours) for key, ours in SAME.items()}
-    if config.adapter_dim:
-        theirs["adapter_attn_dim"] = config.adapter_dim
-    if config.output_layers:
+    theirs |= {key: value_of(config, ours) for key, ours in SAME.items()}
+    if adapter_dim:
+        theirs["adapter_attn_dim"] = adapter_dim
+    if config.output.layers:
         theirs |= {
-            "add_adapter": True, "num_adapter_layers": config.output_layers,
-            "adapter_kernel_size": 3, "adapter_stride": config.output_stride,
+            "add_adapter": True, "num_adapter_layers": config.output.layers,
+            "adapter_kernel_size": 3, "adapter_stride": config.output.stride,
             "output_hidden_size": config.context_width,
         }  # fmt: skip
     if hubert:
         theirs["feat_proj_layer_norm"] = config.feature_norm
-        theirs["conv_pos_batch_norm"] = config.pos_conv_norm == "batch"
-    if not conformer:
-        theirs["do_stable_layer_norm"] = config.norm_order == "pre"
+        theirs["conv_pos_batch_norm"] = config.positions.norm == "batch"
+    if conformer:
+        theirs["position_embeddings_type"] = None if positions == "none" else positions
+        theirs["conv_depthwise_kernel_size"] = config.block.kernel
+        theirs["conformer_conv_dropout"] = config.block.dropout
+        theirs |= dict(zip(POSITIONS, unused_positions(config), strict=True))
     else:
-        positions = None if config.positions == "none" else config.positions
-        theirs["position_embeddings_type"] = positions
-        theirs["conv_depthwise_kernel_size"] = config.conformer_kernel
-        theirs["conformer_conv_dropout"] = config.conformer_dropout
+        theirs |= {key: value_of(config, ours) for key, ours in POSITIONS.items()}
+        theirs["do_stable_layer_norm"] = config.norm_order == "pre"
     return theirs

@@ -6,13 +6,14 @@ leave out: "oik->kio" is a convolution, "oi1->io" one of width one that is a den
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from w2v_jax.errors import UserError
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.config import ConvPositions, EncoderConfig
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ PREDICTION_HEAD = (
     ("", "", (("label_embeddings", "label_embs_concat", "vd->vd"),)),
 )
 HEADS = {
-    "pretrained": PRETRAINING_HEAD, "hubert": PREDICTION_HEAD,
+    "wav2vec2": PRETRAINING_HEAD, "hubert": PREDICTION_HEAD,
     "ctc": (("head", "lm_head", DENSE),), "encoder": (),
 }  # fmt: skip
 ENCODER = (
@@ -104,7 +105,7 @@ RELATIVE = (
 )  # fmt: skip
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Where a tensor of theirs lives in our variables."""
 
     path: tuple[str, ...]  # collection, modules, parameter
@@ -115,51 +116,57 @@ class Place(NamedTuple):
 def _rows(config: EncoderConfig, kind: str):
     """(our module, their module, layer, parameters) of every module of a model."""
     absent = set()
-    if config.channels == config.width:
+    if config.frontend.width == config.width:
         absent.add("encoder/feature_projection")
     if not config.feature_norm:
         absent.add("encoder/feature_norm")
     for ours, theirs, parts in (*HEADS[kind], *ENCODER):
         if ours not in absent:
             yield ours, theirs, None, parts
-    for i in range(len(config.conv_layers)):
+    for i in range(len(config.frontend.conv_layers)):
         theirs = f"feature_extractor.conv_layers.{i}"
-        conv = (*CONV, BIAS) if config.conv_bias else CONV
+        conv = (*CONV, BIAS) if config.frontend.bias else CONV
         yield f"encoder/feature_encoder/conv_{i}", f"{theirs}.conv", None, conv
-        if i == 0 or config.conv_norm == "layer":
+        if i == 0 or config.frontend.norm == "layer":
             yield f"encoder/feature_encoder/norm_{i}", f"{theirs}.layer_norm", None, NORM
-    if config.positions == "conv":
+    if config.positions.kind == "conv":
         ours, theirs = "encoder/context/positions", "encoder.pos_conv_embed"
-        if config.pos_conv_norm == "batch":
+        if config.positions.norm == "batch":
             yield f"{ours}/norm", f"{theirs}.batch_norm", None, BATCH_NORM
-        parts = (*CONV, BIAS) if config.pos_conv_norm == "batch" else POSITIONS
+        parts = (*CONV, BIAS) if config.positions.norm == "batch" else POSITIONS
         yield ours, f"{theirs}.conv", None, parts
-    if config.output_layers:
+    if config.output.layers:
         ours, theirs = "encoder/output_adapter", "adapter"
         if config.context_width != config.width:
             yield f"{ours}/projection", f"{theirs}.proj", None, DENSE
             yield f"{ours}/norm", f"{theirs}.proj_layer_norm", None, NORM
-        for i in range(config.output_layers):
+        for i in range(config.output.layers):
             yield f"{ours}/conv_{i}", f"{theirs}.layers.{i}.conv", None, (*CONV, BIAS)
-    block = CONFORMER if config.block == "conformer" else TRANSFORMER
-    if config.positions == "relative":
+    block = CONFORMER if config.conformer else TRANSFORMER
+    if config.positions.kind == "relative":
         block += RELATIVE
-    if config.adapter_dim:
+    if not config.conformer and config.block.adapter_dim:
         block += ADAPTER
     for i in range(config.num_layers):
         for ours, theirs, parts in block:
             yield f"encoder/context/layers/block/{ours}", f"encoder.layers.{i}.{theirs}", i, parts
 
 
-def places(config: EncoderConfig, kind: str) -> dict[str, Place]:
-    """The place of every tensor, by its name without the model's prefix."""
+def slots(config: EncoderConfig, kind: str) -> dict[str, Slot]:
+    """The slot of every tensor, by its name without the model's prefix."""
     found = {}
     for ours, theirs, layer, parts in _rows(config, kind):
         for leaf, name, axes in parts:
             collection = "stats" if leaf in STATS else "params"
             path = (collection, *filter(None, ours.split("/")), leaf)
-            found[f"{theirs}.{name}".lstrip(".")] = Place(path, layer, axes)
+            found[f"{theirs}.{name}".lstrip(".")] = Slot(path, layer, axes)
     return found
+
+
+def unused_positions(config: EncoderConfig) -> tuple[int, int]:
+    """(kernel, groups) of the convolutional positions that transformers gives to conformers, too,
+    and never calls."""
+    return ConvPositions.kernel, math.gcd(ConvPositions.groups, config.width)
 
 
 def bare_name(name: str) -> str:
@@ -183,7 +190,7 @@ def _unused(name: str, config: EncoderConfig) -> bool:
     """Tensors that transformers saves and that hold no learned number of the model."""
     if name.endswith((".num_batches_tracked", "embed_positions.inv_freq", "rotary_emb.inv_freq")):
         return True
-    return config.block == "conformer" and name.startswith("encoder.pos_conv_embed.")
+    return config.conformer and name.startswith("encoder.pos_conv_embed.")
 
 
 def _drop_identity(tensors: dict[str, np.ndarray]) -> None:
@@ -199,20 +206,20 @@ def _drop_identity(tensors: dict[str, np.ndarray]) -> None:
 def parameters(
     tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str
 ) -> dict[str, Any]:
-    """{"params": ..., "stats": ...}, float32: the variables of `models.wav2vec2.Wav2Vec2`,
-    `models.hubert.Hubert` or `models.ctc.CTCModel`; of kind "encoder" only what these have below
+    """{"params": ..., "stats": ...}, float32: the variables of `models.heads`' `Wav2Vec2Model`,
+    `Hubert` or `CTCModel`; of kind "encoder" only what these have below
     `encoder`.
 
     Raises UserError listing tensors that are missing or have no place.
     """
     tensors = {bare_name(name): x for name, x in tensors.items()}
-    table = places(config, kind)
+    table = slots(config, kind)
     if kind in ("ctc", "encoder") and MASK not in tensors:
         # models that were saved without time masking have none; it matters to training alone
         drawn = np.random.default_rng(0).random(config.width, np.float32)
         tensors[MASK] = drawn
         log.warning("the model has no %s: masked frames start from a random vector", MASK)
-    if config.channels == config.width:
+    if config.frontend.width == config.width:
         _drop_identity(tensors)
     missing = sorted(set(table) - set(tensors))
     surplus = sorted(name for name in set(tensors) - set(table) if not _unused(name, config))
@@ -222,16 +229,16 @@ def parameters(
             f"without a place: {', '.join(surplus) or 'none'}"
         )
     leaves: dict[tuple[str, ...], list[np.ndarray]] = {}
-    for name, place in table.items():  # layers come in order
-        x = rearrange(np.asarray(tensors[name], np.float32), place.axes)
-        leaves.setdefault(place.path, []).append(x)
+    for name, slot in table.items():  # layers come in order
+        x = rearrange(np.asarray(tensors[name], np.float32), slot.axes)
+        leaves.setdefault(slot.path, []).append(x)
     variables: dict[str, Any] = {"params": {}, "stats": {}}
     for path, parts in leaves.items():
         node = variables
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = np.stack(parts) if "layers" in path else parts[0]
-    if kind != "pretrained":
+    if kind != "wav2vec2":
         return variables
     # theirs stacks the groups along the codes; project_q takes all groups at once
     quantizer = variables["params"]["quantizer"]
@@ -247,29 +254,29 @@ def tensors(
     """The tensors of transformers, by their whole names; the inverse of `parameters`."""
     heads = tuple(theirs for _, theirs, _ in HEADS[kind])
     found = {}
-    for name, place in places(config, kind).items():
+    for name, slot in slots(config, kind).items():
         x = variables
-        for key in place.path:
+        for key in slot.path:
             x = x[key]
         x = np.asarray(x, np.float32)
-        if place.path[-1] == "codebook":
+        if slot.path[-1] == "codebook":
             x = x.reshape(-1, x.shape[-1])
-        found[name] = restore(x if place.layer is None else x[place.layer], place.axes)
-    if config.channels == config.width:
+        found[name] = restore(x if slot.layer is None else x[slot.layer], slot.axes)
+    if config.frontend.width == config.width:
         found[f"{PROJECTION}.weight"] = np.eye(config.width, dtype=np.float32)
         found[f"{PROJECTION}.bias"] = np.zeros(config.width, np.float32)
     for name in list(found):
         if name.endswith(".running_mean"):
             count = name.replace("running_mean", "num_batches_tracked")
             found[count] = np.zeros((), np.int64)
-    if config.block == "conformer":  # never called, but transformers expects them
-        taps, groups = config.pos_conv_kernel, config.pos_conv_groups
+    if config.conformer:  # never called, but transformers expects them
+        taps, groups = unused_positions(config)
         positions = "encoder.pos_conv_embed.conv."
         found[f"{positions}parametrizations.weight.original0"] = np.ones((1, 1, taps), np.float32)
         direction = np.ones((config.width, config.width // groups, taps), np.float32)
         found[f"{positions}parametrizations.weight.original1"] = direction
         found[f"{positions}bias"] = np.zeros(config.width, np.float32)
-    if config.positions == "rotary":
+    if config.positions.kind == "rotary":
         half = config.width // config.num_heads // 2
         frequencies = 10000.0 ** (-np.arange(half) / half)
         found["encoder.embed_positions.inv_freq"] = frequencies.astype(np.float32)

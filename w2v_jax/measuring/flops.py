@@ -5,35 +5,35 @@ out (below 2 %), and so is what remat computes again.
 """
 
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.language import LanguageConfig
+
+OF_BLOCKS = (  # parts that LayerDrop skips
+    "attention projections", "attention", "feed-forward", "position projections",
+    "relative positions", "convolution modules", "adapters",
+)  # fmt: skip
 
 
 def encoder_flops(config: EncoderConfig, samples: int) -> dict[str, float]:
     """Operations of a forward pass over one row of `samples`, by part. Every pair of frames counts
-    in the attention. The output layers of config.output_layers are left out."""
+    in the attention. The output layers of config.output are left out."""
     cfg = config
-    parts = {}
-    channels, length = 1, samples
-    for i, (out, kernel, stride) in enumerate(cfg.conv_layers):
-        length = (length - kernel) // stride + 1
-        key = "first convolution" if i == 0 else "convolutions"
-        parts[key] = parts.get(key, 0.0) + 2.0 * kernel * channels * out * length
-        channels = out
-    t, d, layers = length, cfg.width, cfg.num_layers
-    if cfg.channels != d:
-        parts["feature projection"] = 2.0 * t * cfg.channels * d
-    if cfg.positions == "conv":
-        parts["positions"] = 2.0 * t * cfg.pos_conv_kernel * d * d / cfg.pos_conv_groups
+    parts = cfg.frontend.flops(samples)
+    t, d, layers = cfg.frontend.frames(samples), cfg.width, cfg.num_layers
+    if cfg.frontend.width != d:
+        parts["feature projection"] = 2.0 * t * cfg.frontend.width * d
+    if cfg.positions.kind == "conv":
+        parts["positions"] = 2.0 * t * cfg.positions.kernel * d * d / cfg.positions.groups
     parts["attention projections"] = layers * 8.0 * t * d * d
     parts["attention"] = layers * 4.0 * t * t * d
-    feed_forwards = 2 if cfg.block == "conformer" else 1
+    feed_forwards = 2 if cfg.conformer else 1
     parts["feed-forward"] = layers * feed_forwards * 4.0 * t * d * cfg.feed_forward
-    if cfg.positions == "relative":
+    if cfg.positions.kind == "relative":
         parts["position projections"] = layers * 2.0 * (2 * t - 1) * d * d
         parts["relative positions"] = layers * 2.0 * (2 * t - 1) * d * t
-    if cfg.block == "conformer":
-        parts["convolution modules"] = layers * 2.0 * t * d * (3 * d + cfg.conformer_kernel)
-    if cfg.adapter_dim:
-        parts["adapters"] = layers * 4.0 * t * d * cfg.adapter_dim
+    if cfg.conformer:
+        parts["convolution modules"] = layers * 2.0 * t * d * (3 * d + cfg.block.kernel)
+    elif cfg.block.adapter_dim:
+        parts["adapters"] = layers * 4.0 * t * d * cfg.block.adapter_dim
     return parts
 
 
@@ -44,22 +44,33 @@ def contrastive_flops(
 
     masked: share of the frames that is masked; the rest needs none of them.
     """
-    m, q = masked * config.frames(samples), quantizer
+    m, q = masked * config.frontend.frames(samples), quantizer
     return {
-        "quantizer": 2.0 * m * q.codes * (config.channels * q.groups + q.width)
+        "quantizer": 2.0 * m * q.codes * (config.frontend.width * q.groups + q.width)
         + 2.0 * m * q.width * q.projection,
         "context projection": 2.0 * m * config.width * q.projection,
         "comparisons": 2.0 * m * (negatives + 1) * q.projection,
     }
 
 
-def training_flops(config: EncoderConfig, forward: dict[str, float]) -> float:
-    """Operations of forward and backward pass together.
+def training_flops(config: EncoderConfig, forward: dict[str, float], samples: int) -> float:
+    """Operations of forward and backward pass together, of the parts in `forward`.
 
     Every part has two products in the backward pass, one for its input and one for its weights.
-    Exceptions: audio and the table of positions need no gradient, a frozen feature encoder none.
+    Exceptions: the table of positions needs no gradient, and the front end knows its own.
     """
-    total = 3 * sum(forward.values()) - forward.get("position projections", 0.0)
-    if config.feature_grad_mult == 0:
-        return total - 2 * (forward["first convolution"] + forward["convolutions"])
-    return total - forward["first convolution"]
+    front = sum(config.frontend.flops(samples).values())
+    total = 3 * (sum(forward.values()) - front) - forward.get("position projections", 0.0)
+    return total + front + config.frontend.backward_flops(samples)
+
+
+def language_flops(config: LanguageConfig, outputs: int, tokens: int) -> dict[str, float]:
+    """Operations of a forward pass of a language model over one row, by part. Every pair of tokens
+    counts in the attention."""
+    t, d, layers = tokens, config.width, config.num_layers
+    return {
+        "attention projections": layers * 8.0 * t * d * d,
+        "attention": layers * 4.0 * t * t * d,
+        "feed-forward": layers * 4.0 * t * d * config.feed_forward,
+        "softmax": 2.0 * t * d * outputs,
+    }

@@ -42,11 +42,11 @@ class _Timed:
 
 def stages(plan: BatchPlan, loader: Loader, sharding, seconds: float) -> dict[str, float]:
     """CPU milliseconds per second of audio of every stage, one after the other in one thread."""
-    changes = loader.augmentation
+    changes = loader.views["audio"]
     if changes is not None:
         changes = _Timed(changes, "__call__")
     corpus = _Timed(loader.corpus, "audio")
-    loader = Loader(corpus, loader.seed, loader.accumulation, augmentation=changes)
+    loader = Loader(corpus, loader.seed, loader.accumulation, views={"audio": changes})
     total = transfer = audio = 0.0
     for step in _for_a_while(seconds):
         spec = plan[step]

@@ -15,7 +15,7 @@ from w2v_jax.models.layers import (
 
 
 class Adapter(nn.Module):
-    """LN -> dense to config.adapter_dim -> relu -> dense over x [B, T, D]: what MMS trains per
+    """LN -> dense to block.adapter_dim -> relu -> dense over x [B, T, D]: what MMS trains per
     language (arXiv 2305.13516 section 5; transformers Wav2Vec2AttnAdapterLayer)."""
 
     config: EncoderConfig
@@ -24,7 +24,7 @@ class Adapter(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, dtype = self.config, self.config.compute_dtype
         x = layer_norm(dtype, name="norm")(x)
-        x = bert_dense(cfg.adapter_dim, ("embed", "mlp"), dtype, name="inner")(x)
+        x = bert_dense(cfg.block.adapter_dim, ("embed", "mlp"), dtype, name="inner")(x)
         return bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(jax.nn.relu(x))
 
 
@@ -48,15 +48,15 @@ class OutputAdapter(nn.Module):
         if width != cfg.width:
             dense = torch_dense(cfg.width, width, ("embed", "act_embed"), dtype, name="projection")
             x = layer_norm(dtype, name="norm")(dense(x))
-        for i in range(cfg.output_layers):
+        for i in range(cfg.output.layers):
             mask = None if cfg.padding_leaks else frame_mask(length, x.shape[1])
             x = nn.Conv(
-                2 * width, (3,), (cfg.output_stride,), padding=((1, 1),),
+                2 * width, (3,), (cfg.output.stride,), padding=((1, 1),),
                 dtype=dtype, name=f"conv_{i}",
                 kernel_init=boxed(nn.initializers.lecun_normal(), "conv", "conv_in", "conv_out"),
                 bias_init=boxed(nn.initializers.zeros, "conv_out"),
             )(zero_padding(x, mask))  # fmt: skip
             x = nn.glu(x)
             if length is not None:
-                length = (length - 1) // cfg.output_stride + 1
+                length = (length - 1) // cfg.output.stride + 1
         return x, length

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.kernels.attention import Heads, attend
-from w2v_jax.models.kernels.dropout import dropout_words
-from w2v_jax.models.layers import bert_dense, boxed, chosen, rotate, sinusoids
+from w2v_jax.models.kernels.dropout import dropout_seed
+from w2v_jax.models.layers import bert_dense, boxed, rotate, sinusoids
 
 
 class SelfAttention(nn.Module):
@@ -31,11 +31,11 @@ class SelfAttention(nn.Module):
             d, ("embed", "heads"), dtype, name=name
         )(y).reshape(heads)
         turned = x
-        if cfg.positions == "rotary":
+        if cfg.positions.kind == "rotary":
             turned = rotate(x.reshape(heads)).reshape(b, t, d)
         q, k, v = project("query", turned), project("key", turned), project("value", x)
-        positions = words = None
-        if cfg.positions == "relative":
+        positions = seeds = None
+        if cfg.positions.kind == "relative":
             table = sinusoids(jnp.arange(t - 1, -t, -1), d)  # [2T-1, D]: distances T-1 ... -(T-1)
             r = bert_dense(d, ("embed", "heads"), dtype, name="position", bias=False)(table)
             init = boxed(nn.initializers.xavier_uniform(), "heads", "kv")
@@ -46,10 +46,10 @@ class SelfAttention(nn.Module):
         rate = cfg.attention_dropout if self.train else 0.0
         if rate:
             keys = jax.random.split(self.make_rng("dropout"), cfg.num_heads)
-            words = jax.vmap(dropout_words)(keys)
+            seeds = jax.vmap(dropout_seed)(keys)
         y = attend(
-            Heads(q, k, v, positions, words), mask=mask, rate=rate, causal=self.causal,
-            method=chosen("attention_method", cfg.attention_method),
+            Heads(q, k, v, positions, seeds), mask=mask, rate=rate, causal=self.causal,
+            choice=cfg.execution.attention,
         )  # fmt: skip
         y = y.reshape(b, t, d)
         return bert_dense(d, ("heads", "embed"), dtype, name="output")(y)

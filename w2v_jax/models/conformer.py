@@ -6,11 +6,11 @@ import jax.numpy as jnp
 
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
-from w2v_jax.models.kernels.depthwise_conv import DepthwiseConv
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
     ACTIVATIONS,
     BatchNorm,
+    DepthwiseConv,
     GroupNorm,
     bert_dense,
     layer_norm,
@@ -38,16 +38,17 @@ class ConvolutionModule(nn.Module):
         x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=False)(x)
         a, b = jnp.split(x, 2, axis=-1)
         x = zero_padding(a * jax.nn.sigmoid(b), mask)
-        x = DepthwiseConv(cfg.conformer_kernel, cfg.depthwise_method, dtype, name="depthwise")(x)
-        if cfg.conformer_norm == "batch":
+        form = cfg.execution.depthwise_conv
+        x = DepthwiseConv(cfg.block.kernel, form, dtype, name="depthwise")(x)
+        if cfg.block.norm == "batch":
             x = BatchNorm(dtype, name="depthwise_norm")(x, mask, self.train)
-        elif cfg.conformer_norm == "group":
+        elif cfg.block.norm == "group":
             x = GroupNorm(NORM_GROUPS, dtype, name="depthwise_norm")(x, mask)
         else:
             x = layer_norm(dtype, name="depthwise_norm")(x)
         x = ACTIVATIONS[cfg.activation](x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=False)(x)
-        return Dropout(cfg.conformer_dropout, deterministic=not self.train)(x)
+        return Dropout(cfg.block.dropout, deterministic=not self.train)(x)
 
 
 class ConformerBlock(nn.Module):
@@ -60,8 +61,9 @@ class ConformerBlock(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """x [B, T, D], mask bool [B, T] or None -> [B, T, D]."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """x [B, T, D], mask bool [B, T] or None -> [B, T, D], and what the second feed-forward
+        gave, before it is halved and added."""
         cfg, dtype = self.config, self.config.compute_dtype
         norm = lambda name: layer_norm(dtype, name=name)  # noqa: E731
         x = x + 0.5 * FeedForward(cfg, self.train, name="feed_forward_1")(
@@ -70,7 +72,5 @@ class ConformerBlock(nn.Module):
         y = SelfAttention(cfg, self.train, name="attention")(norm("attention_norm")(x), mask)
         x = x + Dropout(cfg.dropout, deterministic=not self.train)(y)
         x = x + ConvolutionModule(cfg, self.train, name="convolution")(x, mask)
-        x = x + 0.5 * FeedForward(cfg, self.train, name="feed_forward_2")(
-            norm("feed_forward_2_norm")(x)
-        )
-        return norm("final_norm")(x)
+        y = FeedForward(cfg, self.train, name="feed_forward_2")(norm("feed_forward_2_norm")(x))
+        return norm("final_norm")(x + 0.5 * y), y

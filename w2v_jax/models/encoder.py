@@ -1,7 +1,9 @@
-"""The one encoder: feature encoder -> projection -> mask -> context network.
+"""The one encoder: front end -> projection -> mask -> context network.
 
 Scan, rematerialisation and LayerDrop live here and nowhere else.
 """
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import flax.struct
@@ -11,7 +13,6 @@ import jax.numpy as jnp
 from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
-from w2v_jax.models.frontends.waveform import FeatureEncoder, scale_waveform
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
     PositionalConv,
@@ -21,6 +22,7 @@ from w2v_jax.models.layers import (
     torch_dense,
     zero_padding,
 )
+from w2v_jax.models.settings import ConfigError
 from w2v_jax.models.transformer import TransformerBlock
 
 REMAT_POLICIES = {
@@ -29,83 +31,115 @@ REMAT_POLICIES = {
 }
 
 
-def convolutions_saveable(primitive, *_, **__) -> bool:
-    """The remat policy of the feature encoder: keeps what convolutions gave, which is costly to
-    compute again. Norms and activations, several arrays per convolution, are not."""
-    return primitive is jax.lax.conv_general_dilated_p
-
-
 def over_layers(layer: type[nn.Module], config) -> type[nn.Module]:
     """`layer`, called with (x, broadcast) -> (x, output), config.num_layers times in a row, each
-    with parameters of its own: x goes through, outputs are stacked. Compiled once with config.scan,
-    and computed again in the backward pass as config.remat says."""
-    if config.remat != "none":
-        layer = nn.remat(layer, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
+    with parameters of its own: x goes through, outputs are stacked. Compiled once with
+    execution.scan, and computed again in the backward pass as execution.remat says."""
+    execution = config.execution
+    if execution.remat != "none":
+        layer = nn.remat(layer, prevent_cse=False, policy=REMAT_POLICIES[execution.remat])
     return nn.scan(
         layer,
         variable_axes={"params": 0, "stats": 0},
         split_rngs={"params": True, "dropout": True, "layerdrop": True},
         in_axes=nn.broadcast,
         length=config.num_layers,
-        unroll=1 if config.scan else config.num_layers,
+        unroll=1 if execution.scan else config.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 
 
 @flax.struct.dataclass
 class EncoderOutput:
-    """What `Encoder` returns; `hidden_states` is None unless asked for."""
+    """What `Encoder` returns."""
 
     context: jax.Array  # [B, T', D'] output of the context network, or of the adapter on top
     features: jax.Array  # [B, T, C] layer-normed, unmasked features, the quantizer's input
     length: jax.Array | None  # int32 [B] frames of the context, None when every row is full
     penalty: jax.Array  # float32 scalar: mean square of the features before their layer norm
-    hidden_states: jax.Array | None = None  # [L+1, B, T, D]: the first block's input, each output
+    taps: dict[str, jax.Array]  # what was asked for, by name: see `tap_names`
+
+
+def tap_names(config: EncoderConfig) -> list[str]:
+    """What can be had of the inside of an encoder, each [B, T, width]:
+
+    raw_features, features: of the front end, before and after their norm;
+    hidden_0, hidden_N: the first block's input, the output of block N;
+    feed_forward_N: what the (second) feed-forward of block N gave, before the residual; 0 where
+    LayerDrop skipped the block.
+    """
+    layers = range(1, config.num_layers + 1)
+    hidden = [f"hidden_{i}" for i in (0, *layers)]
+    return ["raw_features", "features", *hidden, *(f"feed_forward_{i}" for i in layers)]
+
+
+def hidden_states(config: EncoderConfig) -> tuple[str, ...]:
+    """The names of all hidden states."""
+    return tuple(name for name in tap_names(config) if name.startswith("hidden"))
 
 
 class _Layer(nn.Module):
-    """One step of the scan over the blocks, with LayerDrop."""
+    """One step of the scan over the blocks, with LayerDrop.
+
+    `held` carries what is tapped of single blocks, and the number of the block: only that is in
+    memory. Kinds in `stacked` are given for every block instead.
+    """
 
     config: EncoderConfig
     train: bool
-    collect: bool
+    stacked: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x, mask):
-        cfg = self.config
-        make = ConformerBlock if cfg.block == "conformer" else TransformerBlock
+    def __call__(self, carry, mask):
+        cfg, (x, held) = self.config, carry
+        make = ConformerBlock if cfg.conformer else TransformerBlock
         block = make(cfg, self.train, name="block")
+        inner = "feed_forward" in self.stacked or any(k.startswith("feed") for k in held)
+        called = lambda block, x: block(x, mask) if inner else (block(x, mask)[0], ())  # noqa: E731
+        skipped = lambda _, x: (x, jnp.zeros_like(x) if inner else ())  # noqa: E731
         if self.train and cfg.layerdrop and not self.is_initializing():
             # drawn from the step's key alone: every device drops the same layers, and none of them
             # computes what is dropped
             keep = jax.random.bernoulli(self.make_rng("layerdrop"), 1 - cfg.layerdrop)
-            y = nn.cond(keep, lambda block, x: block(x, mask), lambda _, x: x, block, x)
+            y, feed_forward = nn.cond(keep, called, skipped, block, x)
         else:
-            y = block(x, mask)
+            y, feed_forward = called(block, x)
         y = nn.with_logical_constraint(y, ("batch", "time", "act_embed"))
-        return y, (y if self.collect else None)
+        found = {"hidden": y, "feed_forward": feed_forward}
+        if held:
+            number = held["number"] + 1
+            held = {
+                name: number if name == "number"
+                else jnp.where(number == _block(name), found[name.rpartition("_")[0]], old)
+                for name, old in held.items()
+            }  # fmt: skip
+        return (y, held), {name: found[name] for name in self.stacked}
+
+
+def _block(name: str) -> int:
+    """The number of the block in the name of a tap."""
+    return int(name.rpartition("_")[2])
 
 
 def feature_encoder(config: EncoderConfig, **kwargs) -> nn.Module:
-    """The feature encoder, computed again in the backward pass as config.remat_features says."""
-    make = FeatureEncoder
-    if config.remat_features:
-        make = nn.remat(FeatureEncoder, policy=convolutions_saveable)
-    return make(config, **kwargs)
+    """The module of the front end."""
+    return config.frontend.module(config.execution, config.padding_leaks, **kwargs)
 
 
 def positional_conv(config: EncoderConfig, **kwargs) -> PositionalConv:
-    """The convolutional positions of config.positions == "conv"."""
-    cfg = config
+    """The convolutional positions of config.positions.kind == "conv"."""
+    positions = config.positions
     return PositionalConv(
-        cfg.width, cfg.pos_conv_kernel, cfg.pos_conv_groups, cfg.pos_conv_method,
-        cfg.compute_dtype, cfg.conv_activation, cfg.pos_conv_norm, **kwargs,
+        config.width, positions.kernel, positions.groups, config.execution.positional_conv,
+        config.compute_dtype, positions.activation, positions.norm, **kwargs,
     )  # fmt: skip
 
 
-def block_stack(config: EncoderConfig, train: bool, collect: bool = False, **kwargs) -> nn.Module:
-    """All blocks in a row, called with (x, mask); see `over_layers`."""
-    return over_layers(_Layer, config)(config, train, collect, **kwargs)
+def block_stack(
+    config: EncoderConfig, train: bool, stacked: tuple[str, ...] = (), **kwargs
+) -> nn.Module:
+    """All blocks in a row, called with ((x, held), mask); see `_Layer` and `over_layers`."""
+    return over_layers(_Layer, config)(config, train, stacked, **kwargs)
 
 
 class ContextNetwork(nn.Module):
@@ -116,12 +150,12 @@ class ContextNetwork(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None, collect: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """x [B, T, D], mask bool [B, T] or None -> ([B, T, D], hidden states [L+1, B, T, D])."""
+        self, x: jax.Array, mask: jax.Array | None, taps: Sequence[str]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """x [B, T, D], mask bool [B, T] or None -> ([B, T, D], what is tapped of the blocks)."""
         cfg, dtype = self.config, self.config.compute_dtype
         x = zero_padding(x, mask)
-        if cfg.positions == "conv":
+        if cfg.positions.kind == "conv":
             x = x + positional_conv(cfg, name="positions")(
                 x, None if cfg.padding_leaks else mask, self.train
             )
@@ -129,20 +163,18 @@ class ContextNetwork(nn.Module):
         if cfg.norm_order == "post":
             x = norm(x)
         x = Dropout(cfg.dropout, deterministic=not self.train)(x)
-        layers = block_stack(cfg, self.train, collect, name="layers")
-        first = x
-        x, outputs = layers(x, mask)
-        if cfg.norm_order == "pre":
-            x = norm(x)
-        return x, (jnp.concatenate([first[None], outputs]) if collect else None)
-
-
-def valid_frames(config: EncoderConfig, length, audio, features) -> jax.Array:
-    """Frames that count, int32 [B], of rows with `length` samples: see config.frame_rule."""
-    frames = config.frames(length)
-    if config.frame_rule == "samples":
-        frames = -(-length // (audio.shape[1] // features.shape[1]))
-    return frames.clip(0, features.shape[1])
+        found = {"hidden_0": x} if "hidden_0" in taps else {}
+        wanted = [name for name in taps if name != "hidden_0"]
+        # to hold a tap costs a selection per block: many are stacked
+        kinds = [name.rpartition("_")[0] for name in wanted]
+        stacked = tuple(kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 4)
+        held = {n: jnp.zeros_like(x) for n, kind in zip(wanted, kinds, strict=True)
+                if kind not in stacked}  # fmt: skip
+        held |= {"number": jnp.int32(0)} if held else {}
+        (x, held), stacks = block_stack(cfg, self.train, stacked, name="layers")((x, held), mask)
+        for name, kind in zip(wanted, kinds, strict=True):
+            found[name] = stacks[kind][_block(name) - 1] if kind in stacked else held[name]
+        return (norm(x) if cfg.norm_order == "pre" else x), found
 
 
 def mean_square(x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -166,26 +198,34 @@ class Encoder(nn.Module):
         time_mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
         frames: int | None = None,
-        collect: bool = False,
+        taps: Sequence[str] = (),
     ) -> EncoderOutput:
         """audio int16 or float [B, S]; length int32 [B] in samples or None (no padding);
         time_mask bool [B, T]: frames replaced by the mask embedding; channel_mask bool [B, D]:
         channels set to 0 in all frames; frames: keep this many, T of all that follows (where labels
-        end early); collect: return every hidden state.
+        end early); taps: what is wanted of the inside, see `tap_names`. Raises ConfigError for one
+        that there is not.
         """
         cfg, dtype = self.config, self.config.compute_dtype
-        x = scale_waveform(audio, length, cfg.normalize_waveform, cfg.normalize_eps)
-        features = feature_encoder(cfg, name="feature_encoder")(x, length)[:, :frames]  # [B, T, C]
-        length = None if length is None else valid_frames(cfg, length, audio, features)
+        if unknown := sorted(set(taps) - set(tap_names(cfg))):
+            raise ConfigError(
+                f"the encoder has no {', '.join(unknown)}; it has {', '.join(tap_names(cfg))}"
+            )
+        features = feature_encoder(cfg, name="feature_encoder")(audio, length)  # [B, T, C]
+        features = features[:, :frames]
+        if length is not None:
+            length = cfg.frontend.valid_frames(length, audio.shape[1], features.shape[1])
         mask = frame_mask(length, features.shape[1])
         penalty = mean_square(features, None if cfg.padding_leaks else mask)
+        raw_features = features
         if cfg.feature_norm:
             features = layer_norm(dtype, name="feature_norm", eps=cfg.norm_eps)(features)
         x = features
-        if cfg.channels != cfg.width:
+        if cfg.frontend.width != cfg.width:
             x = torch_dense(
-                cfg.channels, cfg.width, ("conv_out", "embed"), dtype, name="feature_projection"
-            )(x)  # [B, T, D]
+                cfg.frontend.width, cfg.width, ("conv_out", "embed"), dtype,
+                name="feature_projection",
+            )(x)  # fmt: skip  # [B, T, D]
         x = Dropout(cfg.dropout_input, deterministic=not self.train)(x)
         mask_embedding = self.param(
             "mask_embedding", boxed(nn.initializers.uniform(1.0), "embed"), (cfg.width,)
@@ -195,7 +235,10 @@ class Encoder(nn.Module):
         if channel_mask is not None:
             x = jnp.where(channel_mask[:, None, :], 0, x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
-        x, hidden = ContextNetwork(cfg, self.train, name="context")(x, mask, collect)
-        if cfg.output_layers:
+        outside = {"raw_features": raw_features, "features": features}
+        inside = [name for name in taps if name not in outside]
+        x, found = ContextNetwork(cfg, self.train, name="context")(x, mask, inside)
+        if cfg.output.layers:
             x, length = OutputAdapter(cfg, name="output_adapter")(x, length)
-        return EncoderOutput(x, features, length, penalty, hidden)
+        found |= {name: outside[name] for name in taps if name in outside}
+        return EncoderOutput(x, features, length, penalty, found)

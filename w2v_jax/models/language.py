@@ -6,21 +6,24 @@ and an adaptive softmax (Baevski and Auli, arXiv 1809.10853).
 """
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.config import ConfigError, FromDict, choices, dropout_rates
+from w2v_jax.models.config import NoPositions, TransformerConfig
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.kernels.dropout import Dropout
+from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.layers import boxed, layer_norm, sinusoids
+from w2v_jax.models.settings import ConfigError, Execution, Settings, choices, free
 from w2v_jax.models.transformer import TransformerBlock
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageConfig(FromDict):
+class LanguageConfig(Settings):
     """The network between embeddings and softmax. The defaults are wav2vec 2.0's word model."""
 
     width: int = 1280
@@ -31,25 +34,23 @@ class LanguageConfig(FromDict):
     norm_eps: float = 1e-5
     activation: str = "relu"  # | gelu | gelu_tanh | swish
     # regularisation
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    # execution; changes no number beyond rounding
-    dtype: str = "float32"  # of the computation; parameters, softmax and logits stay float32
-    remat: str = "none"  # | full | dots: what the backward pass computes again in the blocks
-    scan: bool = True  # one compiled block for all layers; False unrolls them
+    dropout: float = free(0.1)
+    attention_dropout: float = free(0.1)
+    activation_dropout: float = free(0.0)
+    # parameters, softmax and logits stay float32
+    execution: Execution = dataclasses.field(default=Execution(), metadata={"apart": True})
 
     # what the blocks ask besides
     norm_order: ClassVar[str] = "pre"
-    positions: ClassVar[str] = "none"  # the embeddings have them
-    adapter_dim: ClassVar[int] = 0
-    attention_method: ClassVar[str] = "whole"  # sentences are short
+    block: ClassVar[TransformerConfig] = TransformerConfig()
+    positions: ClassVar[NoPositions] = NoPositions()  # the embeddings have them
 
     def __post_init__(self):
-        choices(self, "activation", ("gelu", "gelu_tanh", "relu", "swish"))
-        choices(self, "dtype", ("float32", "bfloat16"))
-        choices(self, "remat", ("none", "full", "dots"))
-        dropout_rates(self)
+        choices("model.activation", self.activation, tuple(ACTIVATIONS))
+        self.check_rates()
+        if self.execution.attention == "auto":  # sentences are short: no loop over heads
+            whole = dataclasses.replace(self.execution, attention="whole")
+            object.__setattr__(self, "execution", whole)
         if self.max_tokens < 2:
             raise ConfigError(f"model.max_tokens is {self.max_tokens}; it must be at least 2")
         for key, divisor in (("num_heads", self.num_heads), ("width", 2)):
@@ -58,9 +59,17 @@ class LanguageConfig(FromDict):
                     f"model.width {self.width} is not divisible by {divisor}; change model.{key}"
                 )
 
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], execution: Mapping[str, Any] | None = None
+    ) -> "LanguageConfig":
+        """Of config.model and config.execution. Raises ConfigError for unknown keys."""
+        found = super().from_dict(values)
+        return dataclasses.replace(found, execution=Execution.from_dict(execution or {}))
+
     @property
     def compute_dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
+        return self.execution.compute_dtype
 
 
 class _Layer(nn.Module):
@@ -71,8 +80,13 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask):
-        x = TransformerBlock(self.config, self.train, causal=True, name="block")(x, mask)
+        x, _ = TransformerBlock(self.config, self.train, causal=True, name="block")(x, mask)
         return nn.with_logical_constraint(x, ("batch", "time", "act_embed")), None
+
+
+def block_stack(config: LanguageConfig, train: bool, **kwargs) -> nn.Module:
+    """All blocks in a row, called with (x, None)."""
+    return over_layers(_Layer, config)(config, train, **kwargs)
 
 
 class LanguageModel(nn.Module):
@@ -100,6 +114,6 @@ class LanguageModel(nn.Module):
         x = x + sinusoids(jnp.arange(tokens.shape[1]), cfg.width).astype(dtype)
         x = Dropout(cfg.dropout, deterministic=not self.train)(x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
-        x, _ = over_layers(_Layer, cfg)(cfg, self.train, name="layers")(x, None)
+        x, _ = block_stack(cfg, self.train, name="layers")(x, None)
         x = layer_norm(dtype, name="norm", eps=cfg.norm_eps)(x)
         return jnp.einsum("bld,vd->blv", x, table, preferred_element_type=jnp.float32)

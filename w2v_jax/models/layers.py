@@ -1,41 +1,14 @@
 """Small pieces shared by all networks: projections with logical axis names, norms, positions."""
 
-import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import scipy.fft
 
-from w2v_jax.models.config import AUTO
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """x * Phi(x), exact, in float32 inside. By erf, as torch; jax.nn.gelu takes erfc, which XLA
-    computes as two polynomials and a choice. Its backward pass needs x alone."""
-    return (_phi(x) * x).astype(x.dtype)
-
-
-def _phi(x: jax.Array) -> jax.Array:
-    return 0.5 + 0.5 * jax.lax.erf(x.astype(jnp.float32) * math.sqrt(0.5))
-
-
-def _gelu_gradient(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    y = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * y * y) * (1 / math.sqrt(2 * math.pi))
-    return ((g * (_phi(x) + y * density)).astype(x.dtype),)
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
-
-ACTIVATIONS = {
-    "gelu": gelu,
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "swish": jax.nn.swish,
-}
+from w2v_jax.models.kernels.depthwise_conv import depthwise_conv
+from w2v_jax.models.kernels.norm_activation import ACTIVATIONS, group_norm, masked_moments
+from w2v_jax.models.kernels.positional_conv import positional_conv
 
 
 def boxed(init, *axes: str):
@@ -84,11 +57,6 @@ def layer_norm(dtype, *, name: str, eps: float = 1e-5) -> nn.LayerNorm:
     )
 
 
-def chosen(key: str, method: str) -> str:
-    """The value of a config's key `method`, on the devices of this process if it is `auto`."""
-    return AUTO[key][jax.default_backend() != "cpu"] if method == "auto" else method
-
-
 def frame_mask(length: jax.Array | None, frames: int) -> jax.Array | None:
     """True where a frame is speech: length int32 [B] -> bool [B, T]. None stays None."""
     if length is None:
@@ -101,27 +69,6 @@ def zero_padding(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is None:
         return x
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
-
-
-def masked_moments(
-    x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, biased variance (float32, reduced axes kept) and count of x [B, T, ...] over `axes`.
-
-    `axes` contains 1 (time); frames where mask [B, T] is False do not count.
-    """
-    x = x.astype(jnp.float32)
-    if mask is None:
-        count = jnp.float32(math.prod(x.shape[axis] for axis in axes))
-        mean = x.mean(axes, keepdims=True)
-        return mean, jnp.square(x - mean).mean(axes, keepdims=True), count
-    frames = mask.reshape(mask.shape + (1,) * (x.ndim - 2))
-    rest = math.prod(x.shape[axis] for axis in axes if axis > 1)
-    count = frames.sum(tuple(a for a in axes if a < 2), keepdims=True).astype(jnp.float32) * rest
-    count = jnp.maximum(count, 1)
-    mean = jnp.where(frames, x, 0).sum(axes, keepdims=True) / count
-    var = jnp.where(frames, jnp.square(x - mean), 0).sum(axes, keepdims=True) / count
-    return mean, var, count
 
 
 class GroupNorm(nn.Module):
@@ -137,15 +84,10 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """x [B, T, C], mask bool [B, T] or None -> [B, T, C]."""
-        b, t, c = x.shape
+        c = x.shape[-1]
         scale = self.param("scale", boxed(nn.initializers.ones, "norm"), (c,))
         bias = self.param("bias", boxed(nn.initializers.zeros, "norm"), (c,))
-        # an axis of size 1 would make XLA's gradient on CPUs six times slower
-        alone = self.groups == c
-        grouped = x if alone else x.reshape(b, t, self.groups, c // self.groups)
-        mean, var, _ = masked_moments(grouped, mask, (1,) if alone else (1, 3))
-        y = ((grouped - mean) * jax.lax.rsqrt(var + self.eps)).reshape(b, t, c)
-        return (y * scale + bias).astype(self.dtype)
+        return group_norm(x, mask, scale, bias, self.groups, self.eps).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -179,40 +121,6 @@ class BatchNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
-def grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
-    """XLA's convolution over time of x [B, T, D] with kernel [K, D/groups, D]."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1,), [padding], dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[1],
-    )  # fmt: skip
-
-
-def fft_grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
-    """The convolution of x [B, T, D] with kernel [K, D/groups, D] as a product of spectra.
-
-    Equal to `grouped_conv` but for rounding. On CPUs its backward pass is many times
-    cheaper: XLA has no fast weight gradient for a grouped convolution with a long kernel. x is cut
-    into overlapping blocks of 2K (overlap-save), so that the spectra of the kernel, which are most
-    of the memory, stay short.
-    """
-    b, t, d = x.shape
-    taps, per_group, _ = kernel.shape
-    groups = d // per_group
-    size = scipy.fft.next_fast_len(2 * taps, real=True)
-    step = size - taps + 1  # outputs of a block
-    blocks = -(-t // step)
-    before, after = padding[0], blocks * step + taps - 1 - t - padding[0]
-    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (before, after), (0, 0)))
-    x = jnp.stack([x[:, i * step : i * step + size] for i in range(blocks)], 1)
-    x = x.reshape(b * blocks, size, d)
-    spectrum = jnp.fft.rfft(x, axis=1).reshape(b * blocks, -1, groups, per_group)
-    filters = jnp.fft.rfft(kernel.astype(jnp.float32), size, axis=0)
-    filters = filters.reshape(-1, per_group, groups, d // groups)
-    product = jnp.einsum("bfgi,figo->bfgo", spectrum, filters.conj())
-    y = jnp.fft.irfft(product.reshape(b * blocks, -1, d), size, axis=1)[:, :step]
-    return y.reshape(b, blocks * step, d)[:, :t]
-
-
 class PositionalConv(nn.Module):
     """activation(grouped convolution over time).
 
@@ -224,7 +132,7 @@ class PositionalConv(nn.Module):
     width: int
     kernel: int
     groups: int
-    method: str  # conv | fft | auto: fft on CPUs
+    form: str  # of the kernel positional_conv
     dtype: jnp.dtype = jnp.float32
     activation: str = "gelu"
     norm: str = "weight"
@@ -251,11 +159,23 @@ class PositionalConv(nn.Module):
             weight = direction * (magnitude / norm)[:, None, None]
         bias = self.param("bias", boxed(nn.initializers.zeros, "embed"), (self.width,))
         padding = (self.kernel // 2, (self.kernel - 1) // 2)
-        if chosen("pos_conv_method", self.method) == "fft":
-            y = fft_grouped_conv(x, weight, padding).astype(self.dtype)
-        else:
-            y = grouped_conv(x.astype(self.dtype), weight.astype(self.dtype), padding)
+        y = positional_conv(x.astype(self.dtype), weight, padding, self.form)
         return ACTIVATIONS[self.activation](y + bias.astype(self.dtype))
+
+
+class DepthwiseConv(nn.Module):
+    """Kernel [K, 1, D], zeros beyond the ends, (K - 1) // 2 frames of the past; no bias."""
+
+    kernel: int
+    form: str  # of the kernel depthwise_conv
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, T, D] -> [B, T, D]."""
+        init = boxed(nn.initializers.lecun_normal(), "conv", "conv_in", "embed")
+        kernel = self.param("kernel", init, (self.kernel, 1, x.shape[-1]))
+        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.form)
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
@@ -273,10 +193,3 @@ def rotate(x: jax.Array) -> jax.Array:
     cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
-
-
-def relative_shift(x: jax.Array) -> jax.Array:
-    """x [B, H, T, 2T-1] indexed by distance (T-1 first) -> [B, H, T, T] indexed by key."""
-    b, h, t, p = x.shape
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(b, h, t * (p + 1))
-    return x[..., : t * p].reshape(b, h, t, p)[..., t - 1 :]

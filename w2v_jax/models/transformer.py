@@ -37,8 +37,9 @@ class TransformerBlock(nn.Module):
     causal: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """x [B, T, D], mask bool [B, T] or None -> [B, T, D]."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """x [B, T, D], mask bool [B, T] or None -> [B, T, D], and what the feed-forward gave,
+        before the residual."""
         cfg, dtype = self.config, self.config.compute_dtype
         drop = Dropout(cfg.dropout, deterministic=not self.train)
         attention_norm = layer_norm(dtype, name="attention_norm", eps=cfg.norm_eps)
@@ -47,7 +48,9 @@ class TransformerBlock(nn.Module):
         feed_forward = FeedForward(cfg, self.train, name="feed_forward")
         if cfg.norm_order == "pre":
             x = x + drop(attention(attention_norm(x), mask))
-            x = x + feed_forward(final_norm(x))
-            return x + Adapter(cfg, name="adapter")(x) if cfg.adapter_dim else x
+            y = feed_forward(final_norm(x))
+            x = x + y
+            return (x + Adapter(cfg, name="adapter")(x) if cfg.block.adapter_dim else x), y
         x = attention_norm(x + drop(attention(x, mask)))
-        return final_norm(x + feed_forward(x))
+        y = feed_forward(x)
+        return final_norm(x + y), y

@@ -137,7 +137,8 @@ class EncodingTask(Task):
         return forward
 
     def training_flops(self, length: int, *, layerdrop: bool = False) -> float:
-        return training_flops(self.encoder, self.forward_flops(length, layerdrop=layerdrop))
+        forward = self.forward_flops(length, layerdrop=layerdrop)
+        return training_flops(self.encoder, forward, length)
 
     def inference(self, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
         """The context of full rows, [B, T', D']."""
@@ -157,7 +158,7 @@ class EncodingTask(Task):
         features = feature_encoder(cfg)
 
         def frames(moving, audio, key):
-            return features.apply({"params": moving}, audio, None)[0]
+            return features.apply({"params": moving}, audio, None)
 
         audio = noise(count, samples, dtype=jnp.float32)
         yield Part("feature encoder", frames, params["feature_encoder"], audio)
@@ -176,8 +177,8 @@ class EncodingTask(Task):
 
         def stack(moving, stats, key):
             dropout, layerdrop = jax.random.split(key)
-            (y, _), _ = blocks.apply(
-                {"params": moving[0], "stats": stats}, moving[1], None,
+            (((y, _), _), _) = blocks.apply(
+                {"params": moving[0], "stats": stats}, (moving[1], {}), None,
                 rngs={"dropout": dropout, "layerdrop": layerdrop}, mutable=["stats"],
             )  # fmt: skip
             return y

@@ -154,7 +154,7 @@ class Language(Task):
         return {
             "kind": self.config.kind, "model": self.model.to_dict(),
             "alphabet": self.letters.alphabet.to_dict(), "vocabulary": self.vocabulary.to_dict(),
-            "execution": {"dtype": self.model.execution.dtype},
+            "tokens": self.outputs, "execution": {"dtype": self.model.execution.dtype},
         }  # fmt: skip
 
     # what it costs

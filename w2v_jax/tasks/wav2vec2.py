@@ -113,7 +113,7 @@ class Wav2Vec2(EncodingTask):
         if not partial:
             self.encoder.check_same(encoder_of(exported, path), path)
             old = QuantizerConfig.from_dict(exported["quantizer"])
-            if not self.quantizer.same(old):
+            if self.quantizer.architecture() != old.architecture():
                 raise UserError(
                     f"the quantizer in {path} is another one: {old} there, {self.quantizer} here; "
                     "use the same, or take over what fits with --config.run.partial_init=True"

@@ -1,1 +1,36 @@
-"""Front ends: from samples to frames. Each owns its arithmetic and its module."""
+"""Front ends: from samples to frames. Each owns its arithmetic and its module; nothing else knows
+which there are."""
+
+from typing import Any, Protocol
+
+import flax.linen as nn
+
+from w2v_jax.models.frontends.waveform import WaveformConfig
+from w2v_jax.models.settings import Execution
+
+
+class Frontend(Protocol):
+    """What the settings of a front end are asked for."""
+
+    kind: str
+    stride: int  # samples from one frame to the next
+    receptive_field: int  # samples that one frame sees; a shorter input gives no frame
+    width: int  # of a frame
+
+    def frames(self, samples: Any) -> Any:
+        """Frames of `samples`, an int or array."""
+
+    def valid_frames(self, length: Any, samples: int, frames: int) -> Any:
+        """How many of `frames`, cut from rows of `samples`, count in rows with length int32 [B]."""
+
+    def flops(self, samples: int) -> dict[str, float]:
+        """Operations of a forward pass over one row, by part."""
+
+    def backward_flops(self, samples: int) -> float:
+        """Operations of its backward pass."""
+
+    def module(self, execution: Execution, padding_leaks: bool, **kwargs) -> nn.Module:
+        """(audio [B, S], length int32 [B] in samples or None) -> frames [B, T, C]."""
+
+
+FRONTENDS = {"waveform": WaveformConfig}

@@ -1,13 +1,113 @@
-"""From samples to frames: waveform scaling and the convolutional feature encoder."""
+"""Frames of a waveform by convolutions: wav2vec 2.0, HuBERT, XLS-R."""
 
+import dataclasses
 import functools
+import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.layers import ACTIVATIONS, GroupNorm, boxed, frame_mask, layer_norm
+from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
+from w2v_jax.models.layers import GroupNorm, boxed, frame_mask, layer_norm
+from w2v_jax.models.settings import ConfigError, Execution, Settings, choices, free
+
+WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveformConfig(Settings):
+    """Convolutions over the samples. The defaults are wav2vec 2.0 BASE (arXiv 2006.11477)."""
+
+    kind: ClassVar[str] = "waveform"
+    path: ClassVar[str] = "model.frontend"
+
+    # (channels, kernel, stride) per convolution
+    conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
+    bias: bool = False
+    norm: str = "group"  # group: the first layer, every channel over time | layer: every layer
+    activation: str = "gelu"  # | gelu_tanh | relu | swish
+    normalize: bool = False  # waveforms to zero mean, unit variance per utterance
+    normalize_eps: float = free(1e-5)  # added to that variance; transformers: 1e-7
+    smoothing: float = free(0.0)  # 0 to 1: how much the kernels start as averages over time
+    grad_mult: float = free(0.1)  # scales the gradient into the front end; 0 freezes it
+    # which frames of a padded row count | samples: all whose share of the row, cut into as many
+    # parts as there are frames, holds a sample (fairseq's HuBERT; depends on the longest row)
+    frame_rule: str = free("convolution")
+
+    def __post_init__(self):
+        layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
+        object.__setattr__(self, "conv_layers", layers)
+        choices("model.frontend.norm", self.norm, ("group", "layer"))
+        choices("model.frontend.activation", self.activation, tuple(ACTIVATIONS))
+        choices("model.frontend.frame_rule", self.frame_rule, ("convolution", "samples"))
+        if not 0 <= self.smoothing <= 1:
+            raise ConfigError(f"model.frontend.smoothing is {self.smoothing}; it must be in 0..1")
+
+    @property
+    def width(self) -> int:
+        """Channels of a frame."""
+        return self.conv_layers[-1][0]
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next (320)."""
+        return math.prod(stride for _, _, stride in self.conv_layers)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame sees (400); a shorter input gives no frame."""
+        field, stride = 1, 1
+        for _, kernel, step in self.conv_layers:
+            field += (kernel - 1) * stride
+            stride *= step
+        return field
+
+    def frames(self, samples):
+        """Frames of `samples`, an int or array: floor((n - k) / s) + 1 per convolution, >= 0."""
+        for _, kernel, stride in self.conv_layers:
+            samples = (samples - kernel) // stride + 1
+        if isinstance(samples, int):
+            return max(samples, 0)
+        return samples.clip(0)
+
+    def valid_frames(self, length: jax.Array, samples: int, frames: int) -> jax.Array:
+        """How many of `frames`, cut from rows of `samples`, count in rows with length int32 [B]."""
+        valid = self.frames(length)
+        if self.frame_rule == "samples":
+            valid = -(-length // (samples // frames))
+        return valid.clip(0, frames)
+
+    def flops(self, samples: int) -> dict[str, float]:
+        """Operations of a forward pass over one row, by part."""
+        parts: dict[str, float] = {}
+        channels, length = 1, samples
+        for i, (out, kernel, stride) in enumerate(self.conv_layers):
+            length = (length - kernel) // stride + 1
+            key = "first convolution" if i == 0 else "convolutions"
+            parts[key] = parts.get(key, 0.0) + 2.0 * kernel * channels * out * length
+            channels = out
+        return parts
+
+    def backward_flops(self, samples: int) -> float:
+        """Operations of its backward pass: two products per convolution, but no gradient of the
+        audio; nothing of a frozen front end."""
+        parts = self.flops(samples)
+        return 2 * sum(parts.values()) - parts["first convolution"] if self.grad_mult else 0.0
+
+    def module(self, execution: Execution, padding_leaks: bool, **kwargs) -> nn.Module:
+        """(audio [B, S], length int32 [B] in samples or None) -> frames [B, T, C]."""
+        make = FeatureEncoder
+        if execution.remat_features:
+            make = nn.remat(FeatureEncoder, policy=convolutions_saveable)
+        return make(self, execution, padding_leaks, **kwargs)
+
+
+def convolutions_saveable(primitive, *_, **__) -> bool:
+    """The remat policy of the feature encoder: keeps what convolutions gave, which is costly to
+    compute again. Norms and activations, several arrays per convolution, are not."""
+    return primitive is jax.lax.conv_general_dilated_p
 
 
 def scale_waveform(
@@ -67,33 +167,33 @@ class FeatureEncoder(nn.Module):
     wav2vec 2.0 section 2; block = convolution -> norm -> activation (exact GELU).
     """
 
-    config: EncoderConfig
+    config: WaveformConfig
+    execution: Execution
+    padding_leaks: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, length: jax.Array | None) -> jax.Array:
-        """x float32 [B, S], length int32 [B] in samples or None -> [B, T, C]."""
-        cfg = self.config
-        dtype = cfg.compute_dtype
+    def __call__(self, audio: jax.Array, length: jax.Array | None) -> jax.Array:
+        """audio int16 or float [B, S], length int32 [B] in samples or None -> [B, T, C]."""
+        cfg, dtype = self.config, self.execution.compute_dtype
+        x = scale_waveform(audio, length, cfg.normalize, cfg.normalize_eps)
         x = x[:, :, None].astype(dtype)
         for i, (channels, kernel, stride) in enumerate(cfg.conv_layers):
             x = nn.Conv(
-                channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.conv_bias,
+                channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.bias,
                 dtype=dtype,
                 kernel_init=boxed(
-                    smoothed_init(cfg.conv_smoothing if i else 0.0), "conv", "conv_in", "conv_out"
+                    smoothed_init(cfg.smoothing if i else 0.0), "conv", "conv_in", "conv_out"
                 ),
                 bias_init=boxed(nn.initializers.zeros, "conv_out"),
                 name=f"conv_{i}",
             )(x)  # fmt: skip
             length = None if length is None else ((length - kernel) // stride + 1).clip(0)
-            if cfg.conv_norm == "layer":
+            if cfg.norm == "layer":
                 x = layer_norm(dtype, name=f"norm_{i}")(x)
             elif i == 0:
-                mask = None if cfg.padding_leaks else frame_mask(length, x.shape[1])
+                mask = None if self.padding_leaks else frame_mask(length, x.shape[1])
                 x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
-            x = ACTIVATIONS[cfg.conv_activation](x)
-        if cfg.feature_grad_mult == 0:
+            x = ACTIVATIONS[cfg.activation](x)
+        if cfg.grad_mult == 0:
             return jax.lax.stop_gradient(x)
-        if cfg.feature_grad_mult != 1:
-            x = scale_gradient(x, cfg.feature_grad_mult)
-        return x
+        return x if cfg.grad_mult == 1 else scale_gradient(x, cfg.grad_mult)

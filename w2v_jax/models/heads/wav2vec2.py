@@ -23,7 +23,7 @@ class PretrainingOutput:
     penalty: jax.Array  # float32 scalar, see EncoderOutput
 
 
-class Wav2Vec2(nn.Module):
+class Wav2Vec2Model(nn.Module):
     """Contrastive pre-training model over the masked frames alone.
 
     everywhere: all frames are quantized, not just the masked ones (fairseq's
@@ -54,7 +54,7 @@ class Wav2Vec2(nn.Module):
         cfg.refuse_output_layers("contrastive pre-training")
         out = Encoder(cfg, self.train, name="encoder")(audio, length, time_mask=time_mask)
         take = lambda x: jnp.take_along_axis(x, masked_frames[:, :, None], axis=1)  # noqa: E731
-        drop = Dropout(cfg.dropout_features, deterministic=not self.train)
+        drop = Dropout(self.quantizer.dropout, deterministic=not self.train)
         features = drop(out.features if self.everywhere else take(out.features))  # [B, K, C]
         quantized = Quantizer(self.quantizer, dtype, name="quantizer")(features, noise, temperature)
         projection = self.quantizer.projection

@@ -6,10 +6,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.dropout import dropout, keeps, seeds
-from w2v_jax.models.layers import relative_shift
 
 EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)  # finite: a query without any key gives numbers
+
+
+def relative_shift(x: jax.Array) -> jax.Array:
+    """x [B, H, T, 2T-1] indexed by distance (T-1 first) -> [B, H, T, T] indexed by key."""
+    b, h, t, p = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(b, h, t * (p + 1))
+    return x[..., : t * p].reshape(b, h, t, p)[..., t - 1 :]
 
 
 class Heads(NamedTuple):
@@ -20,23 +27,23 @@ class Heads(NamedTuple):
     value: jax.Array  # [B, T, h, d]
     # relative positions: queries [B, T, h, d] and distances [2T-1, h, d]
     positions: tuple[jax.Array, jax.Array] | None = None
-    words: jax.Array | None = None  # uint32 [h, 2], see `dropout_words`
+    seeds: jax.Array | None = None  # uint32 [h, 2], see `dropout_seed`
 
 
-def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, method="whole") -> jax.Array:
+def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, choice="auto") -> jax.Array:
     """softmax((q k + relative positions) / sqrt(d)) v, softmax in float32.
 
-    mask bool [B, T] of keys or None; rate: dropout of the probabilities, drawn from heads.words;
+    mask bool [B, T] of keys or None; rate: dropout of the probabilities, drawn from heads.seeds;
     causal: no query looks at later keys. Returns [B, T, h, d]. A row without any key gives finite
     numbers.
 
-    method `whole` computes all heads at once. `heads` computes one after the other, and its T x T
+    The form `whole` computes all heads at once. `heads` computes one after the other, and its T x T
     numbers again in the backward pass: on CPUs those of one head stay in the cache, which is three
     times as fast, and no [B, H, T, T] is in memory.
     """
-    if method == "heads":
+    if form("attention", choice) == "heads":
         return one_by_one(heads, mask, rate, causal)
-    q, k, v, positions, words = heads
+    q, k, v, positions, seed = heads
     keys = None if mask is None else mask[:, None, None, :]
     bias = None
     if positions is not None:
@@ -53,7 +60,7 @@ def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, method="whole") -
     if keys is not None:
         scores = jnp.where(keys, scores, EXCLUDED)
     drop = jax.vmap(functools.partial(dropout, rate=rate), in_axes=(1, 0), out_axes=1)
-    weights = drop(jax.nn.softmax(scores, axis=-1), words).astype(v.dtype)
+    weights = drop(jax.nn.softmax(scores, axis=-1), seed).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
@@ -72,7 +79,7 @@ def _forward(heads: Heads, mask, rate: float, causal: bool):
         total = weights.sum(-1, keepdims=True)
         if rate:
             columns = jnp.arange(scores.shape[2], dtype=jnp.uint32)
-            kept = keeps(seeds(x.words, scores.shape[:2])[:, :, None], columns, rate)
+            kept = keeps(seeds(x.seeds, scores.shape[:2])[:, :, None], columns, rate)
             weights = jnp.where(kept, weights, 0)
         y = _product("bts,bsd->btd", weights.astype(x.value.dtype), x.value)
         y = (y / (total * (1 - rate))).astype(x.value.dtype)
@@ -97,7 +104,7 @@ def _backward(rate: float, causal: bool, residuals, gradient):
         dropped = weights
         if rate:
             columns = jnp.arange(scores.shape[1], dtype=jnp.uint32)[:, None]
-            kept = keeps(seeds(x.words, delta.shape)[:, None, :], columns, rate)
+            kept = keeps(seeds(x.seeds, delta.shape)[:, None, :], columns, rate)
             slope = jnp.where(kept, slope, 0) / (1 - rate)
             dropped = jnp.where(kept, weights, 0) / (1 - rate)
         value = _product("bst,btd->bsd", dropped.astype(dtype), g)

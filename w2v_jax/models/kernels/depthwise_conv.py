@@ -2,35 +2,25 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.layers import boxed, chosen, grouped_conv
+from w2v_jax.models.kernels import form
+from w2v_jax.models.kernels.positional_conv import grouped_conv
 
 
-class DepthwiseConv(nn.Module):
-    """Kernel [K, 1, D], zeros beyond the ends, (K - 1) // 2 frames of the past; no bias.
+def depthwise_conv(x: jax.Array, kernel: jax.Array, choice: str = "auto") -> jax.Array:
+    """x [B, T, D], kernel [K, 1, D] of the same type -> [B, T, D]; zeros beyond the ends, (K - 1)
+    // 2 frames of the past.
 
-    method `conv` is XLA's, which is slow on CPUs, most of all its weight gradient; `shifts`
-    adds K products of shifted rows, many times as fast there. Equal but for rounding.
+    The form `conv` is XLA's, which is slow on CPUs, most of all its weight gradient; `shifts` adds
+    K products of shifted rows, many times as fast there.
     """
-
-    kernel: int
-    method: str  # conv | shifts | auto: shifts on CPUs
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, D] -> [B, T, D]."""
-        width = x.shape[-1]
-        init = boxed(nn.initializers.lecun_normal(), "conv", "conv_in", "embed")
-        kernel = self.param("kernel", init, (self.kernel, 1, width)).astype(self.dtype)
-        past = (self.kernel - 1) // 2
-        x = x.astype(self.dtype)
-        if chosen("depthwise_method", self.method) == "shifts":
-            return sum_of_shifts(x, kernel[:, 0], past)
-        return grouped_conv(x, kernel, (past, self.kernel - 1 - past))
+    taps = len(kernel)
+    past = (taps - 1) // 2
+    if form("depthwise_conv", choice) == "shifts":
+        return sum_of_shifts(x, kernel[:, 0], past)
+    return grouped_conv(x, kernel, (past, taps - 1 - past))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

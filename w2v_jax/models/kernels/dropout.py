@@ -39,7 +39,7 @@ def keeps(seed: jax.Array, column: jax.Array, rate: float) -> jax.Array:
     return bits >= jnp.uint32(min(math.floor(rate * 2.0**32), 2**32 - 1))
 
 
-def dropout_words(key: jax.Array) -> jax.Array:
+def dropout_seed(key: jax.Array) -> jax.Array:
     """What `dropout` draws from, uint32 [2]."""
     return jax.random.bits(key, (2,), jnp.uint32)
 
@@ -61,4 +61,4 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.deterministic or self.rate == 0:
             return x
-        return dropout(x, dropout_words(self.make_rng("dropout")), self.rate)
+        return dropout(x, dropout_seed(self.make_rng("dropout")), self.rate)

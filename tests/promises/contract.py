@@ -1,0 +1,263 @@
+"""What every kind of training keeps, as checks over its task. `test_contract` runs them over all
+registered kinds, and over toys that break one each."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from w2v_jax import benchmark, compile_check, run
+from w2v_jax.export import export
+from w2v_jax.interop.exported import expected_shapes
+from w2v_jax.measuring.topology import open_topology
+from w2v_jax.tasks import make_task
+from w2v_jax.tasks.task import Task
+from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.loop import PREEMPTED
+from w2v_jax.training.sharding import AXES, make_mesh
+from w2v_jax.training.state import build
+from w2v_jax.training.writer import read_lines
+
+GARBAGE = 1234
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A kind of training, small, with data."""
+
+    config: ConfigDict
+    data: dict[str, str]  # "train", "valid": what config.data names
+
+    def copy(self, **keys) -> ConfigDict:
+        """The config with other values of dotted keys (written with __)."""
+        config = self.config.copy_and_resolve_references()
+        config.data.update(self.data)
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in keys.items()})
+        return config
+
+    def exact(self) -> Task:
+        """Without dropout, and without terms of the loss that see a micro-batch alone."""
+        task = make_task(self.copy())
+        config = self.copy(**dict.fromkeys(task.over_micro_batch, 0.0))
+        silence(config)
+        return make_task(config)
+
+    def length(self, task: Task) -> int:
+        return min(shape.length for shape in task.shapes())
+
+
+def silence(config: ConfigDict) -> None:
+    """Every dropout rate of a config becomes 0, LayerDrop's too."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            silence(value)
+        elif "dropout" in key or key == "layerdrop":
+            config[key] = 0.0
+
+
+def mesh_of(*shape: int):
+    sizes = dict(zip(AXES, shape, strict=True))
+    return make_mesh(sizes, jax.devices()[: math.prod(shape)])
+
+
+def updated(task: Task, batches, *shape: int):
+    """(state, its metrics) after updates on one device, or on a mesh."""
+    state, step = build(task, mesh_of(*(shape or (1, 1, 1))))
+    for batch in batches:
+        state, metrics = step(state, batch)
+    return jax.device_get((state, metrics))
+
+
+def same(found, expected, rtol: float = 1e-5) -> None:
+    """Two states agree but for rounding; of Adam's moments the first is the gradient."""
+    moments = lambda state: [x.mu for x in jax.tree.leaves(  # noqa: E731
+        state.opt, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu")]  # fmt: skip
+    pairs = zip(
+        jax.tree.leaves_with_path(moments(found)), jax.tree.leaves(moments(expected)), strict=True
+    )
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(moments(expected)))
+    for (path, a), b in pairs:
+        atol = max(1e-4 * np.abs(b).max(), 1e-5 * largest)
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=f"gradient of {name}")
+
+
+def one_trace_per_shape(case: Case) -> None:
+    """The loader's batches have the arrays that the task declares, one program each."""
+    task = make_task(case.copy())
+    mesh = mesh_of(1, 1, 1)
+    data = task.open(case.data["train"], mesh)
+    state, step = build(task, mesh)
+    seen = set()
+    plan = run.BatchPlan(data.buckets, seed=0, num_steps=8)
+    for i in range(4):
+        batch, _ = data.loader.load(plan[i])
+        arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
+        rows, length = batch["id"].shape, plan[i].samples
+        declared = task.arrays(rows, length)
+        assert arrays.keys() == declared.keys(), "the loader's arrays are those of task.arrays"
+        for name, (shape, dtype) in declared.items():
+            found = arrays[name]
+            assert found[1] == dtype, f"{name} is {found[1]}, task.arrays says {dtype}"
+            assert len(found[0]) == len(shape), f"{name} has the shape {found[0]}"
+            assert found[0][:2] == shape[:2], f"{name} has the rows {found[0][:2]}"
+        seen.add(str(arrays))
+        state, _ = step(state, batch)
+    assert step.__wrapped__._cache_size() == len(seen), "a batch shape is traced more than once"
+
+
+def it_trains(case: Case) -> None:
+    """The loss and all gradients are finite, and the parameters move."""
+    task = make_task(case.copy())
+    batches = [task.example((1, 2), case.length(task))] * 3
+    first, _ = build(task, mesh_of(1, 1, 1))
+    before = jax.device_get(first.params)
+    state, metrics = updated(task, batches)
+    total, weight = metrics[task.loss_scalar]
+    assert weight > 0, f"{task.loss_scalar} has no weight"
+    assert np.isfinite(total / weight), f"{task.loss_scalar} is {total / weight}"
+    assert metrics["train/skipped"][0] == 0, "the gradient is not finite"
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, state.params))
+    assert np.mean(moved) > 0.3, "hardly any parameter moves"
+
+
+def accumulation_changes_nothing(case: Case) -> None:
+    """Four micro-batches of unequal rows give the update of the whole batch."""
+    task = case.exact()
+    batch = shortened(task, task.example((1, 8), case.length(task)))
+    parts = {name: x.reshape(4, 2, *x.shape[2:]) for name, x in batch.items()}
+    same(updated(task, [parts])[0], updated(task, [batch])[0])
+
+
+def devices_change_nothing(case: Case) -> None:
+    task = case.exact()
+    batch = shortened(task, task.example((1, 8), case.length(task)))
+    whole = updated(task, [batch])[0]
+    for shape in ((8, 1, 1), (2, 2, 2)):
+        same(updated(task, [batch], *shape)[0], whole)
+
+
+def shortened(task: Task, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch whose rows have lengths of their own, where the task pads."""
+    if not task.pads:
+        return batch
+    rows = batch["id"].size
+    shares = np.linspace(1, 0.6, rows).reshape(batch["id"].shape)
+    return batch | {"length": (batch["length"] * shares).astype(np.int32)}
+
+
+def padding_changes_nothing(case: Case) -> None:
+    """Neither what stands behind the end of a row nor rows that only fill up (id -1)."""
+    task = case.exact()
+    batch = shortened(task, task.example((1, 4), case.length(task)))
+    batch["id"][0, 3] = -1
+    clean, spoiled = ({k: v.copy() for k, v in batch.items()} for _ in range(2))
+    for name, array in spoiled.items():
+        if array.ndim != 3:
+            continue
+        length = batch.get(f"{name}_length", batch["length"])
+        behind = np.arange(array.shape[2]) >= length[:, :, None]
+        # of a row that fills up everything is padding
+        behind[0, 3] = True
+        array[behind] = np.resize(np.array([GARBAGE, 1, 2], array.dtype), behind.sum()) % (
+            GARBAGE + 1 if name == "audio" else 3
+        )
+        clean[name][behind] = 0
+    found, metrics = updated(task, [spoiled])
+    expected, others = updated(task, [clean])
+    np.testing.assert_allclose(
+        metrics[task.loss_scalar], others[task.loss_scalar], rtol=1e-5,
+        err_msg="padding changes the loss",
+    )  # fmt: skip
+    same(found, expected)
+
+
+@contextlib.contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """A run inside is asked to stop (SIGTERM) when it takes the batch of this step."""
+    iterate = run.iterate
+
+    def stopping(*args, start=0, **kwargs):
+        for number, item in enumerate(iterate(*args, start=start, **kwargs), start + 1):
+            if number == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield item
+
+    with mock.patch.object(run, "iterate", stopping):
+        yield
+
+
+def resume_is_bit_exact(case: Case, folder) -> None:
+    """A run that was stopped ends in the arrays and metrics of one that was not."""
+    config = case.copy(
+        num_steps=6, run__log_steps=1, run__save_steps=4, run__eval_steps=6, run__hang_seconds=0.0,
+        run__mesh__data=1, run__mesh__fsdp=8, data__row_multiple=8,
+    )  # fmt: skip
+    whole = run.run(config, f"{folder}/whole")
+    with stopped_at(3), pytest.raises(SystemExit) as stop:
+        run.run(config, f"{folder}/cut")
+    assert stop.value.code == PREEMPTED
+    cut = run.run(config, f"{folder}/cut")
+    for (path, a), b in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(cut), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
+    lines = [
+        [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read_lines(path)]
+        for path in (f"{folder}/whole/metrics.jsonl", f"{folder}/cut/metrics.jsonl")
+    ]
+    assert json.dumps(lines[0]) == json.dumps(lines[1]), "the metrics differ"
+
+
+def evaluation_is_deterministic(case: Case) -> None:
+    """It has the scalar that ranks checkpoints, and gives the same numbers each time."""
+    task, mesh = make_task(case.copy()), mesh_of(1, 1, 1)
+    evaluate = task.evaluation(task.open(case.data["valid"], mesh, held_out=True), mesh)
+    variables = build(task, mesh)[0].variables
+    first, second = evaluate(variables), evaluate(variables)
+    assert task.best_by in first, f"{task.best_by} is no scalar of the evaluation"
+    assert np.isfinite(first[task.best_by])
+    assert first == second, "two evaluations differ"
+
+
+def exports_load(case: Case, folder) -> None:
+    """What a run exports says by itself what it is: the arrays are those that it describes."""
+    config = case.copy(
+        num_steps=1, data__valid="", run__save_steps=1, run__hang_seconds=0.0,
+        run__mesh__data=1, run__mesh__fsdp=8, data__row_multiple=8,
+    )  # fmt: skip
+    state = run.run(config, f"{folder}/exported")
+    export(f"{folder}/exported", f"{folder}/export")
+    variables, described = load_exported(f"{folder}/export")
+    shapes = jax.tree.map(lambda x: x.shape, expected_shapes(described)["params"])
+    assert jax.tree.map(lambda x: x.shape, variables["params"]) == shapes, (
+        "the arrays are not those that the description asks for"
+    )
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], state.variables["params"])
+
+
+def it_can_be_measured(case: Case) -> None:
+    """compile_check and benchmark step know it, without data."""
+    config = case.copy(data__train="", data__valid="", data__row_multiple=8)
+    (found,) = compile_check.check(config, open_topology("cpu:8"))
+    assert found["fits"]
+    assert found["model_flops"] > 0, "task.training_flops counts nothing"
+    task = make_task(config)
+    amount = case.length(task) / task.measure.per_row
+    numbers = benchmark.benchmark_step(config, "small", batch=8, amount=amount, steps=1)
+    assert np.isfinite(numbers["loss"])
+    assert numbers["tflops"] > 0
+
+
+CHECKS = (
+    one_trace_per_shape, it_trains, accumulation_changes_nothing, devices_change_nothing,
+    padding_changes_nothing, resume_is_bit_exact, evaluation_is_deterministic, exports_load,
+    it_can_be_measured,
+)  # fmt: skip

@@ -1,0 +1,149 @@
+"""Configs as frozen dataclasses that nest: from dicts and back, with errors that name the key."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+
+from w2v_jax.errors import UserError
+from w2v_jax.models.kernels import FORMS
+
+
+class ConfigError(UserError):
+    """A value of the configuration that cannot be used; the message names the key."""
+
+
+def choices(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raises ConfigError where the value of a dotted key is none of these."""
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+def free(default: Any) -> Any:
+    """A field that decides neither the shape nor the meaning of a parameter: a model may be loaded
+    under another value."""
+    return dataclasses.field(default=default, metadata={"free": True})
+
+
+def nested(union: Mapping[str, type], default: type) -> Any:
+    """A field that holds one of the settings of `union`, {kind: class}."""
+    return dataclasses.field(default_factory=default, metadata={"union": union})
+
+
+class Settings:
+    """What the frozen dataclasses of a config have in common.
+
+    `kind` names the members of a union; it is a key of their dicts. `path` is where an instance
+    stands in a config, for messages.
+    """
+
+    kind: ClassVar[str] = ""
+    path: ClassVar[str] = "model"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], path: str = "") -> Self:
+        """Raises ConfigError for unknown keys, naming those there are."""
+        path = path or cls.path
+        fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("apart")}
+        values = {key: value for key, value in dict(values).items() if key != "kind"}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            keys = ", ".join(sorted(fields)) or "none"
+            of = f" of the kind {cls.kind}" if cls.kind else ""
+            raise ConfigError(
+                f"there is no key {', '.join(f'{path}.{key}' for key in unknown)}; the keys of "
+                f"{path}{of}: {keys}"
+            )
+        for key in values.keys() & fields.keys():
+            union = fields[key].metadata.get("union")
+            if union is not None:
+                values[key] = member(union, values[key], f"{path}.{key}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        found = {"kind": self.kind} if self.kind else {}
+        for field in dataclasses.fields(self):
+            if not field.metadata.get("apart"):
+                value = getattr(self, field.name)
+                found[field.name] = value.to_dict() if isinstance(value, Settings) else value
+        return found
+
+    def architecture(self) -> dict[str, Any]:
+        """The dotted keys that decide shapes and meaning of the parameters."""
+        return dict(self._decisive(""))
+
+    def _decisive(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        if self.kind:
+            yield f"{prefix}kind", self.kind
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Settings) and not field.metadata.get("apart"):
+                yield from value._decisive(f"{prefix}{field.name}.")
+            elif not (field.metadata.get("free") or field.metadata.get("apart")):
+                yield f"{prefix}{field.name}", value
+
+    def check_rates(self) -> None:
+        """Raises ConfigError for a dropout rate that is none."""
+        for field in dataclasses.fields(self):
+            if "drop" in field.name and not 0 <= getattr(self, field.name) < 1:
+                raise ConfigError(
+                    f"{self.path}.{field.name} is {getattr(self, field.name)}; it must be 0 or "
+                    "more, below 1"
+                )
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in dotted.items():
+        *parents, leaf = key.split(".")
+        node = found
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return found
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    """The value of a dotted key; None where the settings have none of that name."""
+    for part in key.split("."):
+        settings = getattr(settings, part, None)
+    return settings
+
+
+def member(union: Mapping[str, type], value: Any, path: str) -> Settings:
+    """The settings of a union from a dict with their kind, or from the kind alone."""
+    if isinstance(value, Settings):
+        return value
+    values = {"kind": value} if isinstance(value, str) else dict(value)
+    kind = values.get("kind", "")
+    choices(f"{path}.kind", kind, tuple(union))
+    return union[kind].from_dict(values, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution(Settings):
+    """How a model is computed; changes no number beyond rounding. config.execution"""
+
+    path: ClassVar[str] = "execution"
+
+    dtype: str = "float32"  # of the computation; parameters stay float32
+    remat: str = "none"  # | full | dots: what the backward pass computes again in the blocks
+    remat_features: bool = False  # and norms and activations of the front end
+    scan: bool = True  # one compiled block for all layers; False unrolls them
+    # forms of kernels; auto: what is best on the platform that a program is compiled for
+    attention: str = "auto"  # | whole | heads: one head after the other
+    positional_conv: str = "auto"  # | conv | fft
+    depthwise_conv: str = "auto"  # | conv | shifts
+
+    def __post_init__(self):
+        choices("execution.dtype", self.dtype, ("float32", "bfloat16"))
+        choices("execution.remat", self.remat, ("none", "full", "dots"))
+        for operation, forms in FORMS.items():
+            allowed = ("auto", *dict.fromkeys(forms.values()))
+            choices(f"execution.{operation}", getattr(self, operation), allowed)
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
