@@ -37,13 +37,12 @@ def checkpoint(tmp_path_factory):
     import jax.numpy as jnp
 
     from tests import small
-    from w2v_jax.interop.exported import rates
-    from w2v_jax.models.config import EncoderConfig
+    from w2v_jax.models.catalogue import rates
     from w2v_jax.models.heads.ctc import CTCModel
     from w2v_jax.text.alphabet import Alphabet
     from w2v_jax.training.checkpoint import export_model
 
-    config = EncoderConfig.from_dict(small.MODEL)
+    config = small.encoder()
     audio = jnp.zeros((1, 16000), jnp.int16)
     variables = nn.meta.unbox(jax.jit(CTCModel(config, 32).init)(jax.random.key(0), audio))
     folder = tmp_path_factory.mktemp("export")

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from w2v_jax.interop import huggingface, huggingface_tensors
-from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.encoder import Encoder, hidden_states
 from w2v_jax.models.frontends.waveform import FeatureEncoder
 from w2v_jax.models.heads.quantizer import Quantizer
 
@@ -71,14 +71,14 @@ def close(name: str, ours, theirs, quantity: str) -> None:
 def collect(call, args, kwargs, context):
     """Asks the encoder inside a model for its hidden states."""
     if isinstance(context.module, Encoder) and context.method_name == "__call__":
-        kwargs = kwargs | {"collect": True}
+        kwargs = kwargs | {"taps": hidden_states(context.module.config)}
     return call(*args, **kwargs)
 
 
-def ours_at(tree: dict, place: huggingface_tensors.Place) -> np.ndarray:
-    for key in place.path[1:]:
+def ours_at(tree: dict, slot: huggingface_tensors.Slot) -> np.ndarray:
+    for key in slot.path[1:]:
         tree = tree[key]
-    return tree if place.layer is None else tree[place.layer]
+    return tree if slot.layer is None else tree[slot.layer]
 
 
 def check_gradients(path: Path, grads: dict, table: dict) -> None:
@@ -90,7 +90,7 @@ def check_gradients(path: Path, grads: dict, table: dict) -> None:
     norms = {name: norm for name, norm in norms.items() if name in table}
     arrays = {bare(key.rsplit("/", 1)[-1]): x for key, x in case_arrays(path).items()
               if key.startswith("grad/")}  # fmt: skip
-    assert norms.keys() | none == {n for n, place in table.items() if place.path[0] == "params"}
+    assert norms.keys() | none == {n for n, slot in table.items() if slot.path[0] == "params"}
     assert arrays
     assert arrays.keys() <= norms.keys()
     for name in none:

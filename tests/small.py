@@ -49,6 +49,8 @@ def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
                 node[leaf] = value
         else:
             node[leaf] = value
+    if values.get("dropout") == 0.0 and "dropout" in config.model.block:
+        config.model.block.dropout = 0.0
     if "quantizer" in config and values.get("dropout_input") == 0.0:
         config.quantizer.dropout = 0.0
     return config

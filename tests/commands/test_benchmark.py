@@ -22,7 +22,6 @@ from w2v_jax.measuring import recognition as timing
 from w2v_jax.measuring import speech
 from w2v_jax.measuring.recognition import Timing, timed
 from w2v_jax.measuring.throughput import rates, stages
-from w2v_jax.models.config import EncoderConfig
 from w2v_jax.training.checkpoint import export_model
 from w2v_jax.training.sharding import batch_sharding, make_mesh
 
@@ -70,7 +69,7 @@ def test_makes_a_corpus_of_every_kind(tmp_path, monkeypatch):
 
 def export_ctc(folder, alphabet) -> str:
     """A model whose weights are noise."""
-    model = EncoderConfig.from_dict(small.MODEL).to_dict()
+    model = small.encoder().to_dict()
     described = {"kind": "ctc", "model": model, "alphabet": alphabet.to_dict()}
     rng = np.random.default_rng(0)
     variables = jax.tree.map(

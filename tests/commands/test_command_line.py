@@ -75,7 +75,7 @@ def test_whole_way(work, manifests):
 def test_fine_tuning_starts_from_the_exported_encoder(work):
     from w2v_jax.training.checkpoint import load_exported
 
-    pre, _ = load_exported(work / "pre-export", "pretrained")
+    pre, _ = load_exported(work / "pre-export", "wav2vec2")
     ctc, _ = load_exported(work / "ctc-export", "ctc")
     # the feature encoder does not move in fine-tuning
     for name, layer in pre["params"]["encoder"]["feature_encoder"].items():
@@ -112,12 +112,11 @@ def test_long_audio_equals_its_windows():
     from tests import small
     from w2v_jax.decoding import recognition
     from w2v_jax.decoding.greedy import best_path
-    from w2v_jax.models.config import EncoderConfig
     from w2v_jax.models.heads.ctc import CTCModel
     from w2v_jax.text.alphabet import Alphabet
 
     # no attention and no group norm across the cut: windows must then agree with the whole exactly
-    config = EncoderConfig.from_dict({**small.MODEL, "conv_norm": "layer", "num_layers": 1})
+    config = small.encoder(frontend__norm="layer", num_layers=1)
     model = CTCModel(config, 32)
     variables = nn.meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 16000), jnp.int16)))
     block = variables["params"]["encoder"]["context"]["layers"]["block"]
@@ -145,9 +144,10 @@ def test_errors_name_value_key_and_remedy(work, manifests, tmp_path):
     output = error(
         "pretrain", f"--config={work}/config.py:finetuning", f"--workdir={tmp_path}", train
     )
-    assert "a pretrained one is needed" in output
-    output = error("pretrain", config, f"--workdir={tmp_path}", "--config.model.block=lstm", train)
-    assert "model.block is 'lstm'" in output
+    assert "kind ctc, which python -m w2v_jax.finetune trains" in output
+    lstm = "--config.model.block.kind=lstm"
+    output = error("pretrain", config, f"--workdir={tmp_path}", lstm, train)
+    assert "model.block.kind is 'lstm'; it must be one of transformer, conformer" in output
     missing = tmp_path / "missing.tsv"
     output = error("pretrain", config, f"--workdir={tmp_path}", f"--config.data.train={missing}")
     assert str(missing) in output
@@ -184,7 +184,7 @@ def test_another_config_or_data_is_refused(work, manifests):
 
 def test_models_of_the_wrong_kind(work, manifests, tmp_path):
     data = f"--data={manifests['dev']}"
-    assert "pretrained" in error("evaluate", f"--checkpoint={work}/pre-export", data)
+    assert "holds a wav2vec2 model" in error("evaluate", f"--checkpoint={work}/pre-export", data)
     assert "w2v_jax.export" in error("evaluate", f"--checkpoint={tmp_path}", data)
     assert "training run" in error("export", f"--workdir={tmp_path}", f"--output={tmp_path}/x")
     assert "no audio file" in error("transcribe", f"--checkpoint={work}/ctc-export")

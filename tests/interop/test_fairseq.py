@@ -18,6 +18,7 @@ from w2v_jax import export
 from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.frontends.waveform import WaveformConfig
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 
@@ -48,9 +49,10 @@ def fine_tuned(name: str = "fs_w2v2_base") -> dict:
 
 def test_pretrained():
     variables, config = fairseq.convert(state("fs_w2v2_base"), FILE)
-    assert config["kind"] == "pretrained"
-    assert config["quantizer"] == {"groups": 2, "codes": 24, "width": 32, "projection": 28}
-    assert config["model"]["normalize_waveform"]
+    assert config["kind"] == "wav2vec2"
+    quantizer = {"groups": 2, "codes": 24, "width": 32, "projection": 28, "dropout": 0.0}
+    assert config["quantizer"] == quantizer
+    assert config["model"]["frontend"]["normalize"]
     assert variables["params"]["quantizer"]["codebook"].shape == (2, 24, 16)
 
 
@@ -70,7 +72,7 @@ def test_references_of_early_hydra_files_are_followed(normalize, tmp_path):
     content["cfg"]["task"]["normalize"] = normalize
     content["task_state"] = {"target_dictionary": {"symbols": [*fairseq.SPECIAL, *LETTERS]}}
     config = fairseq.convert(content, FILE)[1]
-    assert config["model"]["normalize_waveform"] is normalize
+    assert config["model"]["frontend"]["normalize"] is normalize
     content["cfg"]["task"]["normalize"] = "???"
     with pytest.raises(UserError, match=r"normalize is '\?\?\?', neither"):
         fairseq.convert(content, FILE)
@@ -80,15 +82,15 @@ def test_defaults_are_those_of_fairseq():
     """An old file says little: what it leaves out is wav2vec 2.0 BASE as its code builds it."""
     found = fairseq.encoder_config({"dropout": 0.0, "attention_dropout": 0.1})
     base = EncoderConfig(
-        feature_grad_mult=1.0, dropout=0.0, dropout_input=0.0, dropout_features=0.0, layerdrop=0.0,
+        WaveformConfig(grad_mult=1.0), dropout=0.0, dropout_input=0.0, layerdrop=0.0,
         padding_leaks=True,
     )  # fmt: skip
     assert found == base
-    assert fairseq.quantizer_config({"final_dim": 256}).to_dict() == QuantizerConfig().to_dict()
+    assert fairseq.quantizer_config({"final_dim": 256}).to_dict() == QuantizerConfig(dropout=0.0).to_dict()
     conformer = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rope"}
     found = fairseq.encoder_config(conformer | {"dropout": 0.3, "attention_dropout": 0.1})
-    assert (found.positions, found.activation, found.conformer_kernel) == ("rotary", "swish", 31)
-    assert {found.attention_dropout, found.activation_dropout, found.conformer_dropout} == {0.3}
+    assert (found.positions.kind, found.activation, found.block.kernel) == ("rotary", "swish", 31)
+    assert {found.attention_dropout, found.activation_dropout, found.block.dropout} == {0.3}
 
 
 @pytest.mark.parametrize("name", ["fs_hubert_base", "fs_hubert_100hz_2sets"])
@@ -120,7 +122,7 @@ def test_fine_tuned(tmp_path, where, caplog):
     # <s> is their blank and ours is called <pad>: the same row of the same layer
     assert Alphabet.from_dict(config["alphabet"]) == Alphabet.english()
     np.testing.assert_array_equal(variables["params"]["head"]["bias"], np.arange(32))
-    assert not config["model"]["normalize_waveform"], "the fine-tuned model's own value counts"
+    assert not config["model"]["frontend"]["normalize"], "the fine-tuned model's own value counts"
     assert "left out, of the pre-training head: final_proj.bias" in caplog.text
 
 

@@ -23,6 +23,7 @@ from w2v_jax.interop.exported import encoder_of
 from w2v_jax.interop.huggingface_tensors import parameters
 from w2v_jax.interop.safetensors import INDEX, WHOLE, write
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.frontends.waveform import WaveformConfig
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
@@ -69,7 +70,7 @@ def test_round_trip(directory, tmp_path, name):
     assert {k: (x.shape, x.dtype) for k, x in ours.items()} == {
         k: (x.shape, x.dtype) for k, x in theirs.items()
     }
-    conformer = config["model"]["block"] == "conformer"
+    conformer = config["model"]["block"]["kind"] == "conformer"
     for key, x in theirs.items():
         if not (conformer and UNUSED in key):
             np.testing.assert_array_equal(ours[key], x)
@@ -84,7 +85,7 @@ def test_export_converts(directory, tmp_path, capsys):
     export(folder, tmp_path / "ours", "huggingface")
     variables, config = load_exported(tmp_path / "ours", "ctc")
     equal(variables, huggingface.read(folder)[0])
-    assert EncoderConfig.from_dict(config["model"]).normalize_waveform
+    assert EncoderConfig.from_dict(config["model"]).frontend.normalize
     assert config["alphabet"]["symbols"][4] == "|"
     export(tmp_path / "ours", tmp_path / "theirs", "orbax", "huggingface")
     equal(variables, huggingface.read(tmp_path / "theirs")[0])
@@ -115,7 +116,7 @@ def test_what_the_config_states_is_checked(directory, tmp_path):
     export(directory("ctc_conv_adapter"), tmp_path / "ours", "huggingface")
     config = load_exported(tmp_path / "ours")[1]
     assert (config["sample_rate"], config["frame_rate"], config["blank"]) == (16000, 12.5, 0)
-    assert encoder_of(config, "x").normalize_waveform
+    assert encoder_of(config, "x").frontend.normalize
     for key, value in (("sample_rate", 8000), ("frame_rate", 50.0), ("blank", 28)):
         with pytest.raises(UserError, match=f"x/config.json: {key} is {value!r}, but"):
             encoder_of(config | {key: value}, "x")
@@ -125,18 +126,18 @@ def test_a_short_config_means_the_usual_values(directory):
     """Old configs lack keys, and so do those written as differences from the usual."""
     found = huggingface.encoder_config({"model_type": "wav2vec2", "hidden_dropout_prob": 0.3})
     usual = EncoderConfig(
-        feature_grad_mult=1.0, activation_dropout=0.1, dropout_input=0.0, dropout_features=0.0,
-        layerdrop=0.1, padding_leaks=True, normalize_eps=1e-7,
+        WaveformConfig(grad_mult=1.0, normalize_eps=1e-7), activation_dropout=0.1,
+        dropout_input=0.0, layerdrop=0.1, padding_leaks=True,
     )  # fmt: skip
     assert found == usual
     conformer = huggingface.encoder_config({"model_type": "wav2vec2-conformer"})
-    assert (conformer.positions, conformer.conformer_kernel) == ("relative", 31)
-    assert conformer.conformer_dropout == 0.1
-    assert huggingface.quantizer_config({}) == QuantizerConfig()
+    assert (conformer.positions.kind, conformer.block.kernel) == ("relative", 31)
+    assert conformer.block.dropout == 0.1
+    assert huggingface.quantizer_config({}) == QuantizerConfig(dropout=0.0)
     adapter = huggingface.encoder_config({"model_type": "wav2vec2", "add_adapter": True})
-    assert (adapter.output_layers, adapter.output_stride, adapter.context_width) == (3, 2, 768)
+    assert (adapter.output.layers, adapter.output.stride, adapter.context_width) == (3, 2, 768)
     hubert = huggingface.encoder_config({"model_type": "hubert", "add_adapter": True})
-    assert hubert.output_layers == 0
+    assert hubert.output.layers == 0
 
 
 @pytest.mark.parametrize("normalize", [True, False, None])
@@ -147,7 +148,7 @@ def test_how_audio_is_scaled(directory, normalize):
     part = {} if normalize is None else {"do_normalize": normalize}
     whole = folder / "processor_config.json"
     whole.write_text(json.dumps({"feature_extractor": part, "processor_class": "x"}))
-    assert huggingface.read(folder)[1]["model"]["normalize_waveform"] is (normalize is not False)
+    assert huggingface.read(folder)[1]["model"]["frontend"]["normalize"] is (normalize is not False)
     whole.write_text(json.dumps({"feature_extractor": {"sampling_rate": 8000}}))
     with pytest.raises(UserError, match="8000 samples per second"):
         huggingface.read(folder)
@@ -233,7 +234,7 @@ def test_no_mask_embedding(directory, caplog):
 
 def test_features_as_wide_as_the_model(tmp_path):
     """transformers always projects the features; ours does not between equal widths."""
-    config = EncoderConfig(**small.MODEL | {"width": 24, "pos_conv_groups": 4})
+    config = small.encoder(width=24)
     model = CTCModel(config, 32)
     audio = jnp.zeros((1, 4000), jnp.int16)
     variables = nn.meta.unbox(jax.jit(lambda: model.init(jax.random.key(0), audio))())
@@ -301,7 +302,7 @@ def test_what_is_wrong_is_named(directory, file, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"conformer_norm": "layer"}, "model.conformer_norm is 'layer'"),
+        ({"block": {"kind": "conformer", "norm": "layer"}}, "model.block.norm is 'layer'"),
         ({"norm_order": "post"}, "model.norm_order is 'post'"),
         ({"positions": "conv"}, "no convolutional positions"),
     ],
@@ -346,7 +347,7 @@ def test_transformers_reads_the_same_text(tmp_path, manifests):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     # without <s> and <unk>, which a random model writes, transformers prints and we drop
-    config, alphabet = EncoderConfig(**small.MODEL), Alphabet.from_letters("abcčdeéfghijklmnop'")
+    config, alphabet = small.encoder(), Alphabet.from_letters("abcčdeéfghijklmnop'")
     model = CTCModel(config, len(alphabet))
     audio = jnp.zeros((1, 4000), jnp.int16)
     variables = nn.meta.unbox(jax.jit(lambda: model.init(jax.random.key(0), audio))())

@@ -5,14 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from w2v_jax.tasks.arithmetic import update_flops
-from w2v_jax.tasks.pretraining import pretraining_task
 
 from configs import common
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.measuring.flops import contrastive_flops, encoder_flops, training_flops
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.encoder import Encoder
+from w2v_jax.tasks.wav2vec2 import Wav2Vec2
+from w2v_jax.training.task import Context
+
+FORMS = {"attention": "whole", "positional_conv": "conv", "depthwise_conv": "conv"}
 
 
 @pytest.mark.parametrize(
@@ -21,25 +23,24 @@ from w2v_jax.models.encoder import Encoder
 )
 def test_training_flops(size, gigaflops):
     """Per second of audio in rows of 15 s, as PyTorch's FlopCounterMode finds them."""
-    encoder = EncoderConfig(**common.SIZES[size])
+    encoder = EncoderConfig.from_dict(common.model(size))
     quantizer = QuantizerConfig(**common.QUANTIZERS[size])
     forward = encoder_flops(encoder, 240_000)
     forward |= contrastive_flops(encoder, quantizer, 240_000, 0.4894, 100)
-    np.testing.assert_allclose(training_flops(encoder, forward) / 15e9, gigaflops, rtol=1e-4)
+    found = training_flops(encoder, forward, 240_000) / 15e9
+    np.testing.assert_allclose(found, gigaflops, rtol=1e-4)
 
 
 def test_training_flops_of_a_conformer():
-    encoder = EncoderConfig(block="conformer", positions="relative")
+    encoder = EncoderConfig.from_dict({"block": "conformer", "positions": "relative"})
     forward = encoder_flops(encoder, 240_000)
     forward |= contrastive_flops(encoder, QuantizerConfig(), 240_000, 0.4894, 100)
-    np.testing.assert_allclose(training_flops(encoder, forward) / 15e9, 74.865, rtol=1e-4)
+    np.testing.assert_allclose(training_flops(encoder, forward, 240_000) / 15e9, 74.865, rtol=1e-4)
 
 
 def lowered_flops(**changes):
-    encoder = EncoderConfig(
-        pos_conv_method="conv", attention_method="whole", depthwise_method="conv", num_layers=4,
-        **changes,
-    )  # fmt: skip
+    execution = {"scan": changes.pop("scan")} | FORMS
+    encoder = EncoderConfig.from_dict({"num_layers": 4} | changes, execution)
     model, audio = Encoder(encoder), jax.ShapeDtypeStruct((1, 240_000), jnp.int16)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), audio)
     forward = jax.jit(lambda p, x: model.apply(p, x).context)
@@ -61,10 +62,9 @@ def test_encoder_flops_are_those_of_the_program(changes):
 def test_update_flops_are_those_of_a_training_gradient():
     """XLA also counts norms, activations, softmax, and the slots of masked frames left empty."""
     config = common.pretraining("base")
-    config.model.update(
-        scan=False, pos_conv_method="conv", attention_method="whole", num_layers=2, layerdrop=0.0
-    )
-    task, samples = pretraining_task(config), 240_000
+    config.model.update(num_layers=2, layerdrop=0.0)
+    config.execution.update(FORMS, scan=False)
+    task, samples = Wav2Vec2(config), 240_000
     variables = jax.eval_shape(lambda: nn.meta.unbox(task.init()))
     micro = {
         name: jax.ShapeDtypeStruct(shape[1:], dtype)
@@ -72,24 +72,29 @@ def test_update_flops_are_those_of_a_training_gradient():
     }
 
     def gradient(params, micro):
-        keys = jax.random.key(0), jax.random.key(1)
-        return jax.value_and_grad(task.loss, has_aux=True)(params, {}, micro, 0, keys)
+        context = Context(0, jax.random.key(0), jax.random.key(1))
+        loss = lambda params: task.loss({"params": params, "stats": {}}, micro, context)  # noqa: E731
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
     found = jax.jit(gradient).lower(variables["params"], micro).cost_analysis()["flops"]
-    assert 1 < found / update_flops(config, samples, 2) < 1.05
+    assert 1 < found / (2 * task.training_flops(samples)) < 1.05
 
 
 def test_blocks_that_layerdrop_skips_do_not_count():
     config = common.pretraining("base")
-    most = update_flops(config, 240_000, 4)
-    config.model.layerdrop = 1.0
-    without_blocks = update_flops(config, 240_000, 4, layerdrop=True)
-    config.model.num_layers = 0
-    assert without_blocks == update_flops(config, 240_000, 4) < most
-    config.model.update(num_layers=12, layerdrop=0.25)
+
+    def flops(skips=False, **model):
+        config.model.update(model)
+        return Wav2Vec2(config).training_flops(240_000, layerdrop=skips)
+
+    most = flops()
+    without_blocks = flops(num_layers=0)
+    assert without_blocks < most
+    assert flops(num_layers=12) == flops() == most
+    config.model.layerdrop = 0.25
     expected = without_blocks + 0.75 * (most - without_blocks)
-    np.testing.assert_allclose(update_flops(config, 240_000, 4, layerdrop=True), expected)
-    assert update_flops(config, 240_000, 4) == most
+    np.testing.assert_allclose(flops(skips=True), expected)
+    assert flops() == most
 
 
 def test_xla_counts_the_body_of_a_loop_once():

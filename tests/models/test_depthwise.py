@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2v_jax.models.kernels.depthwise_conv import DepthwiseConv
+from w2v_jax.models.layers import DepthwiseConv
 
 
 @pytest.mark.parametrize("kernel", [4, 31])
@@ -14,8 +14,8 @@ from w2v_jax.models.kernels.depthwise_conv import DepthwiseConv
 def test_shifts_equal_the_convolution(kernel, frames, dtype, tolerance):
     x, g = jax.random.normal(jax.random.key(0), (2, 3, frames, 8)).astype(dtype)
     found = []
-    for method in ("shifts", "conv"):
-        module = DepthwiseConv(kernel, method, jnp.dtype(dtype))
+    for form in ("shifts", "conv"):
+        module = DepthwiseConv(kernel, form, jnp.dtype(dtype))
         variables = module.init(jax.random.key(1), x)
         y, pull = jax.vjp(module.apply, variables, x)
         assert y.dtype == dtype

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2v_jax.models.kernels.attention import Heads, attend
-from w2v_jax.models.kernels.dropout import Dropout, dropout, dropout_words
+from w2v_jax.models.kernels.dropout import Dropout, dropout, dropout_seed
 
 B, T, H, D = 3, 23, 4, 8
 
@@ -16,8 +16,8 @@ def draw(relative: bool = False) -> Heads:
     normal = lambda *shape: 2 * jax.random.normal(next(keys), shape)  # noqa: E731
     q, k, v = (normal(B, T, H, D) for _ in range(3))
     positions = (normal(B, T, H, D), normal(2 * T - 1, H, D)) if relative else None
-    words = jax.vmap(dropout_words)(jax.random.split(next(keys), H))
-    return Heads(q, k, v, positions, words)
+    seeds = jax.vmap(dropout_seed)(jax.random.split(next(keys), H))
+    return Heads(q, k, v, positions, seeds)
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -32,26 +32,26 @@ def test_heads_one_by_one_equal_all_at_once(relative, rate, padded, causal):
     if padded:
         target = target.at[-1].set(0)  # nothing is asked of it but numbers
 
-    def loss(arrays, method):
+    def loss(arrays, form):
         given = heads._replace(query=arrays[0], key=arrays[1], value=arrays[2], positions=arrays[3])
-        y = attend(given, mask=mask, rate=rate, causal=causal, method=method)
+        y = attend(given, mask=mask, rate=rate, causal=causal, choice=form)
         return (y * target).sum(), y
 
     both = [
-        jax.jit(jax.value_and_grad(lambda x, m=method: loss(x, m), has_aux=True))(heads[:4])
-        for method in ("heads", "whole")
+        jax.jit(jax.value_and_grad(lambda x, f=form: loss(x, f), has_aux=True))(heads[:4])
+        for form in ("heads", "whole")
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *both)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(both))
 
 
-@pytest.mark.parametrize("method", ["heads", "whole"])
-def test_attention_in_bfloat16_is_near(method):
+@pytest.mark.parametrize("form", ["heads", "whole"])
+def test_attention_in_bfloat16_is_near(form):
     heads = draw()
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, heads)
-    exact = attend(jax.tree.map(lambda x: x.astype(jnp.float32), low)._replace(words=heads.words),
-                   rate=0.3, method="whole")  # fmt: skip
-    found = attend(low, rate=0.3, method=method)
+    exact = attend(jax.tree.map(lambda x: x.astype(jnp.float32), low)._replace(seeds=heads.seeds),
+                   rate=0.3, choice="whole")  # fmt: skip
+    found = attend(low, rate=0.3, choice=form)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(found), exact, atol=0.05)
 
@@ -59,9 +59,9 @@ def test_attention_in_bfloat16_is_near(method):
 def test_no_array_of_all_heads_is_in_memory():
     heads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), draw())
 
-    def temporary(method):
+    def temporary(form):
         grad = jax.jit(jax.grad(lambda q, x: attend(
-            x._replace(query=q), rate=0.1, method=method).sum()))  # fmt: skip
+            x._replace(query=q), rate=0.1, choice=form).sum()))  # fmt: skip
         big = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((2, 256, 16, 8), x.dtype) if x.ndim == 4
             else jax.ShapeDtypeStruct((16, 2), x.dtype), heads,
@@ -76,7 +76,7 @@ def test_no_array_of_all_heads_is_in_memory():
 def test_dropout_rate_and_independence(rate):
     size = 2000
     ones = jnp.ones((size, size))
-    found = np.array(dropout(ones, dropout_words(jax.random.key(3)), rate))
+    found = np.array(dropout(ones, dropout_seed(jax.random.key(3)), rate))
     kept = found > 0
     np.testing.assert_allclose(found[kept], 1 / (1 - rate), rtol=1e-6)
     deviation = np.sqrt(rate * (1 - rate))
@@ -90,7 +90,7 @@ def test_dropout_rate_and_independence(rate):
     for axis in (0, 1):
         for lag in (1, 2, 3, 4, 5, 8, 16, 64, 256, 1024):
             assert abs((noise * np.roll(noise, lag, axis)).mean()) < 5 / size, (axis, lag)
-    other = np.array(dropout(ones, dropout_words(jax.random.key(4)), rate)) > 0
+    other = np.array(dropout(ones, dropout_seed(jax.random.key(4)), rate)) > 0
     assert abs((noise * (other - (1 - rate)) / deviation).mean()) < 5 / size
 
 

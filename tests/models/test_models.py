@@ -1,5 +1,8 @@
 import dataclasses
+import itertools
+import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,19 +10,20 @@ import pytest
 
 from configs import common, wav2vec2
 from tests import small
+from tests.promises.contract import mesh_of
 from w2v_jax.audio.waveform import read
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.models.config import (
-    ConfigError,
     EncoderConfig,
     PredictionConfig,
     QuantizerConfig,
 )
-from w2v_jax.models.encoder import Encoder
-from w2v_jax.models.frontends.waveform import FeatureEncoder
+from w2v_jax.models.encoder import Encoder, hidden_states, tap_names
+from w2v_jax.models.frontends.waveform import FeatureEncoder, WaveformConfig
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.heads.hubert import Hubert
-from w2v_jax.models.heads.wav2vec2 import Wav2Vec2
+from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
+from w2v_jax.models.settings import ConfigError, Execution
 
 
 def count(tree) -> int:
@@ -44,7 +48,7 @@ def count(tree) -> int:
 def test_parameter_counts(size, whole, ctc):
     config = wav2vec2.get_config(size)
     encoder = EncoderConfig.from_dict(config.model)
-    model = Wav2Vec2(encoder, QuantizerConfig.from_dict(config.quantizer))
+    model = Wav2Vec2Model(encoder, QuantizerConfig.from_dict(config.quantizer))
     audio = jnp.zeros((1, 16000), jnp.int16)
     mask, index = jnp.zeros((1, 49), bool), jnp.zeros((1, 2), jnp.int32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), audio, None, mask, index))
@@ -63,7 +67,7 @@ def test_parameter_counts(size, whole, ctc):
     ],
 )
 def test_parameter_counts_of_hubert(size, whole, ctc):
-    encoder = EncoderConfig(**common.SIZES[size])
+    encoder = EncoderConfig.from_dict(common.model(size))
     model = Hubert(encoder, PredictionConfig(**common.PREDICTIONS[size]))
     audio = jnp.zeros((1, 16000), jnp.int16)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), audio))
@@ -77,8 +81,10 @@ def test_parameter_counts_of_hubert(size, whole, ctc):
 def test_smoothed_kernels_give_frames_like_their_neighbours(manifests, smoothing, low, high):
     manifest = Manifest.read(manifests["dev"])
     audio = jnp.asarray(read(manifest.path(int(manifest.samples.argmax())))[None, :48000])
-    config = EncoderConfig(**common.SIZES["quickstart"], conv_smoothing=smoothing)
-    encoder = FeatureEncoder(config)
+    frontend = common.model("quickstart").frontend
+    frontend.smoothing = smoothing
+    config = WaveformConfig.from_dict(frontend)
+    encoder = FeatureEncoder(config, Execution())
     frames = encoder.apply(encoder.init(jax.random.key(0), audio, None), audio, None)[0]
     frames = (frames - frames.mean(-1, keepdims=True)) / frames.std(-1, keepdims=True)
     frames -= frames.mean(0)
@@ -99,7 +105,7 @@ def test_smoothed_kernels_give_frames_like_their_neighbours(manifests, smoothing
     ],
 )
 def test_frames(samples, frames):
-    config = EncoderConfig()
+    config = WaveformConfig()
     assert config.frames(samples) == frames
     assert int(config.frames(np.array([samples]))[0]) == frames
     assert (config.stride, config.receptive_field) == (320, 400)
@@ -107,7 +113,7 @@ def test_frames(samples, frames):
 
 def test_every_parameter_has_logical_axes():
     for changes in ({}, dict(block="conformer", positions="relative")):
-        model = Encoder(EncoderConfig.from_dict({**small.MODEL, **changes}))
+        model = Encoder(small.encoder(**changes))
         boxed = jax.eval_shape(
             lambda m=model: m.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))
         )["params"]
@@ -120,10 +126,8 @@ def test_every_parameter_has_logical_axes():
 
 def test_initial_values():
     """The drawn values follow the reference's initialisation."""
-    import flax.linen as nn
-
     config = wav2vec2.get_config("tiny")
-    model = Wav2Vec2(
+    model = Wav2Vec2Model(
         EncoderConfig.from_dict(config.model), QuantizerConfig.from_dict(config.quantizer)
     )
     args = (jnp.zeros((1, 4000), jnp.int16), None, jnp.zeros((1, 12), bool), jnp.zeros((1, 2), int))
@@ -146,40 +150,141 @@ def test_initial_values():
 
 
 def test_layerdrop_skips_whole_layers():
-    config = EncoderConfig.from_dict({**small.MODEL, **small.NO_DROPOUT, "layerdrop": 0.5})
+    config = small.encoder(**{**small.NO_DROPOUT, "layerdrop": 0.5})
     audio = jnp.array(small.noise_batch(1, 8000)["audio"][0])
     model = Encoder(config, train=True)
     variables = model.init({"params": jax.random.key(0), "layerdrop": jax.random.key(1)}, audio)
     run = jax.jit(
         lambda key: (
-            model.apply(variables, audio, collect=True, rngs={"layerdrop": key}).hidden_states
+            model.apply(variables, audio, taps=hidden_states(config), rngs={"layerdrop": key}).taps
         )
     )
     same = []
     for i in range(12):
         states = run(jax.random.key(i))
-        same += [bool((states[j] == states[j + 1]).all()) for j in range(config.num_layers)]
+        states = [states[name] for name in hidden_states(config)]
+        same += [bool((a == b).all()) for a, b in itertools.pairwise(states)]
     assert 3 < sum(same) < 21, "half of the layers should be the identity"
 
 
 def test_misspelt_and_impossible_values_are_named():
     with pytest.raises(ConfigError, match="widht"):
         EncoderConfig.from_dict({"widht": 3})
-    with pytest.raises(ConfigError, match=r"model\.block"):
-        EncoderConfig(block="lstm")
+    with pytest.raises(ConfigError, match=r"model\.block\.kind is 'lstm'; .* transformer, conf"):
+        EncoderConfig.from_dict({"block": "lstm"})
+    with pytest.raises(ConfigError, match=r"no key model\.positions\.kernel; .* relative: none"):
+        EncoderConfig.from_dict({"positions": {"kind": "relative", "kernel": 3}})
+    with pytest.raises(ConfigError, match=r"model\.block\.kernel is 4; it must be odd"):
+        EncoderConfig.from_dict({"block": {"kind": "conformer", "kernel": 4}})
+    with pytest.raises(ConfigError, match=r"execution\.attention is 'fused'; .* heads, whole"):
+        EncoderConfig.from_dict({}, {"attention": "fused"})
+    with pytest.raises(ConfigError, match=r"no key execution\.dtyp"):
+        EncoderConfig.from_dict({}, {"dtyp": "float32"})
     with pytest.raises(ConfigError, match=r"model\.attention_dropout is 1\.0"):
         EncoderConfig(attention_dropout=1.0)
     with pytest.raises(ConfigError, match="num_heads"):
         EncoderConfig(width=100)
     with pytest.raises(ConfigError, match="conformer"):
-        EncoderConfig(positions="rotary")
+        EncoderConfig.from_dict({"positions": "rotary"})
 
 
 def test_config_survives_json():
-    import json
-
-    config = EncoderConfig(**small.MODEL)
+    config = small.encoder(block="conformer", positions="relative", output="strided")
     again = EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert hash(again) == hash(config)
     assert dataclasses.replace(config, dropout=0.3).architecture() == config.architecture()
+
+
+AUDIO = small.noise_batch(2, 8000)["audio"][0]
+
+
+@pytest.fixture(scope="module", params=["transformer", "conformer", "one by one"])
+def tapped(request):
+    """(config, variables, everything that can be tapped) of an encoder of 6 blocks."""
+    changes = {"num_layers": 6, "width": 24, "num_heads": 2, "positions": "none"}
+    if request.param != "transformer":
+        changes |= {"norm_order": "pre"}
+    if request.param == "conformer":
+        changes |= {"block": "conformer"}
+    config = small.encoder(**changes, scan=request.param != "one by one")
+    variables = nn.meta.unbox(Encoder(config).init(jax.random.key(0), AUDIO))
+    return config, variables, taps_of(config, variables, tap_names(config))
+
+
+def taps_of(config, variables, names):
+    run = jax.jit(lambda v, x: Encoder(config).apply(v, x, taps=tuple(names)))
+    return jax.device_get(run(variables, AUDIO))
+
+
+def test_taps_are_what_they_say(tapped):
+    """Few are held and many are stacked: the same numbers, and nothing asked changes no bit."""
+    config, variables, whole = tapped
+    assert list(whole.taps) != []
+    assert set(whole.taps) == set(tap_names(config))
+    few = taps_of(config, variables, ["hidden_0", "hidden_3", "feed_forward_6", "raw_features"])
+    assert set(few.taps) == {"hidden_0", "hidden_3", "feed_forward_6", "raw_features"}
+    for name, x in few.taps.items():
+        np.testing.assert_allclose(x, whole.taps[name], atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(taps_of(config, variables, []).context, whole.context)
+    assert len({x.tobytes() for x in whole.taps.values()}) == len(whole.taps)
+    if config.norm_order == "post":
+        np.testing.assert_array_equal(whole.context, whole.taps["hidden_6"])
+    np.testing.assert_allclose(whole.features, whole.taps["features"], atol=1e-6)
+
+
+@pytest.mark.parametrize("tapped", ["one by one"], indirect=True)
+def test_the_feed_forward_that_is_tapped(tapped):
+    """Computed again from the hidden state after it, to which a pre-norm block has added it."""
+    _, variables, whole = tapped
+    block = jax.tree.map(lambda x: x[1], variables["params"]["context"]["layers"]["block"])
+    x = whole.taps["hidden_2"] - whole.taps["feed_forward_2"]  # after the attention
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    y = y @ block["feed_forward"]["inner"]["kernel"]
+    y = jax.nn.gelu(y, approximate=False) @ block["feed_forward"]["outer"]["kernel"]
+    np.testing.assert_allclose(y, whole.taps["feed_forward_2"], atol=2e-5)
+
+
+def test_a_tap_holds_what_it_needs_alone():
+    config = small.encoder(num_layers=12, width=64, positions="none")
+    init = lambda: nn.meta.unbox(Encoder(config).init(jax.random.key(0), AUDIO))  # noqa: E731
+    variables = jax.eval_shape(init)
+    audio = jax.ShapeDtypeStruct((4, 64_000), jnp.int16)
+
+    def held(*taps):
+        run = jax.jit(lambda v, x: Encoder(config).apply(v, x, taps=taps).taps)
+        found = run.lower(variables, audio).compile().memory_analysis()
+        return found.temp_size_in_bytes + found.output_size_in_bytes
+
+    one = 4 * 199 * 64 * 4  # [B, T, D] in float32
+    assert held(*hidden_states(config)) > held("hidden_6") + 10 * one
+
+
+def test_an_unknown_tap_is_named():
+    config = small.encoder()
+    with pytest.raises(ConfigError, match=r"no hidden_9; it has raw_features, features, hidden_0"):
+        Encoder(config).init(jax.random.key(0), AUDIO, taps=("hidden_9",))
+
+
+def test_forms_follow_the_platform_that_a_program_is_for():
+    """Compiled for a TPU on a machine with CPUs alone, without being told."""
+    config = small.encoder(block="conformer", positions="conv")
+    init = lambda: nn.meta.unbox(Encoder(config).init(jax.random.key(0), AUDIO))  # noqa: E731
+    variables = jax.eval_shape(init)
+
+    def program(mesh):
+        run = jax.jit(lambda v, x: Encoder(config).apply(v, x).context)
+        with jax.set_mesh(mesh):
+            return str(run.trace(variables, AUDIO).jaxpr)
+
+    here = mesh_of(1, 1, 1)
+    device = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+    there = jax.sharding.AbstractMesh(
+        here.axis_sizes, here.axis_names, here.axis_types, abstract_device=device
+    )
+    cpu, tpu = program(here), program(there)
+    assert "fft" in cpu
+    assert "fft" not in tpu
+    assert "feature_group_count=32" in tpu  # the depthwise convolution is XLA's
+    assert "feature_group_count=32" not in cpu
+    assert cpu.count("scan") > tpu.count("scan")  # no loop over the heads

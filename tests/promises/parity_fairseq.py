@@ -25,8 +25,9 @@ from tests.reference import (
 )
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.interop import fairseq, huggingface_tensors
+from w2v_jax.models.encoder import hidden_states
 from w2v_jax.models.heads.hubert import Hubert
-from w2v_jax.models.heads.wav2vec2 import Wav2Vec2
+from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
 from w2v_jax.models.layers import frame_mask
 from w2v_jax.objectives import contrastive
 from w2v_jax.objectives.masked_prediction import (
@@ -42,7 +43,7 @@ DIVERSITY_WEIGHT, PENALTY_WEIGHT = 0.1, 10.0  # of out/loss_total
 def load(directory: Path):
     config = json.loads((directory / "config.json").read_text())
     encoder = fairseq.encoder_config(config)
-    kind = "hubert" if config["cls"] == "HubertModel" else "pretrained"
+    kind = "hubert" if config["cls"] == "HubertModel" else "wav2vec2"
     tensors = fairseq.rename(load_file(directory / "model.safetensors"), encoder, kind)
     return config, encoder, kind, huggingface_tensors.parameters(tensors, encoder, kind)
 
@@ -80,7 +81,7 @@ def check(path: Path) -> None:
 
 def check_gradients(path: Path, grads: dict) -> None:
     _, encoder, kind, _ = load(path.parent)
-    table = huggingface_tensors.places(encoder, kind)
+    table = huggingface_tensors.slots(encoder, kind)
     arrays = {key.removeprefix("grad/"): x for key, x in case_arrays(path).items()
               if key.startswith("grad/")}  # fmt: skip
     renamed = fairseq.rename(arrays, encoder, kind)
@@ -101,7 +102,7 @@ def check_gradients(path: Path, grads: dict) -> None:
 
 def captured(changed: dict, encoder, encoded) -> dict:
     seen = changed["intermediates"]["encoder"]
-    layers = encoded.hidden_states[1:]
+    layers = [encoded.taps[name] for name in hidden_states(encoder)[1:]]
     return {
         "conv_features": seen["feature_encoder"]["__call__"][0],
         "encoder_out": encoded.context,
@@ -122,7 +123,7 @@ def wav2vec2(path: Path):
     candidates = frames if everywhere else size
     own = index if everywhere else np.broadcast_to(np.arange(size), index.shape)
     negatives = arrays["in/neg_idxs"].reshape(rows, size, -1)  # into the rows * candidates
-    model = Wav2Vec2(encoder, fairseq.quantizer_config(config), False, everywhere)
+    model = Wav2Vec2Model(encoder, fairseq.quantizer_config(config), False, everywhere)
     usable = np.ones((rows, candidates), bool)
 
     def forward(variables):
@@ -164,7 +165,7 @@ def hubert(path: Path):
     sets = sorted(key for key in arrays if key.startswith("in/target."))
     # theirs: the positive, then every class
     classes = tuple(arrays[f"out/logits_masked.{i}"].shape[1] - 1 for i in range(len(sets)))
-    at = label_index(mask.shape[1], config["label_rate"], SAMPLE_RATE / encoder.stride)
+    at = label_index(mask.shape[1], config["label_rate"], SAMPLE_RATE / encoder.frontend.stride)
     labels = [arrays[key][:, at] for key in sets]
     model = Hubert(encoder, fairseq.prediction_config(config, classes))
 

@@ -22,9 +22,9 @@ from tests.reference import (
 )
 from w2v_jax.interop import huggingface, huggingface_tensors
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.encoder import Encoder, hidden_states
 from w2v_jax.models.heads.ctc import CTCModel
-from w2v_jax.models.heads.wav2vec2 import Wav2Vec2
+from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
 from w2v_jax.objectives import contrastive
 from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import masked_frames
@@ -72,7 +72,7 @@ def compute(path: Path, encoder: EncoderConfig) -> dict:
     inputs = batch(path)
     slot = inputs.pop("slot")
     stats = variables["stats"]
-    model = Wav2Vec2(encoder, quantizer, train)
+    model = Wav2Vec2Model(encoder, quantizer, train)
 
     def loss(params, x):
         keep = ("audio", "length", "time_mask", "masked_frames", "noise", "temperature")
@@ -116,7 +116,7 @@ def compute(path: Path, encoder: EncoderConfig) -> dict:
             "quantized": unsort(quantized.vectors),
             "contrastive_logits": unsort(logits).transpose(2, 0, 1),
             "conv_features": seen["encoder"]["feature_encoder"]["__call__"][0],
-            "hidden_states": encoded.hidden_states,
+            "hidden_states": [encoded.taps[name] for name in hidden_states(encoder)],
             "last_hidden_state": encoded.context,
             "stats": changed.get("stats", {}),
         }
@@ -171,7 +171,7 @@ def compute_headless(path: Path) -> dict:
         return total, result | {
             "loss": total,
             "conv_features": seen["feature_encoder"]["__call__"][0],
-            "hidden_states": encoded.hidden_states,
+            "hidden_states": [encoded.taps[name] for name in hidden_states(encoder)],
             "last_hidden_state": encoded.context,
         }
 
@@ -183,8 +183,8 @@ def compute_headless(path: Path) -> dict:
 
 def check(path: Path) -> None:
     _, encoder, kind, _ = load(path.parent)
-    if kind == "pretrained":
-        check_pretrained(path, encoder)
+    if kind == "wav2vec2":
+        check_pretraining(path, encoder)
     else:
         check_headless(path)
 
@@ -198,7 +198,7 @@ def check_headless(path: Path) -> None:
     if kind == "ctc":
         close("ctc_per_example", ours["ctc_per_example"], theirs["out/ctc_per_example"], LOSS)
     close("loss", ours["loss"], theirs["out/loss"], LOSS)
-    check_gradients(path, ours["grads"], huggingface_tensors.places(encoder, kind))
+    check_gradients(path, ours["grads"], huggingface_tensors.slots(encoder, kind))
 
 
 def check_hidden_states(ours: dict, theirs: dict, encoder: EncoderConfig) -> None:
@@ -207,7 +207,7 @@ def check_hidden_states(ours: dict, theirs: dict, encoder: EncoderConfig) -> Non
         close(f"hidden_states.{i}", x, theirs[f"out/hidden_states.{i}"], FORWARD)
 
 
-def check_pretrained(path: Path, encoder: EncoderConfig) -> None:
+def check_pretraining(path: Path, encoder: EncoderConfig) -> None:
     theirs, ours = case_arrays(path), compute(path, encoder)
     np.testing.assert_array_equal(ours["code_indices"], theirs["out/code_indices"])
     for name in (
@@ -223,7 +223,7 @@ def check_pretrained(path: Path, encoder: EncoderConfig) -> None:
     for name in ("contrastive_loss", "diversity_loss", "loss", "codevector_perplexity"):
         close(name, ours[name], theirs[f"out/{name}"], LOSS)
 
-    table = huggingface_tensors.places(encoder, "pretrained")
+    table = huggingface_tensors.slots(encoder, "wav2vec2")
     for key, value in theirs.items():
         if key.startswith("out/buffer/"):
             name = huggingface_tensors.bare_name(key.rsplit("/", 1)[-1])

@@ -1,35 +1,38 @@
 """Padding does not exist: its content, its length and the neighbours change nothing."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from w2v_jax.tasks.finetuning import make_loss
 
 from tests import small
-from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.tasks.ctc import CTC
+from w2v_jax.training.task import Context
 
 LENGTHS = (16000, 9000, 12345)
 VARIANTS = {
     "base": {},
-    "large": dict(conv_norm="layer", conv_bias=True, norm_order="pre", normalize_waveform=True),
-    "convolutions on top": dict(output_layers=2, output_width=24),
-    "adapters": dict(norm_order="pre", adapter_dim=8),
-    "batch norm before positions": dict(pos_conv_norm="batch", feature_norm=False),
+    "large": dict(
+        frontend__norm="layer", frontend__bias=True, norm_order="pre", frontend__normalize=True
+    ),
+    "convolutions on top": dict(output=dict(kind="strided", layers=2, width=24)),
+    "adapters": dict(norm_order="pre", block__adapter_dim=8),
+    "batch norm before positions": dict(positions__norm="batch", feature_norm=False),
     "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),
-    "conformer layer norm": dict(block="conformer", positions="rotary", conformer_norm="layer"),
-    "conformer group norm": dict(block="conformer", positions="none", conformer_norm="group"),
+    "conformer layer norm": dict(block=dict(kind="conformer", norm="layer"), positions="rotary"),
+    "conformer group norm": dict(block=dict(kind="conformer", norm="group"), positions="none"),
 }
 
 
 def build(variant):
     config = small.finetuning(**small.NO_DROPOUT, **VARIANTS[variant])
     config.model.frontend.grad_mult = 1.0
-    model = CTCModel(EncoderConfig.from_dict(config.model), 32)
+    model = CTCModel(CTC(config).encoder, 32)
     init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))  # noqa: E731
-    import flax.linen as nn
-
     return config, model, nn.meta.unbox(jax.jit(init)())
 
 
@@ -53,7 +56,7 @@ def test_outputs(variant):
         for samples, rest in ((n, 0), (20000, 32767)):
             alone = one_row(batch, row, samples, rest)
             found, count = apply(variables, alone["audio"], alone["length"])
-            expected = model.config.context_frames(model.config.frames(n))
+            expected = model.config.context_frames(model.config.frontend.frames(n))
             assert int(count[0]) == int(frames[row]) == expected
             np.testing.assert_allclose(
                 found[0, : int(count[0])], logits[row, : int(count[0])], atol=2e-6 * max(scale, 1)
@@ -64,13 +67,13 @@ def test_outputs(variant):
 def test_loss_and_gradient(variant):
     """The sum over rows alone equals the batch, masks included (they are keyed by utterance)."""
     config, _, variables = build(variant)
-    loss = make_loss(config, 32)
+    loss = CTC(config).loss
     batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
-    keys = (jax.random.key(3), jax.random.key(4))
+    context = Context(jnp.int32(0), jax.random.key(3), jax.random.key(4))
 
     @jax.jit
     def total(params, part):
-        value, out = loss(params, variables.get("stats", {}), part, jnp.int32(0), keys)
+        value, out = loss(variables | {"params": params}, part, context)
         return value, out.weight
 
     gradient = jax.value_and_grad(total, has_aux=True)
@@ -92,8 +95,8 @@ def test_loss_and_gradient(variant):
 
 @pytest.mark.parametrize("variant", ["base", "conformer batch norm"])
 def test_the_switch_restores_the_leak(variant):
-    config, model, variables = build(variant)
-    leaky = CTCModel(EncoderConfig.from_dict({**config.model, "padding_leaks": True}), 32)
+    _, model, variables = build(variant)
+    leaky = CTCModel(dataclasses.replace(model.config, padding_leaks=True), 32)
     batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
     audio, length = batch["audio"][0], batch["length"][0]
     a, frames = jax.jit(model.apply)(variables, audio, length)
@@ -104,12 +107,10 @@ def test_the_switch_restores_the_leak(variant):
 
 def test_batch_norm_statistics_ignore_padding():
     config, _, variables = build("conformer batch norm")
-    loss = make_loss(config, 32)
+    loss = CTC(config).loss
     batch = {k: v[0] for k, v in small.labelled_batch(3, 16000, lengths=LENGTHS).items()}
-    keys = (jax.random.key(3), jax.random.key(4))
-    run = jax.jit(
-        lambda part: loss(variables["params"], variables["stats"], part, 0, keys)[1].stats
-    )
+    context = Context(0, jax.random.key(3), jax.random.key(4))
+    run = jax.jit(lambda part: loss(variables, part, context)[1].stats)
     longer = batch | {"audio": np.pad(batch["audio"], ((0, 0), (0, 6000)), constant_values=99)}
     for a, b in zip(jax.tree.leaves(run(batch)), jax.tree.leaves(run(longer)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
