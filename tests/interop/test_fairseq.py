@@ -86,7 +86,7 @@ def test_defaults_are_those_of_fairseq():
         padding_leaks=True,
     )  # fmt: skip
     assert found == base
-    assert fairseq.quantizer_config({"final_dim": 256}).to_dict() == QuantizerConfig(dropout=0.0).to_dict()
+    assert fairseq.quantizer_config({"final_dim": 256}) == QuantizerConfig(dropout=0.0)
     conformer = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rope"}
     found = fairseq.encoder_config(conformer | {"dropout": 0.3, "attention_dropout": 0.1})
     assert (found.positions.kind, found.activation, found.block.kernel) == ("rotary", "swish", 31)

@@ -67,17 +67,18 @@ def test_round_trip(directory, tmp_path, name):
     assert config == config_again
 
     theirs, ours = load_file(folder / WHOLE), load_file(tmp_path / "out" / WHOLE)
-    assert {k: (x.shape, x.dtype) for k, x in ours.items()} == {
-        k: (x.shape, x.dtype) for k, x in theirs.items()
-    }
+    assert ours.keys() == theirs.keys()
+    # a conformer's convolutional positions are never called; their size is not ours to keep
     conformer = config["model"]["block"]["kind"] == "conformer"
     for key, x in theirs.items():
         if not (conformer and UNUSED in key):
             np.testing.assert_array_equal(ours[key], x)
+            assert ours[key].dtype == x.dtype
     theirs, ours = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "out"))
     changed = {key for key in ours if key not in theirs or ours[key] != theirs[key]}
     free = {"ctc": {"ctc_zero_infinity"}, "encoder": NAMES | {"feat_quantizer_dropout"}}
-    assert changed <= free.get(config["kind"], set())
+    free = free.get(config["kind"], set()) | (set(huggingface.POSITIONS) if conformer else set())
+    assert changed <= free
 
 
 def test_export_converts(directory, tmp_path, capsys):

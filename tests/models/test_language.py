@@ -19,6 +19,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes
 from w2v_jax.models.language import LanguageConfig, LanguageModel
+from w2v_jax.models.settings import Execution
 from w2v_jax.objectives.language import next_token_loss
 from w2v_jax.run import run
 from w2v_jax.training.checkpoint import load_exported
@@ -37,7 +38,9 @@ def variables():
 
 def logits(variables, tokens, **changes):
     rngs = {"dropout": jax.random.key(1)}
-    model = LanguageModel(dataclasses.replace(CONFIG, **changes), 11, train=bool(changes))
+    execution = {key: changes.pop(key) for key in ("scan", "remat") if key in changes}
+    config = dataclasses.replace(CONFIG, execution=Execution(**execution), **changes)
+    model = LanguageModel(config, 11, train=bool(changes))
     return jax.jit(lambda v, x: model.apply(v, x, rngs=rngs))(variables, tokens)
 
 
@@ -91,7 +94,7 @@ def test_switches_of_the_execution_change_no_number(variables, changes):
 
 
 def test_configs_are_checked():
-    with pytest.raises(UserError, match="no key depth"):
+    with pytest.raises(UserError, match=r"no key model\.depth"):
         LanguageConfig.from_dict({"depth": 3})
     with pytest.raises(UserError, match=r"model\.width 16 is not divisible by 3"):
         dataclasses.replace(CONFIG, num_heads=3)

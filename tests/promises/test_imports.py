@@ -23,8 +23,11 @@ ROOMS = {
     "decoding": {"audio", "text", "models", "objectives"},
     "evaluation": {"audio", "text", "decoding"},
     "interop": {"audio", "text", "models"},
-    "measuring": {"audio", "text", "data", "models", "objectives", "decoding", "training", "tasks"},
-    "tasks": {"audio", "models", "objectives", "training"},
+    "measuring": {"audio", "text", "data", "models", "objectives", "decoding", "training"},
+    "tasks": {
+        "audio", "text", "data", "models", "objectives", "training", "decoding", "evaluation",
+        "interop", "measuring",
+    },
     "samples": set(),
 }
 DOORS = {
