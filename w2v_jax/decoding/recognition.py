@@ -40,7 +40,7 @@ class Recognizer:
         self.config, self.alphabet = config, alphabet
         # published models are scored one utterance at a time, without any padding; ours, which
         # pads for the sake of the shapes, equals that only where padding does not leak
-        alone = dataclasses.replace(config, padding_leaks=False, frame_rule="convolution")
+        alone = dataclasses.replace(config, padding_leaks=False, frontend=config.frontend.alone())
         model = CTCModel(alone, len(alphabet))
 
         def ids(variables, audio, length):

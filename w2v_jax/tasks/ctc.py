@@ -129,12 +129,11 @@ class CTC(EncodingTask):
         """
         cfg, path, partial = self.encoder, self.config.run.init_from, self.config.run.partial_init
         if not path:
-            if self.freeze_steps or cfg.frontend.grad_mult == 0:
+            if self.freeze_steps or cfg.frontend.frozen:
                 log.warning(
-                    "a random encoder is frozen (freeze_steps %d, model.frontend.grad_mult %g): to "
-                    "train from scratch set --config.freeze_steps=0 "
-                    "--config.model.frontend.grad_mult=1.0",
-                    self.freeze_steps, cfg.frontend.grad_mult,
+                    "a random encoder is frozen (freeze_steps %d%s): to train from scratch set "
+                    "--config.freeze_steps=0 --config.model.frontend.grad_mult=1.0",
+                    self.freeze_steps, ", its front end for good" * cfg.frontend.frozen,
                 )  # fmt: skip
             return state
         keep_layers = cfg.num_layers - self.config.reinit_layers

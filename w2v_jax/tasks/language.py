@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from w2v_jax.data.batches import iterate
-from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
+from w2v_jax.data.plan import bucket_edges, pad_buckets
 from w2v_jax.data.text import BLOCK, TextLoader, open_text, text_arrays, word_counts
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.flops import language_flops
@@ -25,8 +24,8 @@ from w2v_jax.tasks.task import Data, Shape, Task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.text.vocabulary import UNITS, Vocabulary
 from w2v_jax.training.metrics import TOKENS
-from w2v_jax.training.sharding import batch_sharding, replicated, shards_of_batch
-from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.sharding import shards_of_batch
+from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Context, LossOutput, Variables
 
 
@@ -128,20 +127,16 @@ class Language(Task):
 
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
         """Perplexities per token and per word, ends of sentences included."""
-        specs = sequential(data.buckets, shards_of_batch(mesh))
         model, corpus = LanguageModel(self.model, self.outputs), data.loader.corpus
 
-        def batch_loss(variables, tokens, length):
-            return next_token_loss(model.apply(variables, tokens), tokens, length)
+        def sums(variables: Variables, batch):
+            logits = model.apply({"params": variables["params"]}, batch["tokens"])
+            return next_token_loss(logits, batch["tokens"], batch["length"])
 
-        compiled = on_mesh(jax.jit(batch_loss, out_shardings=replicated(mesh)), mesh)
+        total = self.summed(sums, data, mesh)
 
         def evaluate(variables: Variables) -> dict[str, float]:
-            total = np.zeros(2)
-            params = {"params": variables["params"]}
-            for batch, _ in iterate(specs, data.loader, sharding=batch_sharding(mesh)):
-                total += jax.device_get(compiled(params, batch["tokens"][0], batch["length"][0]))
-            loss, count = total
+            loss, count = total(variables)
             return {
                 "valid/loss": loss / count,
                 "valid/perplexity": math.exp(loss / count),

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from w2v_jax.data.batches import BatchLoader
-from w2v_jax.data.plan import Bucket
+from w2v_jax.data.batches import BatchLoader, iterate
+from w2v_jax.data.plan import Bucket, sequential
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.metrics import AUDIO, Measure
 from w2v_jax.training.optim import make_optimizer, make_schedule
-from w2v_jax.training.sharding import local_parts, shards_of_batch
-from w2v_jax.training.state import TrainState
+from w2v_jax.training.sharding import batch_sharding, local_parts, replicated, shards_of_batch
+from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, Follower, LossOutput, Variables, averaged
 
 PATIENCE = 300  # updates that even a run with a short warm-up gets before it is called stuck
@@ -120,6 +120,28 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
         """`evaluate(variables) -> scalars` over all of the held-out data, compiled once."""
+
+    def summed(
+        self, function: Callable[[Variables, dict[str, jax.Array]], Any], data: Data, mesh: Mesh
+    ) -> Callable[[Variables], Any]:
+        """`total(variables)`: what function(variables, micro-batch) gives, a tree of sums, added up
+        over all of the held-out data in float64; compiled once."""
+        specs = sequential(data.buckets, shards_of_batch(mesh))
+
+        def first(variables, batch):
+            return function(variables, jax.tree.map(lambda x: x[0], batch))
+
+        compiled = on_mesh(jax.jit(first, out_shardings=replicated(mesh)), mesh)
+
+        def total(variables: Variables) -> Any:
+            found = None
+            for batch, _ in iterate(specs, data.loader, sharding=batch_sharding(mesh)):
+                part = jax.device_get(compiled(variables, batch))
+                part = jax.tree.map(lambda x: np.asarray(x, np.float64), part)
+                found = part if found is None else jax.tree.map(np.add, found, part)
+            return found
+
+        return total
 
     @abc.abstractmethod
     def described(self) -> dict[str, Any]:

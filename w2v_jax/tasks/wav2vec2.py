@@ -12,8 +12,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.batches import iterate
-from w2v_jax.data.plan import sequential
 from w2v_jax.errors import UserError
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring.flops import contrastive_flops
@@ -42,7 +40,6 @@ from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.initial import take_over
 from w2v_jax.training.optim import warmup_steps
-from w2v_jax.training.sharding import batch_sharding, replicated, shards_of_batch
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, LossOutput, Variables
 
@@ -202,23 +199,17 @@ class Wav2Vec2(EncodingTask):
         """Hard codes, no dropout."""
         key = jax.random.key(VALIDATION_KEY)
         context = Context(jnp.int32(0), key, key)
-        specs = sequential(data.buckets, shards_of_batch(mesh))
 
         def sums(variables: Variables, batch):
-            batch = jax.tree.map(lambda x: x[0], batch)
             out, candidates = self.forward(variables, batch, context, train=False)
             loss, won, count = self.score(out, candidates)
             one_hot = jax.nn.one_hot(out.codes, self.quantizer.codes)
             return loss, won, count, average_usage(one_hot, candidates.usable) * count
 
-        compiled = on_mesh(jax.jit(sums, out_shardings=replicated(mesh)), mesh)
+        total = self.summed(sums, data, mesh)
 
         def evaluate(variables: Variables) -> dict[str, float]:
-            total = None
-            for batch, _ in iterate(specs, data.loader, sharding=batch_sharding(mesh)):
-                part = jax.device_get(compiled(variables, batch))
-                total = part if total is None else jax.tree.map(lambda a, b: a + b, total, part)
-            loss, won, count, usage = total
+            loss, won, count, usage = total(variables)
             groups = {
                 f"valid/code_perplexity_{g}": float(perplexity(usage[g : g + 1] / count))
                 for g in range(len(usage))

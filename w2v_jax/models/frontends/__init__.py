@@ -16,12 +16,16 @@ class Frontend(Protocol):
     stride: int  # samples from one frame to the next
     receptive_field: int  # samples that one frame sees; a shorter input gives no frame
     width: int  # of a frame
+    frozen: bool  # whether it has parameters that do not move
 
     def frames(self, samples: Any) -> Any:
         """Frames of `samples`, an int or array."""
 
     def valid_frames(self, length: Any, samples: int, frames: int) -> Any:
         """How many of `frames`, cut from rows of `samples`, count in rows with length int32 [B]."""
+
+    def alone(self) -> "Frontend":
+        """Itself, with a rule of valid frames that depends on no other row."""
 
     def flops(self, samples: int) -> dict[str, float]:
         """Operations of a forward pass over one row, by part."""

@@ -79,6 +79,14 @@ class WaveformConfig(Settings):
             valid = -(-length // (samples // frames))
         return valid.clip(0, frames)
 
+    def alone(self) -> "WaveformConfig":
+        """Itself, with a rule of valid frames that depends on no other row."""
+        return dataclasses.replace(self, frame_rule="convolution")
+
+    @property
+    def frozen(self) -> bool:
+        return self.grad_mult == 0
+
     def flops(self, samples: int) -> dict[str, float]:
         """Operations of a forward pass over one row, by part."""
         parts: dict[str, float] = {}
@@ -93,8 +101,10 @@ class WaveformConfig(Settings):
     def backward_flops(self, samples: int) -> float:
         """Operations of its backward pass: two products per convolution, but no gradient of the
         audio; nothing of a frozen front end."""
+        if self.frozen:
+            return 0.0
         parts = self.flops(samples)
-        return 2 * sum(parts.values()) - parts["first convolution"] if self.grad_mult else 0.0
+        return 2 * sum(parts.values()) - parts["first convolution"]
 
     def module(self, execution: Execution, padding_leaks: bool, **kwargs) -> nn.Module:
         """(audio [B, S], length int32 [B] in samples or None) -> frames [B, T, C]."""
@@ -194,6 +204,6 @@ class FeatureEncoder(nn.Module):
                 mask = None if self.padding_leaks else frame_mask(length, x.shape[1])
                 x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
             x = ACTIVATIONS[cfg.activation](x)
-        if cfg.grad_mult == 0:
+        if cfg.frozen:
             return jax.lax.stop_gradient(x)
         return x if cfg.grad_mult == 1 else scale_gradient(x, cfg.grad_mult)
