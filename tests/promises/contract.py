@@ -122,10 +122,10 @@ def it_trains(case: Case) -> None:
     first, _ = build(task, mesh_of(1, 1, 1))
     before = jax.device_get(first.params)
     state, metrics = updated(task, batches)
+    assert metrics["train/skipped"][0] == 0, "the gradient is not finite"
     total, weight = metrics[task.loss_scalar]
     assert weight > 0, f"{task.loss_scalar} has no weight"
     assert np.isfinite(total / weight), f"{task.loss_scalar} is {total / weight}"
-    assert metrics["train/skipped"][0] == 0, "the gradient is not finite"
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, state.params))
     assert np.mean(moved) > 0.3, "hardly any parameter moves"
 
@@ -159,7 +159,7 @@ def padding_changes_nothing(case: Case) -> None:
     """Neither what stands behind the end of a row nor rows that only fill up (id -1)."""
     task = case.exact()
     batch = shortened(task, task.example((1, 4), case.length(task)))
-    batch["id"][0, 3] = -1
+    batch["id"][0, 3], batch["length"][0, 3] = -1, 0
     clean, spoiled = ({k: v.copy() for k, v in batch.items()} for _ in range(2))
     for name, array in spoiled.items():
         if array.ndim != 3:
