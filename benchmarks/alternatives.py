@@ -17,17 +17,12 @@ import jax.numpy as jnp
 
 from configs import common
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.config import ConformerConfig, ConvPositions, EncoderConfig
 from w2v_jax.models.kernels.attention import Heads, attend
 from w2v_jax.models.kernels.depthwise_conv import sum_of_shifts
-from w2v_jax.models.kernels.dropout import dropout, dropout_words
-from w2v_jax.models.layers import (
-    GroupNorm,
-    fft_grouped_conv,
-    gelu,
-    grouped_conv,
-    masked_moments,
-)
+from w2v_jax.models.kernels.dropout import dropout, dropout_seed
+from w2v_jax.models.kernels.norm_activation import gelu, group_norm, masked_moments
+from w2v_jax.models.kernels.positional_conv import fft_grouped_conv, grouped_conv
 
 ROUNDS = 5
 Form = tuple[str, Callable, tuple]  # name, function of arrays, arrays
@@ -81,12 +76,12 @@ def one_spectrum(x, kernel, padding):
 
 def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, list[Form]]]:
     """(what it is, its forms, ours first)."""
-    (channels, first, stride), (_, second, second_stride) = cfg.conv_layers[:2]
+    (channels, first, stride), (_, second, second_stride) = cfg.frontend.conv_layers[:2]
     long = (samples - first) // stride + 1
     x, c = normal(rows, long, channels), channels
     yield "norm of the first convolution", [
-        ("over time alone", lambda x, s, b: GroupNorm(c).apply(
-            {"params": {"scale": s, "bias": b}}, x), (x, normal(c), normal(c))),
+        ("over time alone", lambda x, s, b: group_norm(x, None, s, b, c, 1e-5),
+         (x, normal(c), normal(c))),
         ("with an axis of size 1", channel_norm_of_groups, (x, normal(c), normal(c))),
     ]  # fmt: skip
     yield (
@@ -104,9 +99,11 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
             ("products", lambda x, k: by_products(x, k, second_stride), (x, kernel)),
         ],
     )
-    t, d, h = cfg.frames(samples), cfg.width, cfg.num_heads
-    x, kernel = normal(rows, t, d), normal(cfg.pos_conv_kernel, d // cfg.pos_conv_groups, d)
-    around = (cfg.pos_conv_kernel // 2, (cfg.pos_conv_kernel - 1) // 2)
+    t, d, h = cfg.frontend.frames(samples), cfg.width, cfg.num_heads
+    positions = cfg.positions if cfg.positions.kind == "conv" else ConvPositions()
+    taps = positions.kernel
+    x, kernel = normal(rows, t, d), normal(taps, d // positions.groups, d)
+    around = (taps // 2, (taps - 1) // 2)
     yield (
         "positional convolution",
         [
@@ -115,7 +112,7 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
             ("XLA's", lambda x, k: grouped_conv(x, k, around), (x, kernel)),
         ],
     )
-    taps = cfg.conformer_kernel
+    taps = cfg.block.kernel if cfg.block.kind == "conformer" else ConformerConfig().kernel
     kernel, padding = normal(taps, 1, d), ((taps - 1) // 2, taps // 2)
     yield (
         "depthwise convolution of the conformer",
@@ -131,19 +128,19 @@ def pieces(cfg: EncoderConfig, rows: int, samples: int) -> Iterator[tuple[str, l
     yield (
         "dropout in the feed-forward",
         [
-            ("hash", lambda x: dropout(x, dropout_words(key), 0.1), (wide,)),
+            ("hash", lambda x: dropout(x, dropout_seed(key), 0.1), (wide,)),
             ("threefry (nn.Dropout)", flax_dropout, (wide,)),
         ],
     )
     q, k, v = (normal(rows, t, h, d // h) + i for i in range(3))
-    words = jax.vmap(dropout_words)(jax.random.split(key, h))
+    seeds = jax.vmap(dropout_seed)(jax.random.split(key, h))
 
     def threefry(q, k, v):
         scores = jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
         return jnp.einsum("bhts,bshd->bthd", flax_dropout(jax.nn.softmax(scores)), v)
 
-    def ours(method: str, rate: float) -> Callable:
-        return lambda *qkv: attend(Heads(*qkv, None, words), rate=rate, method=method)
+    def ours(form: str, rate: float) -> Callable:
+        return lambda *qkv: attend(Heads(*qkv, None, seeds), rate=rate, choice=form)
 
     yield (
         "attention, dropout 0.1",
@@ -183,7 +180,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="rows")
     parser.add_argument("--seconds", type=float, default=15.0, help="of a row")
     options = parser.parse_args()
-    cfg = EncoderConfig(**common.SIZES[options.size])
+    cfg = EncoderConfig.from_dict(common.model(options.size))
     print(f"{options.size}, {options.batch} rows of {options.seconds:g} s, "
           f"{jax.devices()[0].device_kind}")  # fmt: skip
     for piece, forms in pieces(cfg, options.batch, round(options.seconds * SAMPLE_RATE)):

@@ -3,7 +3,7 @@
     python benchmarks/huggingface.py --config=configs/wav2vec2.py:base --batch=2 --seconds=15 \
         --pairs=4 --torch_python=/path/to/venv/bin/python
 
-A config of kind "pretrained" is compared with Wav2Vec2ForPreTraining (Wav2Vec2ConformerFor...), one
+A config of kind "wav2vec2" is compared with Wav2Vec2ForPreTraining (Wav2Vec2ConformerFor...), one
 of kind "ctc" with Wav2Vec2ForCTC. --torch_python has torch and transformers; by default it is the
 Python of this script. Needs Linux with glibc.
 
@@ -16,7 +16,7 @@ and no gradient clipping. Both draw masks and negatives within the measured time
 the functions of its own that its example script calls in the collator (_compute_mask_indices,
 _sample_negative_indices). An update of ours ends with the means of its metrics, which transformers
 does not compute; ours has a penalty on the features besides. Fine-tuning is that of the updates
-after config.freeze_steps, with the feature encoder frozen on both sides if feature_grad_mult is 0.
+after config.freeze_steps, with the feature encoder frozen on both sides if frontend.grad_mult is 0.
 
 Memory is the resident peak of the process: up to the first update (import, compilation), and in the
 measured updates, before which memory that is free goes back to the system.

@@ -23,28 +23,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def our_setup(options: argparse.Namespace):
-    """(config, task, alphabet or None) of --config: float32, one micro-batch."""
-    from w2v_jax.tasks.finetuning import finetuning_task
-    from w2v_jax.tasks.pretraining import pretraining_task
-
-    from w2v_jax.text.alphabet import Alphabet
+    """(config, task) of --config: float32, one micro-batch."""
+    from w2v_jax.tasks import make_task
 
     file, _, argument = options.config.partition(":")
     make = runpy.run_path(str(ROOT / file))["get_config"]
     config = make(argument) if argument else make()
-    if config.kind not in ("pretrained", "ctc"):
+    if config.kind not in ("wav2vec2", "ctc"):
         sys.exit(f"error: --config={options.config} trains a {config.kind} model; transformers is "
                  "compared in pre-training and fine-tuning")  # fmt: skip
     for change in filter(None, options.model.split(",")):
         key, _, value = change.partition("=")
-        config.model[key] = type(config.model[key])(value)
+        *groups, name = key.split(".")
+        node = config.model
+        for group in groups:
+            node = node[group]
+        node[name] = type(node[name])(value)
     config.execution.dtype = "float32"
     config.run.accumulation = 1
     config.optim.clip_norm = 0.0
-    if config.kind == "pretrained":
-        return config, pretraining_task(config), None
-    alphabet = Alphabet.from_letters(config.letters)
-    return config, finetuning_task(config, len(alphabet)), alphabet
+    return config, make_task(config)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -54,28 +52,23 @@ def export(options: argparse.Namespace) -> None:
 
     from w2v_jax.audio.waveform import SAMPLE_RATE
     from w2v_jax.interop import huggingface
-    from w2v_jax.measuring.speech import full_batch
 
-    config, task, alphabet = our_setup(options)
-    letters = None if alphabet is None else np.array(list(alphabet.ids.values()))
+    config, task = our_setup(options)
     samples = round(options.seconds * SAMPLE_RATE)
     folder = Path(options.folder)
-    np.savez(folder / "batch.npz", **full_batch((1, options.batch), samples, letters))
-    described = {"kind": config.kind, "model": config.model.to_dict()}
-    if alphabet is None:
-        described["quantizer"] = config.quantizer.to_dict()
+    np.savez(folder / "batch.npz", **task.example((1, options.batch), samples))
+    if config.kind == "wav2vec2":
         masks = {"time": config.masking.to_dict()}
     else:
-        described |= {"alphabet": alphabet.to_dict(), "final_dropout": config.final_dropout}
         masks = {"time": config.time_masking.to_dict(), "feature": config.channel_masking.to_dict()}
     variables = jax.device_get(jax.jit(lambda: nn.meta.unbox(task.init()))())
-    huggingface.write(folder, {"stats": {}} | variables, described)
+    huggingface.write(folder, {"stats": {}} | variables, task.described())
     work = {
         "kind": config.kind, "masks": masks, "optim": config.optim.to_dict(),
         "normalize": config.model.frontend.normalize,
         "frozen": config.model.frontend.grad_mult == 0,
     }  # fmt: skip
-    if alphabet is None:
+    if config.kind == "wav2vec2":
         work |= {"loss": config.loss.to_dict(), "temperature": config.gumbel.start}
     (folder / "work.json").write_text(json.dumps(work))
 
@@ -89,12 +82,12 @@ def ours(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
 
     from w2v_jax.command_line import enable_compilation_cache
     from w2v_jax.measuring.compiled import LoweredStep
-    from w2v_jax.measuring.step_timing import LOSSES, at_step
+    from w2v_jax.measuring.step_timing import at_step
     from w2v_jax.training.sharding import batch_sharding, make_mesh
     from w2v_jax.training.state import first_state
 
     enable_compilation_cache()
-    config, task, _ = our_setup(options)
+    config, task = our_setup(options)
     mesh = make_mesh(config.run.mesh)
     arrays = dict(np.load(Path(options.folder) / "batch.npz"))
     program, _ = LoweredStep(
@@ -107,8 +100,8 @@ def ours(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
     def update() -> dict[str, Any]:
         nonlocal state
         state, metrics = jax.block_until_ready(program(state, batch))
-        total, count = (float(x) for x in metrics[LOSSES[config.kind]])
-        pretrains = config.kind == "pretrained"
+        total, count = (float(x) for x in metrics[task.loss_scalar])
+        pretrains = config.kind == "wav2vec2"
         return {"loss": total / count, "masked_frames": int(count) if pretrains else None}
 
     return update, {"parameters": parameters, "versions": {"jax": jax.__version__}}
@@ -138,7 +131,7 @@ def theirs(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
     torch.set_num_threads(os.cpu_count())
     folder = Path(options.folder)
     work = json.loads((folder / "work.json").read_text())
-    if work["kind"] == "pretrained":
+    if work["kind"] == "wav2vec2":
         changes = {
             "num_negatives": work["loss"]["negatives"],
             "contrastive_logits_temperature": work["loss"]["temperature"],
@@ -165,10 +158,10 @@ def theirs(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
     batch = np.load(folder / "batch.npz")
     audio = torch.from_numpy(batch["audio"][0])
     frames = int(model._get_feat_extract_output_lengths(audio.shape[1]))
-    if work["kind"] == "pretrained":
+    if work["kind"] == "wav2vec2":
         model.set_gumbel_temperature(work["temperature"])
     else:
-        inside = np.arange(batch["labels"].shape[2]) < batch["label_length"][0][:, None]
+        inside = np.arange(batch["labels"].shape[2]) < batch["labels_length"][0][:, None]
         labels = torch.from_numpy(np.where(inside, batch["labels"][0], -100)).long()
 
     def waveform() -> torch.Tensor:
@@ -179,7 +172,7 @@ def theirs(options: argparse.Namespace) -> tuple[Update, dict[str, Any]]:
         return (x - mean) / torch.sqrt(variance + 1e-7)
 
     def update() -> dict[str, Any]:
-        if work["kind"] == "pretrained":
+        if work["kind"] == "wav2vec2":
             time_mask, shape = work["masks"]["time"], (len(audio), frames)
             mask = _compute_mask_indices(
                 shape, time_mask["prob"], time_mask["span"], min_masks=time_mask["minimum"]

@@ -94,9 +94,10 @@ def size_of(argument: str) -> tuple[str, dict[str, str]]:
     return size, dict(part.partition("=")[::2] for part in rest)
 
 
-def execution(**values) -> ConfigDict:
-    """How the model is computed, with all keys."""
-    return ConfigDict(Execution(**values).to_dict())
+def execution(*keys: str) -> ConfigDict:
+    """How the model is computed, with these keys or all."""
+    values = Execution().to_dict()
+    return ConfigDict({key: values[key] for key in keys or values})
 
 
 def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:

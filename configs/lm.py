@@ -41,7 +41,7 @@ def get_config(size: str = "letters_base"):
     config.letters = ""  # the alphabet; empty: English, as in the published models
     config.num_words = 200_000  # of a model of words: the most frequent of the training text
     config.model = ConfigDict(LanguageConfig(**SIZES[size]).to_dict())
-    config.execution = common.execution()
+    config.execution = common.execution("dtype", "remat", "scan", "attention")
     config.data = ConfigDict(
         dict(
             # text files, plain or .gz, a sentence per line; several with commas

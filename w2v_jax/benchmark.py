@@ -133,7 +133,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
 def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
     encoder = EncoderConfig.from_dict(config.model, config.execution)
     alphabet = Alphabet.from_letters(config.letters)
-    audio = np.zeros((1, 2 * encoder.receptive_field), np.int16)
+    audio = np.zeros((1, 2 * encoder.frontend.receptive_field), np.int16)
     model = CTCModel(encoder, len(alphabet))
     variables = jax.jit(lambda: nn.meta.unbox(model.init(jax.random.key(0), audio)))()
     return Recognizer(encoder, alphabet), variables
@@ -166,7 +166,8 @@ def benchmark_decode(
     cfg = recognizer.config
     print(f"{machine()}; {len(recordings)} recordings of {data}, {seconds / 60:.1f} min, one at a "
           "time")  # fmt: skip
-    print(f"acoustic model: {name}, {sum(sizes) / 1e6:.1f} M parameters, {cfg.dtype}", flush=True)
+    print(f"acoustic model: {name}, {sum(sizes) / 1e6:.1f} M parameters, {cfg.compute_dtype}",
+          flush=True)  # fmt: skip
     timing, emissions = acoustic_timing(recognizer, variables, recordings)
     if config is not None and trained is not None:
         print(f"letter probabilities for what follows: {checkpoint}", flush=True)

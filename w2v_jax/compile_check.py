@@ -56,7 +56,7 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
         result = {
             "topology": topology.name, "mesh": dict(mesh.shape), "rows": shape.rows,
             task.measure.name: amount, "accumulation": micro[0], "rows_per_device": rows,
-            "remat": config.execution.remat, "remat_features": config.execution.remat_features,
+            "execution": config.execution.to_dict(),
             "model_flops": flops(shape),
             "fits": not isinstance(found, TooLarge), "hbm": topology.hbm,
             **dataclasses.asdict(found),

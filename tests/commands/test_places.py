@@ -60,7 +60,7 @@ def test_metrics_read_like_one_run(bucket, monkeypatch):
 
 
 def test_settings(bucket):
-    write_settings("gs://bucket/run", {"seed": 0})
+    write_settings("gs://bucket/run", {"seed": 0}, {})
     check_unchanged("gs://bucket/run", {"seed": 1}, {})  # nothing was trained with them
     (place("gs://bucket/run") / "checkpoints" / "3").mkdir(parents=True)
     (place("gs://bucket/run") / "checkpoints" / "3" / "commit_success.txt").write_text("")

@@ -10,8 +10,7 @@ from w2v_jax.run import run
 def prepared(kind, manifests, **changes):
     config = getattr(small, kind)()
     config.data.update(train=manifests["train"], valid=manifests["dev"], row_multiple=8)
-    config.update(**changes)
-    config.run.update(dry_run=True)
+    config.run.update(dry_run=True, **changes)
     return config
 
 

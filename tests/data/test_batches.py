@@ -96,7 +96,7 @@ def test_padded_batches_carry_labels(manifest):
     kept, labels = transcribed([Files(manifest)], alphabet)
     corpus = Corpus(kept)
     specs = sequential(pad_buckets(corpus.lengths, [48_000, int(corpus.lengths.max())], 400_000, 3))
-    loader = Loader(corpus, 0, crop=False, tracks={"labels": Track(labels, None)})
+    loader = Loader(corpus, 0, crop=False, tracks={"labels": Track(labels)})
     seen = []
     for batch, _ in iterate(specs, loader):
         for row, item in enumerate(batch["id"][0]):

@@ -56,10 +56,19 @@ def test_augmentation_is_a_function_of_seed_step_and_item(corpus):
     for step in reversed(range(6)):
         again = changed(plan[step])
         assert all(np.array_equal(first[step][key], again[key]) for key in again)
-    other = Augmentation(changed.augmentation._settings, 4, corpus, corpus)
+    other = Augmentation(changed.views["audio"].settings, 4, corpus, corpus)
     assert not np.array_equal(
         Loader(corpus, 3, views={"audio": other})(plan[0])["audio"], first[0]["audio"]
     )
+
+
+def test_streams_are_those_of_every_run_so_far(corpus):
+    """Of the first view: another key would change what a run hears after it goes on."""
+    augmentation = Augmentation(DEFAULTS | {"speed_prob": 0.5}, 3, corpus, corpus)
+    for step, item in np.ndindex(9, 9):
+        rng = np.random.default_rng([3, 5, 0, step, item])
+        factor = rng.choice((0.9, 1.1)) if rng.random() < 0.5 else 1.0
+        assert augmentation.speed(step, item) == factor
 
 
 def test_noise_is_drawn_within_its_range(corpus):
@@ -109,9 +118,9 @@ def test_noise_that_cannot_be_read_is_counted(corpus, tmp_path):
     (tmp_path / "0.wav").write_text("not audio")
     noise = Corpus(Files(Manifest(tmp_path, ["0.wav"], [16_000])))
     plan, plain, changed = loaders(corpus, noise=1.0)
-    changed.augmentation.recordings["noise"] = noise
+    changed.views["audio"].recordings["noise"] = noise
     batch, problems = changed.load(plan[0])
-    assert {(kind, item) for kind, item, _ in problems} == {("noise", 0)}
+    assert {(kind, item) for kind, item, _ in problems} == {("noise of audio", 0)}
     assert np.array_equal(batch["audio"], plain(plan[0])["audio"])
     with pytest.raises(UserError, match="1 of 1 audio files"):
         changed.note(problems)

@@ -100,13 +100,13 @@ def test_batches_are_a_function_of_seed_and_step(corpus):
 def test_stand_ins_are_of_the_same_part(corpus):
     mix = mixture(corpus, "temperature")
     for bucket in mixed(crop_buckets(corpus.lengths, CROPS, 320_000, 2), mix):
-        for place in (0, bucket.bounds[1], len(bucket.items) - 1):
-            code = mix.codes[bucket.items[place]]
+        for slot in (0, bucket.bounds[1], len(bucket.items) - 1):
+            code = mix.codes[bucket.items[slot]]
             count = np.count_nonzero(mix.codes[bucket.items] == code)
-            places = [bucket.stand_in(place, number) for number in range(count)]
-            assert places[0] == place
-            assert len(set(places)) == count
-            assert set(mix.codes[bucket.items[places]]) == {code}
+            slots = [bucket.stand_in(slot, number) for number in range(count)]
+            assert slots[0] == slot
+            assert len(set(slots)) == count
+            assert set(mix.codes[bucket.items[slots]]) == {code}
 
 
 def test_joined_utterances_are_of_one_speaker_language_and_source(corpus):

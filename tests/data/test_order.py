@@ -6,9 +6,10 @@ import pytest
 from w2v_jax.data.order import SMALL, Interleaving, permuted, permuted_each
 
 
-def computed(places, size, key):
+def computed(positions, size, key):
     """The way that large permutations go, for any size."""
-    return permuted_each(places, np.full(len(places), size), key, np.zeros((1, len(places)), int))
+    count = len(positions)
+    return permuted_each(positions, np.full(count, size), key, np.zeros((1, count), int))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000, SMALL, SMALL + 1, 100_003])
@@ -45,14 +46,14 @@ def test_many_permutations_at_once():
     sizes = np.array([1, 3, 70, 1000, 5000])
     parts = np.stack([np.arange(5), [0, 0, 1, 0, 2]])
     which = np.repeat(np.arange(5), sizes)
-    places = np.concatenate([np.arange(size) for size in sizes])
+    positions = np.concatenate([np.arange(size) for size in sizes])
     shuffle = np.random.default_rng(0).permutation(len(which))
-    which, places = which[shuffle], places[shuffle]
-    found = permuted_each(places, sizes[which], (1,), parts[:, which])
+    which, positions = which[shuffle], positions[shuffle]
+    found = permuted_each(positions, sizes[which], (1,), parts[:, which])
     for i, size in enumerate(sizes):
         mine = which == i
         assert np.array_equal(np.sort(found[mine]), np.arange(size))
-        alone = permuted_each(places[mine], sizes[which][mine], (1,), parts[:, which][:, mine])
+        alone = permuted_each(positions[mine], sizes[which][mine], (1,), parts[:, which][:, mine])
         assert np.array_equal(found[mine], alone)
     two = [permuted_each(np.arange(99), np.full(99, 99), (1,), np.full((1, 99), i)) for i in (0, 1)]
     assert (two[0] == two[1]).sum() < 10

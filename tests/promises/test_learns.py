@@ -40,7 +40,7 @@ def train(task: Task, rate, plan, loader, steps):
 
 
 def test_contrastive_task(manifests):
-    config = small.pretraining(**{**WIDER, "feature_grad_mult": 1.0})
+    config = small.pretraining(**{**WIDER, "frontend__grad_mult": 1.0})
     config.quantizer.codes = 16
     config.masking.update(prob=0.4, span=5)
     config.loss.update(penalty_weight=0.0, negatives=100)

@@ -25,6 +25,7 @@ from w2v_jax.training.checkpoint import (
     latest_variables,
     load_exported,
 )
+from w2v_jax.training.settings import write_settings
 from w2v_jax.training.sharding import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -251,13 +252,15 @@ def test_newest_every_nth_and_best_are_kept(tmp_path):
 
 
 def test_export_takes_the_average_and_the_step_that_is_asked_for(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"kind": "ctc"}))
+    write_settings(str(tmp_path), {"kind": "ctc"}, {"kind": "ctc"})
     lines = [{"step": s, "valid/wer": wer} for s, wer in ((1, 9.0), (2, 3.0), (3, 5.0), (4, 1.0))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     for step in (1, 2, 3):
         state = {"params": {"w": jnp.full(3, step)}, "stats": {}, "opt": jnp.ones(2)}
         if step == 3:
-            state["ema"] = {"w": jnp.full(3, 30)}
+            state["average"] = {"w": jnp.full(3, 30)}
+        elif step == 2:  # a teacher is no model
+            state["teacher"] = {"w": jnp.full(3, 20)}
         checkpoints = Checkpoints(tmp_path, keep_last=9)
         checkpoints.save(step, state, {})
         checkpoints.close()

@@ -80,7 +80,7 @@ def test_scan_and_remat(reference, model):
 
 def test_scan_and_remat_are_really_other_programs():
     def program(**model):
-        config = small.pretraining(attention_method="whole", **model)  # no loop over heads
+        config = small.pretraining(attention="whole", **model)  # no loop over heads
         task, mesh = Wav2Vec2(config), mesh_of((1, 1, 1))
         batch = small.noise_batch(2, 16000)
         return str(on_mesh(jitted_step(task, mesh).trace, mesh)(

@@ -66,7 +66,7 @@ ARCHIVES = {
 def download(name: str, folder: str, url: str = "") -> str:
     """Returns the folder of the subset `name` below `folder`, fetched unless it is there.
 
-    `url` is another place of the archives. The sum is looked up in its md5sum.txt, and is the
+    `url` is another address of the archives. The sum is looked up in its md5sum.txt, and is the
     published one where it has none or does not list the archive. An archive that was begun is
     continued; its parts are written to the subset's folder only when all is there, so that
     folder is whole or does not exist. The archive is removed afterwards.
@@ -82,16 +82,16 @@ def download(name: str, folder: str, url: str = "") -> str:
         print(f"{target}: is there already")
         return target
     os.makedirs(folder, exist_ok=True)
-    place = (url or archive.url).rstrip("/")
+    base = (url or archive.url).rstrip("/")
     file = os.path.join(folder, archive.file)
-    expected = _published_sum(place, archive.file) if url else ""
+    expected = _published_sum(base, archive.file) if url else ""
     expected = expected or archive.md5
-    _fetch(f"{place}/{archive.file}", file)
+    _fetch(f"{base}/{archive.file}", file)
     found = md5(file)
     if found != expected:
         os.remove(file)
         raise UserError(
-            f"{place}/{archive.file}: the file that came has the MD5 sum {found}, not {expected}; "
+            f"{base}/{archive.file}: the file that came has the MD5 sum {found}, not {expected}; "
             "it was removed, run the command again"
         )
     _unpack(file, folder, archive.folder)
@@ -104,14 +104,14 @@ def md5(path: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _published_sum(place: str, file: str) -> str:
+def _published_sum(base: str, file: str) -> str:
     try:
-        with urllib.request.urlopen(f"{place}/md5sum.txt", timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(f"{base}/md5sum.txt", timeout=TIMEOUT) as answer:
             lines = answer.read(1 << 20).decode("utf-8", "replace").splitlines()
     except urllib.error.HTTPError:
         return ""
     except (OSError, ValueError) as error:
-        raise _no_answer(f"{place}/md5sum.txt", error) from None
+        raise _no_answer(f"{base}/md5sum.txt", error) from None
     for line in lines:
         sum_and_name = re.fullmatch(r"([0-9a-f]{32}) [ *](?:.*/)?(\S+)", line.strip())
         if sum_and_name and sum_and_name[2] == file:
@@ -189,7 +189,7 @@ def _fetch_rest(url: str, part: str, have: int) -> bool:
 
 
 def _unpack(file: str, folder: str, subset: str) -> None:
-    """Unpacks beside the target; the subset's folder is moved to its place at the end."""
+    """Unpacks beside the target; the subset's folder is moved to where it belongs at the end."""
     scratch = os.path.join(folder, f".unpacking-{os.path.basename(file)}")
     shutil.rmtree(scratch, ignore_errors=True)
     try:

@@ -10,7 +10,7 @@ from w2v_jax.errors import UserError
 
 
 def find(source: str | os.PathLike, layout: str = "") -> Found:
-    """Returns every utterance of a folder or a table, sorted by path and place in the file.
+    """Returns every utterance of a folder or a table, sorted by path and start in the file.
 
     A table (a file) is known by its suffix and its first line, see `tables.kind`. In a folder and
     each folder below it the first layout of `layouts.LAYOUTS` whose mark is there is taken, so a
@@ -49,9 +49,9 @@ def _search(folder: str, layout: str) -> Found:
         raise UserError(f"{folder}: is a folder; --layout={layout} needs a file")
     wanted = [LAYOUTS[layout]] if layout else LAYOUTS.values()
     total, seen = Found(), False
-    for place, folders, names in _walk(folder):
+    for here, folders, names in _walk(folder):
         for read in wanted:
-            found = read(place, folders, names)
+            found = read(here, folders, names)
             if found is not None:
                 seen = True
                 total.add(found)

@@ -28,7 +28,7 @@ _MLS_LANGUAGES = {
 }  # fmt: skip
 
 
-def common_voice(place: str, folders: list[str], names: list[str]) -> Found | None:
+def common_voice(here: str, folders: list[str], names: list[str]) -> Found | None:
     """Common Voice: `LOCALE/train.tsv` (dev, test, validated ...) beside `LOCALE/clips/`.
 
     The folder stands for its train.tsv, or validated.tsv without one; give another table by name.
@@ -38,7 +38,7 @@ def common_voice(place: str, folders: list[str], names: list[str]) -> Found | No
     for name in ("train.tsv", "validated.tsv"):
         if name in names:
             folders.clear()
-            return _by_table(common_voice_table, os.path.join(place, name))
+            return _by_table(common_voice_table, os.path.join(here, name))
     return None
 
 
@@ -48,7 +48,7 @@ def _by_table(read: Callable[[str], Found], table: str) -> Found:
     return found
 
 
-def voxpopuli(place: str, folders: list[str], names: list[str]) -> Found | None:
+def voxpopuli(here: str, folders: list[str], names: list[str]) -> Found | None:
     """VoxPopuli, transcribed: `LANG/asr_train.tsv` (dev, test) and `LANG/YEAR/ID.ogg`.
 
     The folder stands for its asr_train.tsv; give another table by name. The untranscribed parts,
@@ -57,31 +57,31 @@ def voxpopuli(place: str, folders: list[str], names: list[str]) -> Found | None:
     """
     if "asr_train.tsv" in names:
         folders.clear()
-        return _by_table(voxpopuli_table, os.path.join(place, "asr_train.tsv"))
-    parent, year = os.path.split(place)
+        return _by_table(voxpopuli_table, os.path.join(here, "asr_train.tsv"))
+    parent, year = os.path.split(here)
     language = os.path.basename(parent).split("_")[0]
     if not re.fullmatch(r"(19|20)\d\d", year) or not re.fullmatch("[a-z]{2}", language):
         return None
     event = re.compile(rf"{year}\d{{4}}-\d{{4}}-.*_{language}(_\d+)?\.ogg")
     if not any(event.fullmatch(name) for name in names):
         return None
-    paths = [os.path.join(place, name) for name in audio_names(names)]
+    paths = [os.path.join(here, name) for name in audio_names(names)]
     return Found([Utterance(path, language=language, corpus="voxpopuli") for path in paths])
 
 
-def multilingual_librispeech(place: str, folders: list[str], names: list[str]) -> Found | None:
+def multilingual_librispeech(here: str, folders: list[str], names: list[str]) -> Found | None:
     """MLS: `mls_LANGUAGE/SPLIT/transcripts.txt` (ID, tab, text) beside a segments.txt, which only
     says where LibriVox has the passage, and `audio/SPEAKER/BOOK/SPEAKER_BOOK_NUMBER.flac`."""
     if not {"transcripts.txt", "segments.txt"} <= set(names) or "audio" not in folders:
         return None
     folders.clear()
-    name = re.search(r"mls_([a-z]+)(_opus)?$", os.path.dirname(place))
+    name = re.search(r"mls_([a-z]+)(_opus)?$", os.path.dirname(here))
     language = _MLS_LANGUAGES.get(name[1], name[1]) if name else ""
-    transcript = os.path.join(place, "transcripts.txt")
+    transcript = os.path.join(here, "transcripts.txt")
     texts = dict(line.split("\t", 1) for line in lines(transcript) if "\t" in line)
     found = Found()
     heard = set()
-    for folder, _, files in walk(os.path.join(place, "audio")):
+    for folder, _, files in walk(os.path.join(here, "audio")):
         for name in audio_names(files):
             key = os.path.splitext(name)[0]
             heard.add(key)
@@ -94,7 +94,7 @@ def multilingual_librispeech(place: str, folders: list[str], names: list[str]) -
     return found
 
 
-def libri_light(place: str, folders: list[str], names: list[str]) -> Found | None:
+def libri_light(here: str, folders: list[str], names: list[str]) -> Found | None:
     """Libri-Light: `SPEAKER/BOOK/NAME.flac` with a NAME.json (speaker, voice_activity in s)."""
     found = Found()
     for name in audio_names(names):
@@ -102,17 +102,17 @@ def libri_light(place: str, folders: list[str], names: list[str]) -> Found | Non
         if sidecar not in names:
             continue
         try:
-            about = json.loads(read_text(os.path.join(place, sidecar)))
+            about = json.loads(read_text(os.path.join(here, sidecar)))
             voice = np.array(about["voice_activity"], float).reshape(-1, 2)
             speaker = str(about["speaker"])
         except (ValueError, KeyError, TypeError):
             continue
-        path = os.path.join(place, name)
+        path = os.path.join(here, name)
         found.utterances.append(Utterance(path, "", speaker, "en", "librilight", voice=voice))
     if not found.utterances:
         return None
     read = {utterance.path for utterance in found.utterances}
-    others = [os.path.join(place, name) for name in audio_names(names)]
+    others = [os.path.join(here, name) for name in audio_names(names)]
     speaker = found.utterances[0].speaker
     found.utterances += [
         Utterance(path, "", speaker, "en", "librilight") for path in others if path not in read
@@ -120,18 +120,18 @@ def libri_light(place: str, folders: list[str], names: list[str]) -> Found | Non
     return found
 
 
-def librispeech(place: str, folders: list[str], names: list[str]) -> Found | None:
+def librispeech(here: str, folders: list[str], names: list[str]) -> Found | None:
     """LibriSpeech: `SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`, lines of `ID TEXT`, beside
     `SPEAKER-CHAPTER-NUMBER.flac`. Many corpora are shaped so: none is named."""
     texts = {}
     for name in names:
         if name.endswith(".trans.txt"):
-            path = os.path.join(place, name)
+            path = os.path.join(here, name)
             pairs = (line.split(maxsplit=1) for line in lines(path) if line.strip())
             texts.update({key: (clean("".join(text)), path) for key, *text in pairs})
     if not texts:
         return None
-    found = plain(place, folders, names)
+    found = plain(here, folders, names)
     found.utterances = [
         Utterance(u.path, texts.get(stem, ("", ""))[0] or u.text, stem.split("-")[0])
         for u in found.utterances
@@ -143,13 +143,13 @@ def librispeech(place: str, folders: list[str], names: list[str]) -> Found | Non
     return found
 
 
-def plain(place: str, folders: list[str], names: list[str]) -> Found:
+def plain(here: str, folders: list[str], names: list[str]) -> Found:
     """Any folder: `name.flac`, its text in `name.txt` where there is one."""
     found, present = Found(), set(names)
     for name in audio_names(names):
         text = f"{os.path.splitext(name)[0]}.txt"
-        text = clean(read_text(os.path.join(place, text))) if text in present else ""
-        found.utterances.append(Utterance(os.path.join(place, name), text))
+        text = clean(read_text(os.path.join(here, text))) if text in present else ""
+        found.utterances.append(Utterance(os.path.join(here, name), text))
     return found
 
 

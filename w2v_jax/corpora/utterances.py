@@ -74,14 +74,14 @@ def at_rate(seconds: float) -> int:
 def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """(folder, its folders, its files), sorted, without hidden ones; links are followed, once."""
     visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield place, folders, sorted(name for name in names if not name.startswith("."))
+        yield here, folders, sorted(name for name in names if not name.startswith("."))
 
 
 def audio_names(names: list[str]) -> list[str]:

@@ -41,7 +41,8 @@ class Augmentation:
     """Draws and applies what `settings` (config.data.augment) allow.
 
     Every kind has a stream of random numbers of its own, so that switching one on or off changes
-    no other. Raises UserError for settings that make no sense.
+    no other; so has every view of an utterance, which are counted from 0. Raises UserError for
+    settings that make no sense.
     """
 
     def __init__(
@@ -50,11 +51,9 @@ class Augmentation:
         seed: int,
         noise: Corpus | None = None,
         impulses: Corpus | None = None,
-        view: int = 0,
     ):
-        self._settings = dict(settings)
-        # every view draws from streams of its own
-        self._seed = [seed, 5] if view == 0 else [seed, 6, view]
+        self.settings = dict(settings)
+        self._seed = seed
         self.recordings = {"noise": noise, "reverb": impulses}
         for kind in KINDS:
             prob = settings[f"{kind}_prob"]
@@ -72,25 +71,22 @@ class Augmentation:
                 f"--config.data.augment.speed_factors={tuple(factors)} must be from 0.5 to 2"
             )
 
-    def _draw(self, kind: str, step: int, item: int) -> np.random.Generator | None:
+    def _draw(self, kind: str, step: int, item: int, view: int) -> np.random.Generator | None:
         """The random numbers of this utterance and kind, or None where it is spared."""
-        prob = self._settings[f"{kind}_prob"]
+        prob = self.settings[f"{kind}_prob"]
         if not prob:
             return None
-        rng = np.random.default_rng([*self._seed, KINDS.index(kind), step, item])
+        key = [self._seed, 5, KINDS.index(kind), step, item]
+        rng = np.random.default_rng([*key, view] if view else key)
         return rng if rng.random() < prob else None
 
-    @property
-    def changes_speed(self) -> bool:
-        return self._settings["speed_prob"] > 0
-
-    def speed(self, step: int, item: int) -> float:
+    def speed(self, step: int, item: int, view: int = 0) -> float:
         """How much faster the utterance is to be; 1 leaves it alone."""
-        rng = self._draw("speed", step, item)
-        return float(rng.choice(self._settings["speed_factors"])) if rng else 1.0
+        rng = self._draw("speed", step, item, view)
+        return float(rng.choice(self.settings["speed_factors"])) if rng else 1.0
 
     def __call__(
-        self, audio: np.ndarray, count: int, step: int, item: int
+        self, audio: np.ndarray, count: int, step: int, item: int, view: int = 0
     ) -> tuple[np.ndarray, list[tuple[str, int, str]]]:
         """(int16 [count], recordings that could not be read: (kind, item, reason)).
 
@@ -101,19 +97,19 @@ class Augmentation:
         out, bad = audio, []
         if count != len(audio):
             out = change_speed(out, len(audio) / count)
-        if rng := self._draw("pitch", step, item):
-            widest = self._settings["pitch_semitones"]
+        if rng := self._draw("pitch", step, item, view):
+            widest = self.settings["pitch_semitones"]
             out = shift_pitch(out, rng.uniform(-widest, widest))
-        if (rng := self._draw("reverb", step, item)) and (
+        if (rng := self._draw("reverb", step, item, view)) and (
             impulse := self._recording("reverb", rng, None, bad)
         ) is not None:
             out = reverberate(out, impulse)
-        if (rng := self._draw("noise", step, item)) and (
+        if (rng := self._draw("noise", step, item, view)) and (
             noise := self._recording("noise", rng, count, bad)
         ) is not None:
-            out = add_noise(out, noise, rng.uniform(*self._settings["noise_snr_db"]))
-        if rng := self._draw("gain", step, item):
-            out = change_gain(out, rng.uniform(*self._settings["gain_db"]))
+            out = add_noise(out, noise, rng.uniform(*self.settings["noise_snr_db"]))
+        if rng := self._draw("gain", step, item, view):
+            out = change_gain(out, rng.uniform(*self.settings["gain_db"]))
         return (out if out is audio else to_int16(out)), bad
 
     def _recording(self, kind: str, rng, count: int | None, bad: list) -> np.ndarray | None:
@@ -136,15 +132,12 @@ class Augmentation:
         return (int(rng.integers(size)) for _ in range(_TRIES))
 
 
-def open_augmentation(
-    settings: Mapping[str, Any], seed: int, view: int = 0
-) -> Augmentation | None:
-    """The augmentation of config.data.augment with its recordings; None where nothing is on. view:
-    the number of a view of a crop, which is augmented by draws of its own."""
+def open_augmentation(settings: Mapping[str, Any], seed: int) -> Augmentation | None:
+    """The augmentation of config.data.augment with its recordings; None where nothing is on."""
     if not any(settings[f"{kind}_prob"] for kind in KINDS):
         return None
     recordings = [
         Corpus(open_sources(path), cache_bytes=_CACHE) if path else None
         for path in (settings["noise_manifest"], settings["reverb_manifest"])
     ]
-    return Augmentation(settings, seed, *recordings, view=view)
+    return Augmentation(settings, seed, *recordings)

@@ -1,4 +1,4 @@
-"""Items, what batches are made of: utterances, or a few short ones put end to end."""
+"""A corpus and its items, what batches are made of: utterances, or a few short ones end to end."""
 
 import copy
 import hashlib
@@ -17,8 +17,8 @@ class Corpus(SharedState):
     """Items of one or several sources, which can be read by index.
 
     Rows are counted through the sources in their order. An item is a row, or with `groups` the rows
-    of one group. `cache_bytes` of decoded rows are kept in memory. Of every row a multiple of
-    `grid` samples is used.
+    of one group, each cut to a multiple of `grid` samples. `cache_bytes` of decoded rows are kept
+    in memory.
     """
 
     def __init__(
@@ -26,11 +26,12 @@ class Corpus(SharedState):
         sources: Source | Sequence[Source],
         groups: Ragged | None = None,
         *,
-        cache_bytes: int = 0,
         grid: int = 1,
+        cache_bytes: int = 0,
     ):
         self.sources = list(sources) if isinstance(sources, Sequence) else [sources]
-        self.groups, self.grid = groups, grid
+        self.groups = groups
+        self.grid = grid
         sizes = [len(source.manifest) for source in self.sources]
         self._first = np.concatenate([[0], np.cumsum(sizes)])  # row of every source
         self._start_cache(cache_bytes)
@@ -62,15 +63,15 @@ class Corpus(SharedState):
     @cached_property
     def row_lengths(self) -> np.ndarray:
         """int64 [rows]: samples of every row; of a single source a view of the manifest."""
-        samples = _joined([source.manifest.samples for source in self.sources])
-        return samples if self.grid == 1 else samples // self.grid * self.grid
+        return _joined([source.manifest.samples for source in self.sources])
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """int64 [items]: samples of every item."""
         if self.groups is None:
             return self.row_lengths
-        return self.summed(self.row_lengths)
+        heard = self.row_lengths[self.groups.values]
+        return np.add.reduceat(heard - heard % self.grid, self.groups.bounds[:-1])
 
     @property
     def first_rows(self) -> np.ndarray:
@@ -78,6 +79,11 @@ class Corpus(SharedState):
         if self.groups is None:
             return np.arange(len(self))
         return self.groups.values[self.groups.bounds[:-1]]
+
+    @property
+    def num_rows(self) -> int:
+        """Of all sources."""
+        return int(self._first[-1])
 
     @property
     def hours(self) -> float:
@@ -92,54 +98,48 @@ class Corpus(SharedState):
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return int(self._first[-1]) if self.groups is None else len(self.groups)
+        return self.num_rows if self.groups is None else len(self.groups)
 
     def length(self, item: int) -> int:
         """Samples of one item; in a worker process cheaper than `lengths`."""
+        return sum(size for _, size in self.rows(item))
+
+    def rows(self, item: int) -> list[tuple[int, int]]:
+        """(row, samples that are heard of it) of the rows of an item."""
         if self.groups is None:
-            return self.row_length(item)
-        return sum(self.row_length(int(row)) for row in self.groups[item])
+            return [(item, self._row_length(item))]
+        sizes = ((row, self._row_length(row)) for row in self.groups[item].tolist())
+        return [(row, size - size % self.grid) for row, size in sizes]
 
     def path(self, item: int) -> str:
         """The file of an item, or the first of its files, as its manifest writes it."""
-        source, row = self._locate(item if self.groups is None else int(self.groups[item][0]))
-        return source.manifest.paths[row]
+        source, i = self._locate(item if self.groups is None else int(self.groups[item][0]))
+        return source.manifest.paths[i]
 
     def speaker(self, item: int) -> str:
         """The speaker of an item; '' where it is not known."""
-        source, row = self._locate(item if self.groups is None else int(self.groups[item][0]))
-        return source.manifest.speakers[row]
+        source, i = self._locate(item if self.groups is None else int(self.groups[item][0]))
+        return source.manifest.speakers[i]
 
     def _locate(self, row: int) -> tuple[Source, int]:
-        """The source of a row, and its number there."""
+        """The source of a row, and which of its rows it is."""
         if len(self.sources) == 1:
             return self.sources[0], row
         index = int(np.searchsorted(self._first, row, side="right")) - 1
         return self.sources[index], row - int(self._first[index])
 
-    def rows(self, item: int) -> list[int]:
-        """The rows of an item."""
-        return [item] if self.groups is None else self.groups[item].tolist()
-
-    def summed(self, amounts: np.ndarray) -> np.ndarray:
-        """Amounts [rows] as amounts of the items."""
-        if self.groups is None:
-            return amounts
-        return np.add.reduceat(amounts[self.groups.values], self.groups.bounds[:-1])
-
-    def row_length(self, row: int) -> int:
-        """Samples of a row; in a worker process cheaper than `row_lengths`."""
-        source, row = self._locate(row)
-        return int(source.manifest.samples[row]) // self.grid * self.grid
+    def _row_length(self, row: int) -> int:
+        source, i = self._locate(row)
+        return int(source.manifest.samples[i])
 
     def _read(self, row: int, start: int, count: int) -> np.ndarray:
-        source, inside = self._locate(row)
+        source, i = self._locate(row)
         cached = self._cache.get(row)
         if cached is None:
-            size = int(source.manifest.samples[inside])
+            size = int(source.manifest.samples[i])
             if 2 * size > self._room:
-                return source.audio(inside, start, count)
-            cached = source.audio(inside, 0, size)
+                return source.audio(i, start, count)
+            cached = source.audio(i, 0, size)
             with self._lock:
                 if row not in self._cache and cached.nbytes <= self._room:
                     self._cache[row] = cached
@@ -151,8 +151,7 @@ class Corpus(SharedState):
         if self.groups is None:
             return self._read(item, start, count)
         parts = []
-        for row in self.groups[item].tolist():
-            size = self.row_length(row)
+        for row, size in self.rows(item):
             if start < size and count > 0:
                 parts.append(self._read(row, start, min(count, size - start)))
                 count -= len(parts[-1])
@@ -160,17 +159,22 @@ class Corpus(SharedState):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def concatenated(corpus: Corpus, target: int, *, seed: int) -> Corpus:
+def concatenated(corpus: Corpus, target: int, *, seed: int, grid: int = 1) -> Corpus:
     """A corpus whose items are short utterances joined up to `target` samples: of one speaker of
-    one source and corpus, in one language."""
+    one source and corpus, in one language.
+
+    grid: samples of which the utterances are cut to a multiple, for tracks that have a rate (see
+    `loader.Track`): a value is then of one utterance alone.
+    """
     speakers = []
     for index, source in enumerate(corpus.sources):
         key = source.manifest.speakers.codes.astype(np.int64)
         for labels in (source.manifest.languages, source.manifest.corpora):
             key = key * len(labels.names) + labels.codes
         speakers.append((np.int64(index) << 48) + key)
-    groups = concatenation(corpus.row_lengths, _joined(speakers), target, seed=seed)
-    return Corpus(corpus.sources, groups, cache_bytes=corpus.cache_bytes, grid=corpus.grid)
+    heard = corpus.row_lengths - corpus.row_lengths % grid
+    groups = concatenation(heard, _joined(speakers), target, seed=seed)
+    return Corpus(corpus.sources, groups, grid=grid, cache_bytes=corpus.cache_bytes)
 
 
 def _joined(columns: list[np.ndarray]) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""Reads the rows of a batch; needs neither JAX nor grain, so that worker processes are light."""
+"""Reads the rows of a batch, and what travels with their audio; needs neither JAX nor grain."""
 
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from w2v_jax.audio.augment import change_speed, to_int16
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.augmentation import Augmentation
 from w2v_jax.data.corpus import Corpus
@@ -15,7 +17,23 @@ from w2v_jax.data.sharing import Ragged
 from w2v_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-Problem = tuple[str, int, str]  # what ("audio", "noise", "reverb"), which item, why
+Problem = tuple[str, int, str]  # what ("audio", "noise of VIEW", ...), which item, why
+
+
+class Track(NamedTuple):
+    """Integers that travel with the audio: a transcript, or labels at a steady rate.
+
+    values    those of every row of the corpus, rows counted through its sources
+    rate      values per second, which are cropped with the audio; None: all of them, always
+    """
+
+    values: Ragged
+    rate: float | None = None
+
+    @property
+    def period(self) -> float:
+        """Samples per value."""
+        return SAMPLE_RATE / self.rate
 
 
 def own_rows(spec: BatchSpec, accumulation: int, parts: Sequence[int], of: int) -> np.ndarray:
@@ -25,31 +43,25 @@ def own_rows(spec: BatchSpec, accumulation: int, parts: Sequence[int], of: int) 
     return rows.reshape(accumulation, -1)
 
 
-class Track(NamedTuple):
-    """What travels with the audio: integers of every row of a corpus, its rows counted through the
-    sources."""
-
-    values: Ragged
-    rate: float | None  # values per second, cropped with the audio; None: whole (a transcript)
-
-
 def batch_arrays(
     shape: tuple[int, int],
     samples: int,
-    widths: Mapping[str, int] | None = None,
-    rates: Mapping[str, float] | None = None,
+    *,
+    widths: Mapping[str, int] = MappingProxyType({}),
+    rates: Mapping[str, float] = MappingProxyType({}),
     views: Sequence[str] = ("audio",),
 ) -> dict[str, tuple[tuple[int, ...], type]]:
     """{name: (shape, type)} of the arrays of a batch with `shape` = (A, B) rows; see `Loader`.
 
-    widths: of the whole tracks, values; rates: of the others, values per second.
+    widths: of the tracks without a rate; rates: of the others.
     """
     arrays = dict.fromkeys(views, ((*shape, samples), np.int16))
     arrays |= {"length": (shape, np.int32), "id": (shape, np.int32)}
-    for name, width in (widths or {}).items():
-        arrays |= {name: ((*shape, width), np.int32), f"{name}_length": (shape, np.int32)}
-    for name, rate in (rates or {}).items():
-        arrays[name] = ((*shape, int(samples * rate) // SAMPLE_RATE), np.int32)
+    for name, width in widths.items():
+        arrays[name] = ((*shape, width), np.int32)
+        arrays[f"{name}_length"] = (shape, np.int32)
+    for name, rate in rates.items():
+        arrays[name] = ((*shape, int(samples * rate // SAMPLE_RATE)), np.int32)
     return arrays
 
 
@@ -57,20 +69,27 @@ def batch_arrays(
 class Loader:
     """Reads those rows of a BatchSpec that belong to this process.
 
-    A batch is a dict of arrays [A, B, ...]: an int16 [A, B, S] for every view (`audio`), length
-    int32 [A, B] (samples), id int32 [A, B] (item, -1 fills up). A whole track NAME gives NAME int32
-    [A, B, L] (0 beyond the end) and NAME_length int32 [A, B]; a track with a rate NAME int32
-    [A, B, S rate / 16000], -1 where it has no value. The batch is a function of the spec and of
-    the files alone, whoever reads it. Raises UserError for tracks that cannot be cropped.
+    A batch is a dict of arrays [A, B, ...]:
+
+    audio          int16 [A, B, S]; so is every other view, each augmented in its own way. All are
+                   cut from the same start of the same item
+    length         int32 [A, B], samples of the item in the views
+    id             int32 [A, B], item; -1 fills up
+    TRACK          of a track without a rate int32 [A, B, L], 0 beyond the end, and
+    TRACK_length   int32 [A, B]. An item of several rows has their values one after the other
+    TRACK          of one with a rate int32 [A, B, S * rate / 16000], -1 where there is none: in
+                   the padding, and where the values of a row end before its audio
+
+    It is a function of the spec and of the files alone, whoever reads it. Raises UserError for
+    tracks that do not fit the rows, the grid or the augmentation.
     """
 
     corpus: Corpus
     seed: int
     accumulation: int = 1
     crop: bool = True  # take a random part of `samples`; otherwise the whole item, padded
-    grid: int = 1  # crops start at multiples of this many samples: where a frame starts
+    grid: int = 1  # samples; crops start at multiples of it, periods of tracks divide it
     tracks: Mapping[str, Track] = dataclasses.field(default_factory=dict)
-    # the same crop, augmented in different ways
     views: Mapping[str, Augmentation | None] = dataclasses.field(
         default_factory=lambda: {"audio": None}
     )
@@ -81,29 +100,54 @@ class Loader:
 
     def __post_init__(self):
         self.bad: dict[tuple[str, int], str] = {}
-        self._widths, self._rates = {}, {}
+        self._widths: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
         for name, track in self.tracks.items():
-            if track.rate is None:
-                longest = int(self.corpus.summed(track.values.sizes).max(initial=1))
-                self._widths[name] = -(-longest // 8) * 8
-            else:
-                self._check_rate(name, track.rate)
-                self._rates[name] = track.rate
-
-    def _check_rate(self, name: str, rate: float) -> None:
-        period = SAMPLE_RATE / rate
-        joined = 0 if self.corpus.groups is None else self.corpus.grid
-        if period != int(period) or self.grid % int(period) or joined % int(period):
-            raise UserError(
-                f"the track {name} has {rate:g} values per second, one in {period:g} samples; "
-                f"crops start at multiples of {self.grid} samples and joined rows have multiples "
-                f"of {self.corpus.grid}, which that must divide"
-            )
-        for augmentation in self.views.values():
-            if augmentation is not None and augmentation.changes_speed:
+            if len(track.values) != self.corpus.num_rows:
                 raise UserError(
-                    f"the track {name} has a value for every {period:g} samples, which a change of "
-                    "speed would move; set --config.data.augment.speed_prob=0"
+                    f"the track {name!r} has values of {len(track.values)} utterances, its corpus "
+                    f"has {self.corpus.num_rows}; make it for the same manifests"
+                )
+            if track.rate is None:
+                self._widths[name] = -(-self._longest(track.values) // 8) * 8
+            else:
+                self._rates[name] = track.rate
+                self._check_rate(name, track)
+        self._check_speed()
+
+    def _longest(self, values: Ragged) -> int:
+        """Values of an item, at most; at least 1."""
+        sizes = values.sizes
+        if self.corpus.groups is not None:
+            groups = self.corpus.groups
+            sizes = np.add.reduceat(sizes[groups.values], groups.bounds[:-1])
+        return int(sizes.max(initial=1))
+
+    def _check_rate(self, name: str, track: Track) -> None:
+        grids = {"crops start": self.grid}
+        if self.corpus.groups is not None:
+            grids["joined utterances end"] = self.corpus.grid
+        for what, grid in grids.items():
+            if not track.period.is_integer() or grid % track.period:
+                raise UserError(
+                    f"the track {name!r} has {track.rate:g} values per second, one in "
+                    f"{track.period:g} samples, which does not divide {grid}, at whose multiples "
+                    f"{what}; give it {SAMPLE_RATE / grid:g} values per second or a multiple that "
+                    "fits"
+                )
+
+    def _check_speed(self) -> None:
+        if self._rates:
+            reason = f"the track {next(iter(self._rates))!r} has values at a steady rate"
+        elif len(self.views) > 1 and not self.crop:
+            reason = f"the views {', '.join(self.views)} must be equally long"
+        else:
+            return
+        for augmentation in self.views.values():
+            if augmentation is not None and (prob := augmentation.settings["speed_prob"]):
+                raise UserError(
+                    f"--config.data.augment.speed_prob={prob:g} changes lengths, but {reason}; "
+                    "set it to 0"
                 )
 
     def __call__(self, spec: BatchSpec) -> dict[str, np.ndarray]:
@@ -115,90 +159,96 @@ class Loader:
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], list[Problem]]:
         """The batch and what could not be read for it; changes nothing here."""
         index = own_rows(spec, self.accumulation, self.parts, self.of)
-        arrays = batch_arrays(index.shape, spec.samples, self._widths, self._rates, [*self.views])
-        batch = {name: np.zeros(*array) for name, array in arrays.items()}
-        batch["id"][:] = -1
-        for name in self._rates:
+        first, *_ = self.views  # all are equally long
+        arrays = batch_arrays(
+            index.shape, spec.samples, widths=self._widths, rates=self._rates, views=[*self.views]
+        )
+        batch = {name: np.zeros(shape, kind) for name, (shape, kind) in arrays.items()}
+        for name in ("id", *self._rates):
             batch[name][:] = -1
         problems: list[Problem] = []
         for at, row in np.ndenumerate(index):
             if spec.slots[row] < 0:
                 continue
-            item, start, views = self._item(spec, int(row), problems)
-            if views is None:
+            item, found = self._item(spec, int(row), problems)
+            if found is None:
                 continue
-            for name, audio in views.items():
-                batch[name][at][: len(audio)] = audio
-            batch["length"][at] = len(next(iter(views.values())))
             batch["id"][at] = item
-            for name, track in self.tracks.items():
-                values = self._values(track, item, start, batch["length"][at])
+            batch["length"][at] = len(found[first])
+            for name, values in found.items():
                 batch[name][at][: len(values)] = values
-                if track.rate is None:
+                if name in self._widths:
                     batch[f"{name}_length"][at] = len(values)
         return batch, problems
 
-    def _values(self, track: Track, item: int, start: int, count: int) -> np.ndarray:
-        """Those of a track that belong to `count` samples of an item from `start` on."""
-        rows = self.corpus.rows(item)
-        if track.rate is None:
-            return np.concatenate([track.values[row] for row in rows])
-        period = int(SAMPLE_RATE / track.rate)
-        parts = []
-        for row in rows:
-            # a row ends on the grid where tracks have rates: as many values as it has periods
-            size = self.corpus.row_length(row) // period
-            parts.append(np.full(size, -1, np.int32))
-            values = track.values[row][:size]
-            parts[-1][: len(values)] = values
-        first = start // period
-        return np.concatenate(parts)[first : first + int(count) // period]
-
     def _item(
         self, spec: BatchSpec, row: int, problems: list[Problem]
-    ) -> tuple[int, int, dict[str, np.ndarray] | None]:
-        """(item, where its crop starts, its views). One that cannot be read is replaced by the next
-        of its bucket and source, or, without `replace_bad`, has no audio."""
+    ) -> tuple[int, dict[str, np.ndarray] | None]:
+        """The item, its views and its tracks. One that cannot be read is replaced by the next of
+        its bucket and source, or, without `replace_bad`, has none."""
         bucket, slot = spec.bucket, int(spec.slots[row])
         item = -1
         for number in range(len(bucket.items) if self.replace_bad else 1):
             item = int(bucket.items[bucket.stand_in(slot, number)])
             try:
-                return item, *self._crop(spec, row, item, problems)
+                return item, self._read(spec, row, item, problems)
             except AudioError as error:
                 problems.append(("audio", item, str(error)))
             if len(problems) > self.max_bad_share * len(self.corpus):
                 break  # the run is about to stop: no need to try them all
-        return item, 0, None
+        return item, None
 
-    def _crop(
+    def _read(
         self, spec: BatchSpec, row: int, item: int, problems: list[Problem]
-    ) -> tuple[int, dict[str, np.ndarray]]:
-        """(where it starts, the views)."""
-        size, samples = self.corpus.length(item), spec.samples
-        speeds = {
-            name: 1.0 if augmentation is None else augmentation.speed(spec.step, item)
-            for name, augmentation in self.views.items()
-        }
+    ) -> dict[str, np.ndarray]:
+        """The views and tracks of an item, without padding."""
+        size = self.corpus.length(item)
+        speeds = [
+            1.0 if augmentation is None else augmentation.speed(spec.step, item, view)
+            for view, augmentation in enumerate(self.views.values())
+        ]
         start = 0
-        if self.crop:
-            # a faster crop needs more of the item, as far as there is more
-            wanted = {name: min(round(samples * speed), size) for name, speed in speeds.items()}
-            counts = dict.fromkeys(speeds, samples)
+        if self.crop:  # where the first view decides, the others follow
+            last = size - min(round(spec.samples * speeds[0]), size)
             rng = np.random.default_rng([self.seed, 3, spec.step, row])
-            start = int(rng.integers((size - max(wanted.values())) // self.grid + 1)) * self.grid
-        else:
-            # a slower utterance must still fit its bucket
-            wanted = dict.fromkeys(speeds, size)
-            counts = {name: min(round(size / speed), samples) for name, speed in speeds.items()}
-        views = {}
-        for name, augmentation in self.views.items():
-            audio = self.corpus.audio(item, start, wanted[name])
+            start = int(rng.integers(last // self.grid + 1)) * self.grid
+        audio: dict[int, np.ndarray] = {}
+        found = {}
+        for view, (name, augmentation) in enumerate(self.views.items()):
+            if self.crop:
+                # a faster crop needs more of the item, as far as there is more
+                wanted, count = min(round(spec.samples * speeds[view]), size - start), spec.samples
+            else:
+                # a slower utterance must still fit its bucket
+                wanted, count = size, min(round(size / speeds[view]), spec.samples)
+            if wanted not in audio:
+                audio[wanted] = self.corpus.audio(item, start, wanted)
             if augmentation is not None:
-                audio, bad = augmentation(audio, counts[name], spec.step, item)
-                problems += bad
-            views[name] = audio
-        return start, views
+                found[name], bad = augmentation(audio[wanted], count, spec.step, item, view)
+                owner = next(key for key, other in self.views.items() if other is augmentation)
+                problems += [(f"{kind} of {owner}", which, why) for kind, which, why in bad]
+            elif wanted == count:
+                found[name] = audio[wanted]
+            else:  # the item ends early, as the first view was cut for a slow one
+                found[name] = to_int16(change_speed(audio[wanted], wanted / count))
+        for name, track in self.tracks.items():
+            found[name] = self._values(track, item, start, spec.samples)
+        return found
+
+    def _values(self, track: Track, item: int, start: int, count: int) -> np.ndarray:
+        """Those of `count` samples from `start` of the item; of a track without a rate all."""
+        rows = self.corpus.rows(item)
+        if track.rate is None:
+            return np.concatenate([track.values[row] for row, _ in rows])
+        period = int(track.period)
+        parts = []
+        for row, size in rows:
+            whole = np.full(size // period, -1, np.int32)
+            values = track.values[row][: len(whole)]
+            whole[: len(values)] = values
+            parts.append(whole)
+        first = start // period
+        return np.concatenate(parts)[first : first + count // period]
 
     def note(self, problems: Sequence[Problem]) -> None:
         """Counts and names what could not be read, once each. Raises UserError beyond
@@ -210,17 +260,13 @@ class Loader:
             done = "left out" if kind != "audio" or not self.replace_bad else "replaced"
             log.warning("%s: %s", done, reason)
             count = sum(k == kind for k, _ in self.bad)
-            total = len(self.corpus if kind == "audio" else self._recordings(kind))
+            recordings, _, view = kind.partition(" of ")
+            total = len(self.views[view].recordings[recordings] if view else self.corpus)
             if count > self.max_bad_share * total:
                 raise UserError(
                     f"{count} of {total} audio files cannot be read, last: {reason}. "
                     "Run prepare again, or raise max_bad_share"
                 )
-
-    def _recordings(self, kind: str) -> Corpus:
-        """Those of the first view that has some."""
-        given = (view.recordings[kind] for view in self.views.values() if view is not None)
-        return next(corpus for corpus in given if corpus is not None)
 
     def for_workers(self, count: int) -> "Loader":
         """The loader of each of `count` worker processes: they share the cache between them."""

@@ -1,6 +1,6 @@
 """Orders that are computed, not stored: permutations by index, and streams mixed in proportion.
 
-Everything is a pure function of a key (integers, the first of them the seed) and a place in an
+Everything is a pure function of a key (integers, the first of them the seed) and a position in an
 endless row, so that the position of the data is one integer.
 """
 
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SMALL = 1 << 15  # up to this size a permutation is an array, above it is computed place by place
-CYCLE = 1000  # places over which streams are mixed in proportion
+SMALL = 1 << 15  # up to this size a permutation is an array, above it is computed one by one
+CYCLE = 1000  # positions over which streams are mixed in proportion
 
 _ROUNDS = 6
 _STEP = np.uint64(0xD1342543DE82EF95)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
 
 
-def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where a random permutation of 0..size-1 puts `places`, int64 of their shape.
+def permuted(positions: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
+    """Where a random permutation of 0..size-1 puts `positions`, int64 of their shape.
 
     The permutation of ten million items is never held in memory. Its order is part of what makes a
     run repeatable; it therefore stands here and not in a library whose versions may change it.
     """
     if size <= SMALL:
-        return _permutation(size, key)[places]
-    return _feistel(places, size, _round_keys(key)[:, None])
+        return _permutation(size, key)[positions]
+    return _feistel(positions, size, _round_keys(key)[:, None])
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,28 +34,28 @@ def _permutation(size: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def permuted_each(
-    places: np.ndarray, sizes: np.ndarray, key: tuple[int, ...], parts: np.ndarray
+    positions: np.ndarray, sizes: np.ndarray, key: tuple[int, ...], parts: np.ndarray
 ) -> np.ndarray:
-    """Where `places` go, each by a permutation of its own: of 0..sizes[i]-1, drawn from the key and
-    the numbers parts[:, i]. One pass, however many permutations there are. int64 [n]."""
+    """Where `positions` go, each by a permutation of its own: of 0..sizes[i]-1, drawn from the key
+    and the numbers parts[:, i]. One pass, however many permutations there are. int64 [n]."""
     keys = _round_keys(key)[:, None]
     for numbers in parts.astype(np.uint64):
         keys = _hashed(keys + numbers * _STEP)
-    return _feistel(places, sizes, keys)
+    return _feistel(positions, sizes, keys)
 
 
-def _feistel(places: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
-    """A Feistel network over the next even number of bits. A place that lands outside is sent
+def _feistel(positions: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+    """A Feistel network over the next even number of bits. A position that lands outside is sent
     through again until it lies inside, which keeps the whole a permutation.
 
-    keys: uint64 [rounds, n], or [rounds, 1] where all places are of one permutation.
+    keys: uint64 [rounds, n], or [rounds, 1] where all positions are of one permutation.
     """
-    places, sizes, keys = np.asarray(places), np.asarray(sizes), np.asarray(keys)
-    sizes = np.broadcast_to(sizes, places.shape).astype(np.uint64)
-    keys = np.broadcast_to(keys, (len(keys), *places.shape))
-    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]  # of the largest place
+    positions, sizes, keys = np.asarray(positions), np.asarray(sizes), np.asarray(keys)
+    sizes = np.broadcast_to(sizes, positions.shape).astype(np.uint64)
+    keys = np.broadcast_to(keys, (len(keys), *positions.shape))
+    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1]  # of the largest position
     half = ((bits + 1) // 2).astype(np.uint64)
-    out = places.astype(np.uint64)
+    out = positions.astype(np.uint64)
     todo = np.arange(len(out))
     while len(todo):
         shift = half[todo]
@@ -81,10 +81,10 @@ def _round_keys(key: tuple[int, ...]) -> np.ndarray:
 
 
 class Interleaving:
-    """Deals the places of an endless row out to streams, in random order but in proportion.
+    """Deals the positions of an endless row out to streams, in random order but in proportion.
 
-    In every `cycle` of 1000 places (more for very many streams) each stream has its share of them
-    to within one place; a stream too rare for one place per cycle has its turn when it is due.
+    In every `cycle` of 1000 positions (more for very many streams) each stream has its share of
+    them to within one; a stream too rare for one per cycle has its turn when it is due.
     """
 
     def __init__(self, shares: Sequence[float], key: tuple[int, ...]):
@@ -95,13 +95,13 @@ class Interleaving:
         needed = (len(shares) + 2) / self._shares.max()
         self.cycle = max(CYCLE, int(np.ceil(needed)))
 
-    def __call__(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(the stream of each place, the number of earlier places of that stream), int64."""
-        places = np.asarray(places, np.int64)
+    def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(the stream of each position, the number of earlier positions of that stream), int64."""
+        positions = np.asarray(positions, np.int64)
         if len(self._shares) == 1:
-            return np.zeros_like(places), places
-        cycles, offsets = np.divmod(places, self.cycle)
-        streams, turns = np.empty_like(places), np.empty_like(places)
+            return np.zeros_like(positions), positions
+        cycles, offsets = np.divmod(positions, self.cycle)
+        streams, turns = np.empty_like(positions), np.empty_like(positions)
         for cycle in np.unique(cycles):
             here = cycles == cycle
             order, turn = self._dealt(int(cycle))
@@ -109,7 +109,7 @@ class Interleaving:
         return streams, turns
 
     def _used(self, cycle: int) -> np.ndarray:
-        """Places of every stream in the cycles before `cycle`."""
+        """Positions of every stream in the cycles before `cycle`."""
         used = np.floor(cycle * self.cycle * self._shares + 0.5).astype(np.int64)
         largest = int(self._shares.argmax())
         used[largest] += cycle * self.cycle - used.sum()
@@ -117,7 +117,7 @@ class Interleaving:
 
     @functools.lru_cache(maxsize=32)  # noqa: B019 an order lives as long as its run
     def _dealt(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-        """(stream, its turn) of every place of a cycle."""
+        """(stream, its turn) of every position of a cycle."""
         before = self._used(cycle)
         counts = self._used(cycle + 1) - before
         order = np.repeat(np.arange(len(counts)), counts)

@@ -186,7 +186,7 @@ def concatenation(samples: np.ndarray, speakers: np.ndarray, target: int, *, see
     walk through all rows fills them, the rests at the end by speaker.
     """
     order = np.random.default_rng([seed, 2]).permutation(len(samples))
-    by_speaker = np.argsort(speakers[order], kind="stable")  # places in `order`
+    by_speaker = np.argsort(speakers[order], kind="stable")  # positions in `order`
     rows = order[by_speaker]
     heard = np.cumsum(samples[rows])
     changes = np.flatnonzero(np.diff(speakers[rows])) + 1
@@ -195,12 +195,12 @@ def concatenation(samples: np.ndarray, speakers: np.ndarray, target: int, *, see
     ends, rests = [], []
     for first, last in itertools.pairwise([0, *changes.tolist(), len(rows)]):
         reach = full[first:last].tolist()
-        place = first
-        while place < last:
-            end = reach[place - first]
+        position = first
+        while position < last:
+            end = reach[position - first]
             rests.append(end > last)
-            place = min(end, last)
-            ends.append(place)
+            position = min(end, last)
+            ends.append(position)
     ends, rests = np.array(ends, np.int64), np.array(rests, bool)
     filled_at = np.where(rests, len(rows) + np.arange(len(ends)), by_speaker[ends - 1])
     turn = np.argsort(filled_at)

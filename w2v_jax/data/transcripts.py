@@ -1,4 +1,4 @@
-"""Transcripts of a manifest as labels of an alphabet."""
+"""Transcripts of a corpus as letters."""
 
 import logging
 from collections.abc import Sequence

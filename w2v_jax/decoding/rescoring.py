@@ -40,7 +40,7 @@ class LanguageScorer:
             self.vocabulary.check_writes(alphabet)
         self._batch_tokens = batch_tokens
         self._params = {"params": jax.device_put(variables["params"])}
-        self._config = LanguageConfig.from_dict(config["model"])
+        self._config = LanguageConfig.from_dict(config["model"], config.get("execution"))
         model = LanguageModel(self._config, len(self.vocabulary))
 
         def log_probs(params, tokens, length):

@@ -1,5 +1,6 @@
 """What the input pipeline delivers, and what its stages cost."""
 
+import dataclasses
 import multiprocessing
 import os
 import time
@@ -42,11 +43,12 @@ class _Timed:
 
 def stages(plan: BatchPlan, loader: Loader, sharding, seconds: float) -> dict[str, float]:
     """CPU milliseconds per second of audio of every stage, one after the other in one thread."""
-    changes = loader.views["audio"]
-    if changes is not None:
-        changes = _Timed(changes, "__call__")
+    views = {
+        name: None if changes is None else _Timed(changes, "__call__")
+        for name, changes in loader.views.items()
+    }
     corpus = _Timed(loader.corpus, "audio")
-    loader = Loader(corpus, loader.seed, loader.accumulation, views={"audio": changes})
+    loader = dataclasses.replace(loader, corpus=corpus, views=views)
     total = transfer = audio = 0.0
     for step in _for_a_while(seconds):
         spec = plan[step]
@@ -59,7 +61,8 @@ def stages(plan: BatchPlan, loader: Loader, sharding, seconds: float) -> dict[st
         transfer += time.process_time() - middle
         total += middle - begin
         audio += loader.amount(spec)
-    decode, augment = corpus.seconds, 0.0 if changes is None else changes.seconds
+    decode = corpus.seconds
+    augment = sum(changes.seconds for changes in views.values() if changes is not None)
     parts = {"decode": decode, "crop": total - decode - augment, "augment": augment}
     parts["transfer"] = transfer
     return {name: 1000 * value / audio for name, value in parts.items()}

@@ -104,7 +104,7 @@ class CTC(EncodingTask):
 
     def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
         width = round(LETTERS_PER_SECOND * length / SAMPLE_RATE)
-        return batch_arrays(shape, length, {"labels": width})
+        return batch_arrays(shape, length, widths={"labels": width})
 
     def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
         batch = super().example(shape, length)
@@ -249,8 +249,8 @@ def alarms(*, freeze_steps: int, warmup_steps: int) -> tuple[Alarm, ...]:
             lambda step, s: s["train/infeasible"] > 0.05,
             "{train/infeasible:.1%} of the utterances have more letters than frames and teach "
             "nothing. Look whether their transcripts belong to them and --config.letters to their "
-            "language; a model of fewer frames per second (--config.model.output.layers) cannot "
-            "take quick speech",
+            "language; a model of fewer frames per second (--config.model.output.kind=strided) "
+            "cannot take quick speech",
         ),
         Alarm(
             "blank",

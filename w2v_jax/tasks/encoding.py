@@ -1,6 +1,6 @@
 """What the trainings of an encoder of audio have in common."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.data.corpus import Corpus, concatenated
-from w2v_jax.data.loader import Loader, batch_arrays
+from w2v_jax.data.loader import Loader, Track, batch_arrays
 from w2v_jax.data.plan import Bucket, crop_buckets
 from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
@@ -56,20 +56,30 @@ class EncodingTask(Task):
         )
 
     def open_crops(
-        self, path: str, mesh: Mesh, *, held_out: bool = False, **options
+        self,
+        path: str,
+        mesh: Mesh,
+        *,
+        held_out: bool = False,
+        tracks: Callable[[Corpus], Mapping[str, Track]] | None = None,
+        **options,
     ) -> Data:
         """Random crops of a few lengths, each batch of one: no padding. config.data.crop_seconds;
         short utterances of a speaker are joined up to config.data.concatenate_seconds.
 
-        options: more fields of the loader.
+        tracks(corpus): what travels with the audio of its rows; options: more fields of the loader.
         """
         data, name = self.config.data, "validation" if held_out else "training"
         corpus = Corpus(
             open_sources(path), cache_bytes=int(self.config.run.cache_gigabytes * 1e9)
         )
+        found = {} if tracks is None else tracks(corpus)
         if data.concatenate_seconds:
             target = round(data.concatenate_seconds * SAMPLE_RATE)
-            corpus = concatenated(corpus, target, seed=0)
+            # every value of a track with a rate is of one utterance alone
+            steady = any(track.rate is not None for track in found.values())
+            grid = self.encoder.frontend.stride if steady else 1
+            corpus = concatenated(corpus, target, seed=0, grid=grid)
         crops = [round(seconds * SAMPLE_RATE) for seconds in data.crop_seconds]
         buckets = crop_buckets(corpus.lengths, crops, *self.rows(mesh, held_out))
         used = sum(len(bucket.items) for bucket in buckets)
@@ -88,7 +98,8 @@ class EncodingTask(Task):
         )
         if not held_out:
             buckets = self.mixed(buckets, corpus)
-        return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
+        loader = self.loader(corpus, mesh, held_out=held_out, tracks=found, **options)
+        return Data(buckets, loader)
 
     def crop_shapes(self) -> list[Shape]:
         """The shapes of `open_crops`."""
