@@ -1,10 +1,7 @@
 """The language model: it sees the past alone, learns a grammar, and continues to the bit."""
 
 import dataclasses
-import json
 import math
-import os
-import signal
 from pathlib import Path
 
 import jax
@@ -14,7 +11,6 @@ import pytest
 
 from configs import lm
 from w2v_jax import run as run_module
-from w2v_jax.data.text import TextLoader
 from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes
@@ -23,7 +19,6 @@ from w2v_jax.models.settings import Execution
 from w2v_jax.objectives.language import next_token_loss
 from w2v_jax.run import run
 from w2v_jax.training.checkpoint import load_exported
-from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.writer import read_lines
 
@@ -163,30 +158,6 @@ def test_it_learns_a_grammar(trained):
     train = [line for line in lines if "train/loss" in line]
     assert 60 * 256 < train[-1]["time/tokens_read"] < 60 * 512
     assert train[-1]["time/tokens_per_second"] > 0
-
-
-def test_a_stopped_run_ends_in_the_same_bits(config, trained, tmp_path, monkeypatch, capsys):
-    load = TextLoader.load
-
-    def stopping(self, spec):
-        if spec.step == 30:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return load(self, spec)
-
-    monkeypatch.setattr(TextLoader, "load", stopping)
-    with pytest.raises(SystemExit) as stop:
-        run(config, str(tmp_path))
-    assert stop.value.code == PREEMPTED
-    monkeypatch.undo()
-    state = run(config, str(tmp_path))
-    assert "continues from step" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, state, trained[1])
-    whole, cut = (
-        [{k: v for k, v in line.items() if k == "time/tokens_read" or k[:5] != "time/"}
-         for line in read_lines(Path(workdir) / "metrics.jsonl")]
-        for workdir in (trained[0], tmp_path)
-    )  # fmt: skip
-    assert json.dumps(cut) == json.dumps(whole)
 
 
 def test_another_text_is_refused(config, trained, tmp_path):

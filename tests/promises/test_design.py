@@ -168,7 +168,7 @@ def counts_no_arithmetic(toy):
         (mean_of_a_micro_batch, contract.accumulation_changes_nothing, "gradient of"),
         (scaled_by_devices, contract.devices_change_nothing, "gradient of"),
         (counts_rows_that_fill_up, contract.padding_changes_nothing, "padding changes the loss"),
-        (remembers_batches, contract.resume_is_bit_exact, ""),
+        (remembers_batches, contract.resume_is_bit_exact, "params|mu"),
         (draws_at_evaluation, contract.evaluation_is_deterministic, "two evaluations differ"),
         (ranks_by_nothing, contract.evaluation_is_deterministic, "is no scalar of the evaluation"),
         (describes_another_model, contract.exports_load, "the arrays are not those"),

@@ -7,7 +7,6 @@ import pytest
 
 from tests import small
 from w2v_jax.errors import UserError
-from w2v_jax.tasks.ctc import CTC
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.training.sharding import AXES, local_parts, make_mesh, parameter_table
 from w2v_jax.training.state import abstract_state, build, jitted_step, on_mesh
@@ -99,21 +98,6 @@ def test_accumulation():
     config = small.pretraining(**small.NO_DROPOUT)
     config.loss.update(diversity_weight=0.0, penalty_weight=0.0)  # means over a micro-batch
     assert_same(updates(config, accumulation=4, shape=(2, 1, 1)), updates(config))
-
-
-def test_fine_tuning_on_a_mesh():
-    config = small.finetuning(**RANDOM)
-    task = CTC(config)
-    results = []
-    for shape in ((1, 1, 1), (2, 2, 2)):
-        state, step = build(task, mesh_of(shape))
-        losses = []
-        for i in range(5):
-            batch = small.labelled_batch(4, 16000, lengths=[16000, 12000, 9000, 16000], seed=i)
-            state, metrics = step(state, batch)
-            losses.append(float(metrics["train/ctc_loss"][0]))
-        results.append((losses, state))
-    assert_same(results[1], results[0])
 
 
 def test_average_of_the_weights():

@@ -61,7 +61,7 @@ def batch_arrays(
         arrays[name] = ((*shape, width), np.int32)
         arrays[f"{name}_length"] = (shape, np.int32)
     for name, rate in rates.items():
-        arrays[name] = ((*shape, int(samples * rate // SAMPLE_RATE)), np.int32)
+        arrays[name] = ((*shape, int(samples // (SAMPLE_RATE / rate))), np.int32)
     return arrays
 
 
@@ -208,7 +208,7 @@ class Loader:
             for view, augmentation in enumerate(self.views.values())
         ]
         start = 0
-        if self.crop:  # where the first view decides, the others follow
+        if self.crop:  # drawn for the first view; the others begin there too
             last = size - min(round(spec.samples * speeds[0]), size)
             rng = np.random.default_rng([self.seed, 3, spec.step, row])
             start = int(rng.integers(last // self.grid + 1)) * self.grid

@@ -16,7 +16,7 @@ from w2v_jax.measuring.collectives import Traffic, collectives, sent
 from w2v_jax.measuring.topology import GIB, Topology
 from w2v_jax.training.sharding import batch_sharding
 from w2v_jax.training.state import abstract_state, jitted_step, on_mesh
-from w2v_jax.training.task import Task
+from w2v_jax.training.task import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ Arrays = Mapping[str, tuple[tuple[int, ...], Any]]  # of a batch: name -> (shape
 class LoweredStep:
     """The training step as a run would compile it; no array is made."""
 
-    def __init__(self, task: Task, mesh: Mesh, arrays: Arrays):
+    def __init__(self, task: Trainable, mesh: Mesh, arrays: Arrays):
         state = abstract_state(task, mesh)
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
@@ -89,7 +89,9 @@ class LoweredStep:
         )  # fmt: skip
 
 
-def compile_step(task: Task, mesh: Mesh, arrays: Arrays, topology: Topology) -> Compiled | TooLarge:
+def compile_step(
+    task: Trainable, mesh: Mesh, arrays: Arrays, topology: Topology
+) -> Compiled | TooLarge:
     """Compiles the training step for a topology; arrays: see data.loader.batch_arrays."""
     begin = time.monotonic()
     step = LoweredStep(task, mesh, arrays)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from w2v_jax.training.sharding import BATCH_AXES
 from w2v_jax.training.state import TrainState, on_mesh
-from w2v_jax.training.task import Task
+from w2v_jax.training.task import Trainable
 
 
 class Part(NamedTuple):
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     fixed: Any
 
 
-class InParts(Task, Protocol):
+class InParts(Trainable, Protocol):
     """A task whose work on a micro-batch can be taken apart."""
 
     def parts(

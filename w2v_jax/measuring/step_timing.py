@@ -19,12 +19,12 @@ from w2v_jax.training.metrics import Measure
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.sharding import batch_sharding, tree_shardings
 from w2v_jax.training.state import TrainState, first_state, on_mesh
-from w2v_jax.training.task import Task, Variables
+from w2v_jax.training.task import Trainable, Variables
 
 TRACED = 3  # updates in a trace
 
 
-class Timed(Task, Protocol):
+class Timed(Trainable, Protocol):
     """What measuring asks of a task."""
 
     config: Any

@@ -51,9 +51,8 @@ class EncodingTask(Task):
         if held_out:
             return Loader(corpus, 0, replace_bad=False, **options)
         augment = augmentation.open_augmentation(self.config.data.augment, self.seed)
-        return Loader(
-            corpus, self.seed, self.config.run.accumulation, views={"audio": augment}, **options
-        )
+        options = {"views": {"audio": augment}} | options
+        return Loader(corpus, self.seed, self.config.run.accumulation, **options)
 
     def open_crops(
         self,

@@ -47,8 +47,8 @@ class Shape(NamedTuple):
 class Task(abc.ABC):
     """A kind of training, made from its config. Raises UserError for values that make no sense.
 
-    Subclasses set what follows and override the methods below; `training.task.Task` is the part of
-    it that an update needs.
+    Subclasses set what follows and override the methods below; `training.task.Trainable` is the
+    part of it that an update needs.
     """
 
     command: ClassVar[str]  # the entry point that trains it

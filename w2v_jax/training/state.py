@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from w2v_jax.training.sharding import RULES, batch_sharding, replicated, tree_shardings
-from w2v_jax.training.task import Context, Follower, Metrics, Task, Variables
+from w2v_jax.training.task import Context, Follower, Metrics, Trainable, Variables
 
 # what a checkpoint calls the followed parameters, by whether they are evaluated: so that it says
 # by itself which parameters are the model's
@@ -77,7 +77,7 @@ def followed_part(params: Any, follower: Follower | None) -> Any:
     return part
 
 
-def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+def make_train_step(task: Trainable) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """`step(state, batch) -> (state, metrics)`; batch arrays are [A, B, ...].
 
     Gradients and (sum, weight) terms are added up over the A micro-batches and divided once: A
@@ -167,7 +167,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, Any], tuple[TrainState,
     return train_step
 
 
-def _boxed_state(task: Task) -> TrainState:
+def _boxed_state(task: Trainable) -> TrainState:
     """The first state, arrays in boxes with their logical axis names."""
     variables = task.init()
     params, follower = variables["params"], task.follower
@@ -178,20 +178,20 @@ def _boxed_state(task: Task) -> TrainState:
     )  # fmt: skip
 
 
-def abstract_state(task: Task, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(task: Trainable, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, types and shardings of the state on a mesh; no array is made."""
     boxed = jax.eval_shape(lambda: _boxed_state(task))
     put = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(put, nn.meta.unbox(boxed), tree_shardings(boxed, mesh))
 
 
-def first_state(task: Task, mesh: jax.sharding.Mesh) -> TrainState:
+def first_state(task: Trainable, mesh: jax.sharding.Mesh) -> TrainState:
     """The state before the first update; each device makes its own part of it."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(task, mesh))
     return jax.jit(lambda: nn.meta.unbox(_boxed_state(task)), out_shardings=shardings)()
 
 
-def jitted_step(task: Task, mesh: jax.sharding.Mesh) -> Callable:
+def jitted_step(task: Trainable, mesh: jax.sharding.Mesh) -> Callable:
     """`make_train_step` jitted for the shardings of a mesh; the state is donated. To be called, or
     lowered, through `on_mesh`."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(task, mesh))
@@ -203,7 +203,7 @@ def jitted_step(task: Task, mesh: jax.sharding.Mesh) -> Callable:
     )
 
 
-def build(task: Task, mesh: jax.sharding.Mesh) -> tuple[TrainState, Callable]:
+def build(task: Trainable, mesh: jax.sharding.Mesh) -> tuple[TrainState, Callable]:
     """The first state on the mesh, and the step compiled for it."""
     return first_state(task, mesh), on_mesh(jitted_step(task, mesh), mesh)
 

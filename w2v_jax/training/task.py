@@ -50,8 +50,8 @@ class LossOutput:
     stats: Any  # running statistics after it, {} without any
 
 
-class Task(Protocol):
-    """What is trained, and how its parameters move."""
+class Trainable(Protocol):
+    """What an update asks of a task (`tasks.task.Task`)."""
 
     seed: int
     optimizer: optax.GradientTransformation
