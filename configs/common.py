@@ -100,28 +100,14 @@ def execution(*keys: str) -> ConfigDict:
     return ConfigDict({key: values[key] for key in keys or values})
 
 
-def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
-    """A pre-training config with the values all wav2vec 2.0 recipes have in common; kinds as in
-    `model`."""
-    if size in PREDICTIONS:
-        raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
+def masked(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
+    """What all pre-training by masked crops has in common; kinds as in `model`. Its kind and head
+    are to be added."""
     config = ConfigDict()
-    config.kind = "wav2vec2"
     config.seed = 0
     config.model = model(size, kinds)
     config.execution = execution()
-    config.quantizer = ConfigDict(QuantizerConfig(**QUANTIZERS[size]).to_dict())
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
-    config.loss = ConfigDict(
-        dict(
-            negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
-            negatives_from="masked",  # | everywhere: any frame of the utterance
-            # so many more from the whole micro-batch; its rows, and with them the memory of all
-            # pairs of their masked frames, shrink with run.accumulation
-            cross_negatives=0,
-        )
-    )  # fmt: skip
-    config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
     config.data = data()
     # of lengths like LibriSpeech's a pass leaves 7.7 % outside its crops (python -m
     # tests.measure.padding_share); every length is a shape to compile
@@ -137,6 +123,27 @@ def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict
     return config
 
 
+def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
+    """A pre-training config with the values all wav2vec 2.0 recipes have in common; kinds as in
+    `model`."""
+    if size in PREDICTIONS:
+        raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
+    config = masked(size, kinds)
+    config.kind = "wav2vec2"
+    config.quantizer = ConfigDict(QuantizerConfig(**QUANTIZERS[size]).to_dict())
+    config.loss = ConfigDict(
+        dict(
+            negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
+            negatives_from="masked",  # | everywhere: any frame of the utterance
+            # so many more from the whole micro-batch; its rows, and with them the memory of all
+            # pairs of their masked frames, shrink with run.accumulation
+            cross_negatives=0,
+        )
+    )  # fmt: skip
+    config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
+    return config
+
+
 def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     """A CTC fine-tuning config with the values all wav2vec 2.0 recipes have in common; kinds as in
     `model`."""
@@ -145,7 +152,8 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.seed = 0
     config.model = model(size, kinds)
     config.execution = execution()
-    config.model.frontend.grad_mult = 0.0
+    if "grad_mult" in config.model.frontend:  # the published recipes freeze the convolutions
+        config.model.frontend.grad_mult = 0.0
     config.model.update(
         dropout=0.0, attention_dropout=0.0, activation_dropout=0.1, dropout_input=0.0,
         layerdrop=0.1,

@@ -230,6 +230,16 @@ def test_tracks_that_do_not_fit_are_explained(folder):
         Loader(corpus, 0, crop=False, views={"audio": None} | {"other": faster["audio"]})
 
 
+def test_other_values_are_another_training(folder):
+    """What must be the same when a run continues: steady tracks are no part of the manifest."""
+    corpus, tracks = open_corpus(folder, "files"), index_tracks()
+    same, whole = (Loader(corpus, 0, grid=GRID, tracks=index_tracks()).meta for _ in range(2))
+    assert same == whole
+    tracks["index50"].values.values[5] += 1
+    other = Loader(corpus, 0, grid=GRID, tracks=tracks).meta
+    assert [name for name in whole if whole[name] != other[name]] == ["track 'index50'"]
+
+
 def test_crops_start_on_the_grid(folder):
     corpus = open_corpus(folder, "files")
     for grid in (1, 160, GRID):

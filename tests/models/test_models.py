@@ -19,6 +19,7 @@ from w2v_jax.models.config import (
     QuantizerConfig,
 )
 from w2v_jax.models.encoder import Encoder, hidden_states, tap_names
+from w2v_jax.models.frontends import FRONTENDS
 from w2v_jax.models.frontends.waveform import FeatureEncoder, WaveformConfig
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.heads.hubert import Hubert
@@ -288,3 +289,24 @@ def test_forms_follow_the_platform_that_a_program_is_for():
     assert "feature_group_count=32" in tpu  # the depthwise convolution is XLA's
     assert "feature_group_count=32" not in cpu
     assert cpu.count("scan") > tpu.count("scan")  # no loop over the heads
+
+
+@pytest.mark.parametrize("kind", FRONTENDS)
+def test_a_front_end_knows_its_arithmetic(kind):
+    """What it says of frames is what its module gives; one sample less gives one frame less."""
+    frontend = FRONTENDS[kind]()
+    module = frontend.module(Execution(), False)
+
+    def frames(samples):
+        audio = jax.ShapeDtypeStruct((2, samples), jnp.int16)
+        made = lambda x: module.init_with_output(jax.random.key(0), x, None)[0]  # noqa: E731
+        found = jax.eval_shape(made, audio)
+        assert found.shape[2] == frontend.width
+        return found.shape[1]
+
+    field, stride = frontend.receptive_field, frontend.stride
+    assert frontend.frames(field - 1) == 0
+    for samples in (field, field + stride - 1, field + stride, 16_000, 16_001):
+        assert frames(samples) == frontend.frames(samples)
+    assert [frontend.frames(field + i) for i in (0, stride - 1, stride)] == [1, 1, 2]
+    assert all(x > 0 for x in frontend.flops(16_000).values())

@@ -171,7 +171,9 @@ def padding_changes_nothing(case: Case) -> None:
     for name, array in spoiled.items():
         if array.ndim != 3:
             continue
-        length = batch.get(f"{name}_length", batch["length"])
+        # samples, or values of a track with a rate
+        length = batch["length"].astype(np.int64) * array.shape[2] // case.length(task)
+        length = batch.get(f"{name}_length", length)
         behind = np.arange(array.shape[2]) >= length[:, :, None]
         # of a row that fills up everything is padding
         behind[0, 3] = True

@@ -195,6 +195,7 @@ def test_a_teacher_follows_by_a_schedule(shape):
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)  # noqa: E731
     jax.tree.map(close, part(state.followed), twin)
     assert state.variables["params"] is state.params
+    assert state.variables["teacher"] is state.followed
     saved = state.saved()
     assert saved["teacher"] is state.followed
     again = state.replace(followed={}).restored(saved)

@@ -276,7 +276,10 @@ class Loader:
     @property
     def meta(self) -> dict[str, str]:
         """What must be the same when a run continues."""
-        return {"training manifest": self.corpus.digest}
+        steady = {name: track for name, track in self.tracks.items() if track.rate is not None}
+        return {"training manifest": self.corpus.digest} | {
+            f"track {name!r}": track.values.digest for name, track in steady.items()
+        }
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the log: how many files could not be read since the start of this process."""

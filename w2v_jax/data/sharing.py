@@ -1,5 +1,6 @@
 """Large arrays that worker processes map from a file instead of receiving a copy each."""
 
+import hashlib
 import os
 import tempfile
 import threading
@@ -72,6 +73,13 @@ class Ragged(SharedState):
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.values[self.bounds[i] : self.bounds[i + 1]]
+
+    @property
+    def digest(self) -> str:
+        """Of all arrays, as integers."""
+        found = hashlib.sha256(np.ascontiguousarray(self.bounds, np.int64))
+        found.update(np.ascontiguousarray(self.values, np.int32))
+        return found.hexdigest()
 
     @property
     def sizes(self) -> np.ndarray:

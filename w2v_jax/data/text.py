@@ -2,7 +2,6 @@
 
 import array
 import dataclasses
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -44,9 +43,7 @@ class TextCorpus:
     @property
     def digest(self) -> str:
         """Of the tokens of all items."""
-        found = hashlib.sha256(np.ascontiguousarray(self.tokens.bounds, np.int64))
-        found.update(np.ascontiguousarray(self.tokens.values, np.int32))
-        return found.hexdigest()
+        return self.tokens.digest
 
     def __str__(self) -> str:
         tokens = len(self.tokens.values) - len(self)

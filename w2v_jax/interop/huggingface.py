@@ -282,7 +282,8 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     else:
         # one activation of all convolutions
         only |= {"positions.kind": "conv"}
-        only |= {"positions.activation": config.frontend.activation} if positions == "conv" else {}
+        if positions == "conv":
+            only["positions.activation"] = value_of(config, "frontend.activation")
     for key, value in only.items():
         if value_of(config, key) != value:
             raise UserError(

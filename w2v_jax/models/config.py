@@ -219,7 +219,11 @@ class EncoderConfig(Settings):
         changed = [key for key in dict.fromkeys((*new, *old)) if old.get(key) != new.get(key)]
         if changed:
             there = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in changed)
+            kinds = [key for key in changed if key.endswith(".kind")]
             flags = " ".join(f"--config.model.{key}={old[key]}" for key in changed if key in old)
+            if kinds:  # its other keys do not exist here: no flag can set them
+                flags = ",".join(f"{key.removesuffix('.kind')}={old[key]}" for key in kinds)
+                flags = f"one with {flags} in its argument (configs/wav2vec2.py:base,{flags})"
             raise ConfigError(
                 f"the encoder in {where} is another one ({there}); use a config of the same size, "
                 f"or {flags}, or take over what fits with --config.run.partial_init=True"

@@ -54,6 +54,8 @@ class Settings:
             raise ConfigError(
                 f"there is no key {', '.join(f'{path}.{key}' for key in unknown)}; the keys of "
                 f"{path}{of}: {keys}"
+                + "; kinds are chosen in the argument of a config, base,block=conformer say, not "
+                "by a flag" * bool(cls.kind)
             )
         for key in values.keys() & fields.keys():
             union = fields[key].metadata.get("union")

@@ -15,15 +15,10 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.corpus import Corpus
-from w2v_jax.data.loader import Track, batch_arrays
-from w2v_jax.data.plan import bucket_edges, pad_buckets, sequential
-from w2v_jax.data.sources import open_sources
-from w2v_jax.data.transcripts import transcribed
+from w2v_jax.data.loader import batch_arrays
+from w2v_jax.data.plan import pad_buckets, sequential
 from w2v_jax.decoding.recognition import Recognizer
-from w2v_jax.errors import UserError
 from w2v_jax.evaluation.scoring import score
-from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.objectives.ctc import ctc_loss
@@ -31,9 +26,7 @@ from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.health import Alarm
-from w2v_jax.training.initial import take_over
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.sharding import batch_sharding, replicated, shards_of_batch
 from w2v_jax.training.state import TrainState, on_mesh
@@ -67,36 +60,7 @@ class CTC(EncodingTask):
     # data: whole utterances with their letters
 
     def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
-        data, name = self.config.data, "validation" if held_out else "training"
-        sources = open_sources(path)
-        low, high = (round(s * SAMPLE_RATE) for s in (data.min_seconds, data.max_seconds))
-        fitting = []
-        for source in sources:
-            samples = source.manifest.samples
-            fits = (samples >= low) & (samples <= high)
-            if fits.any():
-                fitting.append(source.select(fits))
-        if not fitting:
-            raise UserError(
-                f"{path}: no utterance has between {data.min_seconds:g} and {data.max_seconds:g} "
-                "s; change --config.data.min_seconds and max_seconds"
-            )
-        written, labels = transcribed(fitting, self.alphabet)
-        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
-        total, fit = (sum(len(source.manifest) for source in some) for some in (sources, fitting))
-        print(
-            f"{name}: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
-            f"{total - fit} by length, {fit - len(corpus)} by transcript",
-            flush=True,
-        )
-        edges = bucket_edges(corpus.lengths, data.num_buckets)
-        buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
-        if not held_out:
-            buckets = self.mixed(buckets, corpus)
-        tracks = {"labels": Track(labels, None)}
-        return Data(
-            buckets, self.loader(corpus, mesh, held_out=held_out, crop=False, tracks=tracks)
-        )
+        return self.open_transcribed(path, mesh, self.alphabet, held_out=held_out)
 
     def shapes(self) -> list[Shape]:
         """The edges of the buckets depend on the corpus; the longest stands for them."""
@@ -122,39 +86,15 @@ class CTC(EncodingTask):
         return model.init(jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
 
     def begin(self, state: TrainState) -> TrainState:
-        """With the encoder of an exported model, but for config.reinit_layers blocks at the top.
-
-        Raises UserError for an encoder of another shape; with config.run.partial_init what fits is
-        taken over.
-        """
-        cfg, path, partial = self.encoder, self.config.run.init_from, self.config.run.partial_init
-        if not path:
-            if self.freeze_steps or cfg.frontend.frozen:
-                log.warning(
-                    "a random encoder is frozen (freeze_steps %d%s): to train from scratch set "
-                    "--config.freeze_steps=0 --config.model.frontend.grad_mult=1.0",
-                    self.freeze_steps, ", its front end for good" * cfg.frontend.frozen,
-                )  # fmt: skip
-            return state
-        keep_layers = cfg.num_layers - self.config.reinit_layers
-        variables, exported = load_exported(path)
-        if not partial:
-            cfg.check_same(encoder_of(exported, path), path)
-        trees = {"params": state.params, "stats": state.stats}
-        current = {kind: tree["encoder"] for kind, tree in trees.items() if "encoder" in tree}
-        given = {kind: variables[kind].get("encoder", {}) for kind in current}
-        taken = take_over(current, given, path, partial=partial)
-
-        def above(path, old, new):
-            if "layers" not in [key.key for key in path] or keep_layers >= cfg.num_layers:
-                return new
-            kept = jnp.arange(len(old)).reshape(-1, *[1] * (old.ndim - 1)) < keep_layers
-            return jax.device_put(jnp.where(kept, new, old), old.sharding)
-
-        taken = jax.tree_util.tree_map_with_path(above, current, taken)
-        return state.starting_from(
-            **{k: tree | ({"encoder": taken[k]} if k in taken else {}) for k, tree in trees.items()}
-        )
+        """With the encoder of an exported model, but for config.reinit_layers blocks at the top."""
+        frozen = self.encoder.frontend.frozen
+        if not self.config.run.init_from and (self.freeze_steps or frozen):
+            log.warning(
+                "a random encoder is frozen (freeze_steps %d%s): to train from scratch set "
+                "--config.freeze_steps=0 --config.model.frontend.grad_mult=1.0",
+                self.freeze_steps, ", its front end for good" * frozen,
+            )  # fmt: skip
+        return self.with_encoder(state, self.encoder.num_layers - self.config.reinit_layers)
 
     def loss(
         self, variables: Variables, batch: dict[str, jax.Array], context: Context

@@ -12,9 +12,11 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.data.corpus import Corpus, concatenated
 from w2v_jax.data.loader import Loader, Track, batch_arrays
-from w2v_jax.data.plan import Bucket, crop_buckets
+from w2v_jax.data.plan import Bucket, bucket_edges, crop_buckets, pad_buckets
 from w2v_jax.data.sources import open_sources
+from w2v_jax.data.transcripts import transcribed
 from w2v_jax.errors import UserError
+from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring import speech
 from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
 from w2v_jax.measuring.part_timing import Part
@@ -22,6 +24,9 @@ from w2v_jax.models.catalogue import rates
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
 from w2v_jax.tasks.task import Data, Shape, Task
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.training.initial import take_over
 from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
@@ -100,6 +105,43 @@ class EncodingTask(Task):
         loader = self.loader(corpus, mesh, held_out=held_out, tracks=found, **options)
         return Data(buckets, loader)
 
+    def open_transcribed(
+        self, path: str, mesh: Mesh, alphabet: Alphabet, *, held_out: bool = False, **options
+    ) -> Data:
+        """Whole utterances, padded to a few lengths, with what the alphabet makes of their
+        transcripts as the track `labels`. config.data.min_seconds, max_seconds, num_buckets.
+
+        options: more fields of the loader.
+        """
+        data, name = self.config.data, "validation" if held_out else "training"
+        sources = open_sources(path)
+        low, high = (round(s * SAMPLE_RATE) for s in (data.min_seconds, data.max_seconds))
+        fitting = []
+        for source in sources:
+            samples = source.manifest.samples
+            fits = (samples >= low) & (samples <= high)
+            if fits.any():
+                fitting.append(source.select(fits))
+        if not fitting:
+            raise UserError(
+                f"{path}: no utterance has between {data.min_seconds:g} and {data.max_seconds:g} "
+                "s; change --config.data.min_seconds and max_seconds"
+            )
+        written, labels = transcribed(fitting, alphabet)
+        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
+        total, fit = (sum(len(source.manifest) for source in some) for some in (sources, fitting))
+        print(
+            f"{name}: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
+            f"{total - fit} by length, {fit - len(corpus)} by transcript",
+            flush=True,
+        )
+        edges = bucket_edges(corpus.lengths, data.num_buckets)
+        buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
+        if not held_out:
+            buckets = self.mixed(buckets, corpus)
+        options = {"crop": False, "tracks": {"labels": Track(labels)}} | options
+        return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
+
     def crop_shapes(self) -> list[Shape]:
         """The shapes of `open_crops`."""
         lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
@@ -117,6 +159,47 @@ class EncodingTask(Task):
         batch = round(self.config.data.batch_seconds * SAMPLE_RATE)
         found = make(np.array(lengths), lengths, batch, self.config.data.row_multiple)
         return [Shape(bucket.rows, bucket.samples) for bucket in found]
+
+    def begin(self, state: TrainState) -> TrainState:
+        """With the arrays of another model of the same kind; the optimizer starts anew. Raises
+        UserError for one of another shape; with config.run.partial_init what fits is taken over."""
+        path, partial = self.config.run.init_from, self.config.run.partial_init
+        if not path:
+            return state
+        variables, exported = load_exported(path, self.config.kind)
+        if not partial:
+            self.encoder.check_same(encoder_of(exported, path), path)
+            self.check_head(exported, path)
+        current = {"params": state.params, "stats": state.stats}
+        return state.starting_from(**take_over(current, variables, path, partial=partial))
+
+    def check_head(self, exported: Mapping[str, Any], path: str) -> None:
+        """Raises UserError where the exported model in `path` has another head."""
+
+    def with_encoder(self, state: TrainState, keep_layers: int) -> TrainState:
+        """The state with the encoder of the exported model of any kind in config.run.init_from, but
+        for the blocks from `keep_layers` on. Raises UserError as `begin`."""
+        cfg, path, partial = self.encoder, self.config.run.init_from, self.config.run.partial_init
+        if not path:
+            return state
+        variables, exported = load_exported(path)
+        if not partial:
+            cfg.check_same(encoder_of(exported, path), path)
+        trees = {"params": state.params, "stats": state.stats}
+        current = {kind: tree["encoder"] for kind, tree in trees.items() if "encoder" in tree}
+        given = {kind: variables[kind].get("encoder", {}) for kind in current}
+        taken = take_over(current, given, path, partial=partial)
+
+        def above(path, old, new):
+            if "layers" not in [key.key for key in path] or keep_layers >= cfg.num_layers:
+                return new
+            kept = jnp.arange(len(old)).reshape(-1, *[1] * (old.ndim - 1)) < keep_layers
+            return jax.device_put(jnp.where(kept, new, old), old.sharding)
+
+        taken = jax.tree_util.tree_map_with_path(above, current, taken)
+        return state.starting_from(
+            **{k: tree | ({"encoder": taken[k]} if k in taken else {}) for k, tree in trees.items()}
+        )
 
     def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
         return batch_arrays(shape, length)

@@ -119,7 +119,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
-        """`evaluate(variables) -> scalars` over all of the held-out data, compiled once."""
+        """`evaluate(variables) -> scalars` over all of the held-out data, compiled once; with a
+        teacher its parameters are variables["teacher"]."""
 
     def summed(
         self, function: Callable[[Variables, dict[str, jax.Array]], Any], data: Data, mesh: Mesh

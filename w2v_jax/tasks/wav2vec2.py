@@ -4,7 +4,7 @@ Configs of the kind "wav2vec2": configs/wav2vec2.py.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
-from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring.flops import contrastive_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import QuantizerConfig
@@ -36,9 +35,7 @@ from w2v_jax.objectives.contrastive import (
 from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
-from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.health import Alarm
-from w2v_jax.training.initial import take_over
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, LossOutput, Variables
@@ -100,23 +97,13 @@ class Wav2Vec2(EncodingTask):
             jnp.zeros((1, 2), jnp.int32),
         )
 
-    def begin(self, state: TrainState) -> TrainState:
-        """With the arrays of another pre-trained model; the optimizer starts anew. Raises UserError
-        for one of another shape; with config.run.partial_init what fits is taken over."""
-        path, partial = self.config.run.init_from, self.config.run.partial_init
-        if not path:
-            return state
-        variables, exported = load_exported(path, "wav2vec2")
-        if not partial:
-            self.encoder.check_same(encoder_of(exported, path), path)
-            old = QuantizerConfig.from_dict(exported["quantizer"])
-            if self.quantizer.architecture() != old.architecture():
-                raise UserError(
-                    f"the quantizer in {path} is another one: {old} there, {self.quantizer} here; "
-                    "use the same, or take over what fits with --config.run.partial_init=True"
-                )
-        current = {"params": state.params, "stats": state.stats}
-        return state.starting_from(**take_over(current, variables, path, partial=partial))
+    def check_head(self, exported: Mapping[str, Any], path: str) -> None:
+        old = QuantizerConfig.from_dict(exported["quantizer"])
+        if self.quantizer.architecture() != old.architecture():
+            raise UserError(
+                f"the quantizer in {path} is another one: {old} there, {self.quantizer} here; "
+                "use the same, or take over what fits with --config.run.partial_init=True"
+            )
 
     def forward(
         self, variables: Variables, batch: dict[str, jax.Array], context: Context, *, train: bool,

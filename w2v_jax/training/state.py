@@ -31,9 +31,11 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """What a model is evaluated with: the followed parameters where they are meant for it."""
-        params = grafted(self.params, self.followed) if self.evaluates else self.params
-        return {"params": params, "stats": self.stats}
+        """What a model is evaluated with: the followed parameters where they are meant for it; if
+        they are a teacher's, they come besides, as "teacher"."""
+        if self.evaluates:
+            return {"params": grafted(self.params, self.followed), "stats": self.stats}
+        return {"params": self.params, "stats": self.stats, "teacher": self.followed}
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds, by name."""
