@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from w2v_jax.interop import huggingface, huggingface_tensors
-from w2v_jax.models.encoder import Encoder, hidden_states
+from w2v_jax.models.encoder import Encoder, tap_names
 from w2v_jax.models.frontends.waveform import FeatureEncoder
 from w2v_jax.models.heads.quantizer import Quantizer
 
@@ -66,6 +66,11 @@ def close(name: str, ours, theirs, quantity: str) -> None:
     reached[quantity] = max(reached.get(quantity, 0), float(error))
     tolerance = TOLERANCE[quantity]
     assert error <= tolerance, f"{name}: relative error {error:.1e} > {tolerance:.0e}"
+
+
+def hidden_states(config) -> tuple[str, ...]:
+    """The taps of all hidden states of an encoder."""
+    return tuple(name for name in tap_names(config) if name.startswith("hidden"))
 
 
 def collect(call, args, kwargs, context):

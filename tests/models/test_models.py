@@ -11,6 +11,7 @@ import pytest
 from configs import common, wav2vec2
 from tests import small
 from tests.promises.contract import mesh_of
+from tests.reference import hidden_states
 from w2v_jax.audio.waveform import read
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.models.config import (
@@ -18,7 +19,7 @@ from w2v_jax.models.config import (
     PredictionConfig,
     QuantizerConfig,
 )
-from w2v_jax.models.encoder import Encoder, hidden_states, tap_names
+from w2v_jax.models.encoder import Encoder, tap_names
 from w2v_jax.models.frontends import FRONTENDS
 from w2v_jax.models.frontends.waveform import FeatureEncoder, WaveformConfig
 from w2v_jax.models.heads.ctc import CTCModel

@@ -20,12 +20,12 @@ from tests.reference import (
     case_arrays,
     close,
     collect,
+    hidden_states,
     ours_at,
     waveforms,
 )
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.interop import fairseq, huggingface_tensors
-from w2v_jax.models.encoder import hidden_states
 from w2v_jax.models.heads.hubert import Hubert
 from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
 from w2v_jax.models.layers import frame_mask

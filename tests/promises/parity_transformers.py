@@ -16,13 +16,14 @@ from tests.reference import (
     check_gradients,
     close,
     collect,
+    hidden_states,
     load,
     ours_at,
     waveforms,
 )
 from w2v_jax.interop import huggingface, huggingface_tensors
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.encoder import Encoder, hidden_states
+from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
 from w2v_jax.objectives import contrastive

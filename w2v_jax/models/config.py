@@ -1,14 +1,11 @@
 """The hyper-parameters of an encoder and of the heads on it."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import jax.numpy as jnp
+from typing import ClassVar
 
 from w2v_jax.models.frontends import FRONTENDS, Frontend, WaveformConfig
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
-from w2v_jax.models.settings import ConfigError, Execution, Settings, choices, free, nested
+from w2v_jax.models.settings import ConfigError, ModelSettings, Settings, choices, free, nested
 
 NORM_GROUPS = 16  # of model.block.norm=group
 
@@ -117,7 +114,7 @@ OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput)}
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig(Settings):
+class EncoderConfig(ModelSettings):
     """Front end, mask and context network. The defaults are wav2vec 2.0 BASE.
 
     Source: wav2vec 2.0 (arXiv 2006.11477) section 2 and appendix A.
@@ -144,7 +141,6 @@ class EncoderConfig(Settings):
     # True: group norm, batch norm and depthwise convolution see the padding, as the published
     # checkpoints were trained. False: padding never changes a valid output.
     padding_leaks: bool = free(False)
-    execution: Execution = dataclasses.field(default=Execution(), metadata={"apart": True})
 
     def __post_init__(self):
         choices("model.norm_order", self.norm_order, ("post", "pre"))
@@ -172,21 +168,9 @@ class EncoderConfig(Settings):
                     "transformer block takes conv or none"
                 )
 
-    @classmethod
-    def from_dict(
-        cls, values: Mapping[str, Any], execution: Mapping[str, Any] | None = None
-    ) -> "EncoderConfig":
-        """Of config.model and config.execution. Raises ConfigError for unknown keys."""
-        found = super().from_dict(values)
-        return dataclasses.replace(found, execution=Execution.from_dict(execution or {}))
-
     @property
     def conformer(self) -> bool:
         return isinstance(self.block, ConformerConfig)
-
-    @property
-    def compute_dtype(self) -> jnp.dtype:
-        return self.execution.compute_dtype
 
     @property
     def context_stride(self) -> int:

@@ -73,11 +73,6 @@ def tap_names(config: EncoderConfig) -> list[str]:
     return ["raw_features", "features", *hidden, *(f"feed_forward_{i}" for i in layers)]
 
 
-def hidden_states(config: EncoderConfig) -> tuple[str, ...]:
-    """The names of all hidden states."""
-    return tuple(name for name in tap_names(config) if name.startswith("hidden"))
-
-
 class _Layer(nn.Module):
     """One step of the scan over the blocks, with LayerDrop.
 

@@ -6,8 +6,7 @@ and an adaptive softmax (Baevski and Auli, arXiv 1809.10853).
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,12 +17,12 @@ from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.layers import boxed, layer_norm, sinusoids
-from w2v_jax.models.settings import ConfigError, Execution, Settings, choices, free
+from w2v_jax.models.settings import ConfigError, ModelSettings, choices, free
 from w2v_jax.models.transformer import TransformerBlock
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageConfig(Settings):
+class LanguageConfig(ModelSettings):
     """The network between embeddings and softmax. The defaults are wav2vec 2.0's word model."""
 
     width: int = 1280
@@ -37,8 +36,6 @@ class LanguageConfig(Settings):
     dropout: float = free(0.1)
     attention_dropout: float = free(0.1)
     activation_dropout: float = free(0.0)
-    # parameters, softmax and logits stay float32
-    execution: Execution = dataclasses.field(default=Execution(), metadata={"apart": True})
 
     # what the blocks ask besides
     norm_order: ClassVar[str] = "pre"
@@ -58,18 +55,6 @@ class LanguageConfig(Settings):
                 raise ConfigError(
                     f"model.width {self.width} is not divisible by {divisor}; change model.{key}"
                 )
-
-    @classmethod
-    def from_dict(
-        cls, values: Mapping[str, Any], execution: Mapping[str, Any] | None = None
-    ) -> "LanguageConfig":
-        """Of config.model and config.execution. Raises ConfigError for unknown keys."""
-        found = super().from_dict(values)
-        return dataclasses.replace(found, execution=Execution.from_dict(execution or {}))
-
-    @property
-    def compute_dtype(self) -> jnp.dtype:
-        return self.execution.compute_dtype
 
 
 class _Layer(nn.Module):

@@ -149,3 +149,24 @@ class Execution(Settings):
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings(Settings):
+    """Those of a whole model, with how it is computed apart from what it is."""
+
+    execution: Execution = dataclasses.field(
+        default=Execution(), kw_only=True, metadata={"apart": True}
+    )
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], execution: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Of config.model and config.execution. Raises ConfigError for unknown keys."""
+        found = super().from_dict(values)
+        return dataclasses.replace(found, execution=Execution.from_dict(execution or {}))
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return self.execution.compute_dtype
