@@ -1,5 +1,6 @@
 """What the recipes share: model sizes and the blocks of a config with their usual values."""
 
+import re
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -91,7 +92,9 @@ def model(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
 def size_of(argument: str) -> tuple[str, dict[str, str]]:
     """(size, kinds) of the argument "base,block=conformer,positions=relative"."""
     size, *rest = argument.split(",")
-    return size, dict(part.partition("=")[::2] for part in rest)
+    if not all(re.fullmatch(r"\w+=\w+", part) for part in rest):
+        raise UserError(f"{argument!r} is no argument; write SIZE, or SIZE,block=conformer")
+    return size, dict(part.split("=") for part in rest)
 
 
 def execution(*keys: str) -> ConfigDict:

@@ -70,7 +70,7 @@ from w2v_jax.measuring.throughput import rates, stages
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.recognizers import open_recognizer
-from w2v_jax.tasks import TASKS, make_task
+from w2v_jax.tasks import TASKS, kind_of, make_task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.metrics import TOKENS
@@ -255,7 +255,7 @@ def main(argv: list[str]) -> None:
         return
     if argv[1] == "step":
         command_line.enable_compilation_cache()
-        text = config.get("kind") in TASKS and TASKS[config.kind].measure is TOKENS
+        text = TASKS[kind_of(config)].measure is TOKENS
         benchmark_step(
             config, config_flags.get_config_filename(values["config"]), batch=values.batch,
             amount=values.tokens if text else seconds, steps=values.steps,

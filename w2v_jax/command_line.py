@@ -1,11 +1,14 @@
 """What all entry points share: flags, logging, errors without stack traces."""
 
+import difflib
 import logging
 import os
+import re
+import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import app, flags
@@ -33,14 +36,53 @@ def run(main: Callable[[list[str]], None]) -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(argv)
-        except KeyError as error:
-            message = f"the config has no key {error.args[0]}".replace("\n", ". ")
-        except (flags.Error, UserError, AttributeError, TypeError, ValueError, OSError) as error:
-            message = str(error).replace("\n", ". ")
+        except (
+            flags.Error, UserError, KeyError, AttributeError, TypeError, ValueError, OSError
+        ) as error:  # fmt: skip
+            message = _wrong_key(argv) or str(error).replace("\n", ". ")
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _wrong_key(argv: list[str]) -> str:
+    """What is wrong with the first --config.KEY=VALUE whose key is none of the config; "" if all
+    are or there is no config. ml_collections says no more than the last part of the key."""
+    text = "\n".join(argv)
+    named = re.search(r"^--?config[=\n](.*)$", text, re.MULTILINE)
+    if not named:
+        return ""
+    file, _, argument = named[1].partition(":")
+    try:  # ml_collections keeps no config that it could not change
+        make = runpy.run_path(file)["get_config"]
+        config = make(argument) if argument else make()
+    except Exception:  # what is wrong with the file is in ml_collections' own words
+        return ""
+    known = list(_leaves(config))
+    for key in re.findall(r"^--?config\.([\w.]+)", text, re.MULTILINE):
+        if key in known:
+            continue
+        if any(name.startswith(f"{key}.") for name in known):
+            return (
+                f"--config.{key} is a group of keys; kinds of the parts of a model are chosen in "
+                "the argument of the config: --config=FILE:SIZE,block=conformer"
+            )
+        leaf = key.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == leaf]
+        near = near or difflib.get_close_matches(key, known, 3)
+        hint = f"; did you mean {' or '.join(f'--config.{name}' for name in near)}?" if near else ""
+        return f"the config has no key {key!r}{hint}"
+    return ""
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """All dotted keys."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def run_training(main: Callable[..., object]) -> None:

@@ -17,7 +17,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.interop import fairseq, huggingface
 from w2v_jax.models.catalogue import rates
 from w2v_jax.places import Place, is_remote, place
-from w2v_jax.tasks import TASKS
+from w2v_jax.tasks import TASKS, kind_of
 from w2v_jax.training.checkpoint import (
     checkpoint_steps,
     export_model,
@@ -39,7 +39,7 @@ def checkpoint_of(workdir: str, step: str = "") -> tuple[Any, dict[str, Any]]:
     if not step:
         variables, number = latest_variables(workdir)
     else:
-        best_by = TASKS[run["settings"]["kind"]].best_by
+        best_by = TASKS[kind_of(run["settings"])].best_by
         number = best_step(workdir, best_by) if step == "best" else int(step)
         variables = variables_of_step(workdir, number)
     return variables, run["described"] | {"step": number}

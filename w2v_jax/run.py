@@ -12,7 +12,7 @@ from w2v_jax.data.plan import BatchPlan
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.compiled import LoweredStep
 from w2v_jax.places import place, write_whole
-from w2v_jax.tasks import TASKS, make_task
+from w2v_jax.tasks import TASKS, kind_of, make_task
 from w2v_jax.tasks.task import Data, Task
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
@@ -39,6 +39,8 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     check(config, command)
     options = LoopOptions.from_config(config)
     task, mesh = make_task(config), make_mesh(config.run.mesh)
+    settings, described = settings_of(config), task.described()
+    check_unchanged(workdir, settings, described)
     data = task.open(config.data.train, mesh)
     check_rows(data.buckets, shards_of_batch(mesh), config.run.accumulation)
     plan = BatchPlan(data.buckets, seed=config.seed, num_steps=config.num_steps)
@@ -46,8 +48,6 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     if config.data.valid:
         held_out = task.open(config.data.valid, mesh, held_out=True)
         evaluate = task.evaluation(held_out, mesh)
-    settings, described = settings_of(config), task.described()
-    check_unchanged(workdir, settings, described)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     print(table, flush=True)
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
@@ -80,16 +80,16 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
 
 def check(config: ConfigDict, command: str = "") -> None:
     """Raises UserError for a config of another command, or one that names no data."""
-    kind = config.get("kind", "")
-    if command and kind in TASKS and TASKS[kind].command != command:
+    kind = kind_of(config)
+    if command and TASKS[kind].command != command:
         raise UserError(
             f"this config is of the kind {kind}, which python -m w2v_jax.{TASKS[kind].command} "
             f"trains; {command} takes "
             + ", ".join(name for name, task in TASKS.items() if task.command == command)
         )
-    if kind in TASKS and not config.data.train:
+    if not config.data.train:
         raise UserError(f"set --config.data.train to {READS[TASKS[kind].reads]}")
-    if kind in TASKS and config.run.keep_best and not config.data.valid:
+    if config.run.keep_best and not config.data.valid:
         raise UserError(
             f"--config.run.keep_best={config.run.keep_best} keeps what scores best on "
             "--config.data.valid, which is empty; set it, or keep_best=0"

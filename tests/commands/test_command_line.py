@@ -140,7 +140,14 @@ def test_errors_name_value_key_and_remedy(work, manifests, tmp_path):
     config = f"--config={work}/config.py:pretraining"
     train = f"--config.data.train={manifests['train']}"
     output = error("pretrain", config, f"--workdir={tmp_path}", "--config.modle.width=3", train)
-    assert "no key 'modle'. Did you mean" in output
+    assert "no key 'modle.width'; did you mean --config.model.width" in output
+    for wrong, words in (
+        ("save_steps=3", "no key 'save_steps'; did you mean --config.run.save_steps?"),
+        ("model.dtype=bfloat16", "did you mean --config.execution.dtype?"),
+        ("model.block=conformer", "--config=FILE:SIZE,block=conformer"),
+    ):
+        output = error("pretrain", config, f"--workdir={tmp_path}", f"--config.{wrong}", train)
+        assert words in output
     output = error(
         "pretrain", f"--config={work}/config.py:finetuning", f"--workdir={tmp_path}", train
     )

@@ -14,8 +14,14 @@ from w2v_jax.models.config import EncoderConfig
 def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
     """The encoder of an exported config in the folder `where`.
 
-    Raises UserError where the file states other rates or another blank than its model has.
+    Raises UserError where there is none, and where the file states other rates or another blank
+    than its model has.
     """
+    if "frontend" not in config.get("model", {}):
+        raise UserError(
+            f"{where} holds a {config.get('kind')} model, which has no encoder of audio as this "
+            "version builds them; use another, or export or convert it again"
+        )
     for key, ours in rates(config).items():
         if config.get(key, ours) != ours:
             raise UserError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.errors import UserError
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.ctc import CTCModel
@@ -73,10 +74,21 @@ MODELS = {
 }
 
 
+def kind_of(description: Description) -> Kind:
+    """Raises UserError for a description of no model that is known here."""
+    name = description.get("kind")
+    if name not in MODELS or "model" not in description:
+        raise UserError(
+            f"a model of the kind {name!r} is none of {', '.join(MODELS)}, or nothing says how it "
+            "is built; export or convert it again"
+        )
+    return MODELS[name]
+
+
 def rates(description: Description) -> dict[str, Any]:
     """What an export states besides: samples and frames of the output per second where the model
     hears audio, the id of the blank where it writes letters."""
-    states = dict(MODELS[description["kind"]].states)
+    states = dict(kind_of(description).states)
     if "frontend" not in description["model"]:
         return states
     frame_rate = SAMPLE_RATE / encoder_config(description).context_stride
@@ -85,7 +97,7 @@ def rates(description: Description) -> dict[str, Any]:
 
 def expected_shapes(description: Description) -> dict[str, Any]:
     """The variables of a description as shapes."""
-    kind = MODELS[description["kind"]]
+    kind = kind_of(description)
     model, arguments = kind.build(description)
     shapes = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), *arguments)))
     if kind.above:

@@ -202,6 +202,8 @@ class Encoder(nn.Module):
         that there is not.
         """
         cfg, dtype = self.config, self.config.compute_dtype
+        if isinstance(taps, str):
+            raise ConfigError(f"taps is {taps!r}; it must be names in a tuple, ({taps!r},)")
         if unknown := sorted(set(taps) - set(tap_names(cfg))):
             raise ConfigError(
                 f"the encoder has no {', '.join(unknown)}; it has {', '.join(tap_names(cfg))}"
@@ -220,7 +222,7 @@ class Encoder(nn.Module):
             x = torch_dense(
                 cfg.frontend.width, cfg.width, ("conv_out", "embed"), dtype,
                 name="feature_projection",
-            )(x)  # fmt: skip  # [B, T, D]
+            )(x)  # fmt: skip
         x = Dropout(cfg.dropout_input, deterministic=not self.train)(x)
         mask_embedding = self.param(
             "mask_embedding", boxed(nn.initializers.uniform(1.0), "embed"), (cfg.width,)

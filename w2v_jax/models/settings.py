@@ -46,7 +46,7 @@ class Settings:
         """Raises ConfigError for unknown keys, naming those there are."""
         path = path or cls.path
         fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("apart")}
-        values = {key: value for key, value in dict(values).items() if key != "kind"}
+        values = {k: v for k, v in dict(values).items() if k != "kind" or not cls.kind}
         unknown = sorted(set(values) - set(fields))
         if unknown:
             keys = ", ".join(sorted(fields)) or "none"
@@ -57,7 +57,7 @@ class Settings:
                 + "; kinds are chosen in the argument of a config, base,block=conformer say, not "
                 "by a flag" * bool(cls.kind)
             )
-        for key in values.keys() & fields.keys():
+        for key in values:
             union = fields[key].metadata.get("union")
             if union is not None:
                 values[key] = member(union, values[key], f"{path}.{key}")
@@ -118,6 +118,8 @@ def member(union: Mapping[str, type], value: Any, path: str) -> Settings:
     """The settings of a union from a dict with their kind, or from the kind alone."""
     if isinstance(value, Settings):
         return value
+    if not isinstance(value, str) and not hasattr(value, "keys"):
+        raise ConfigError(f"{path} is {value!r}; it must name a kind of {', '.join(union)}")
     values = {"kind": value} if isinstance(value, str) else dict(value)
     kind = values.get("kind", "")
     choices(f"{path}.kind", kind, tuple(union))

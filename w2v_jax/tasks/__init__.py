@@ -10,12 +10,17 @@ from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 TASKS: dict[str, type[Task]] = {"wav2vec2": Wav2Vec2, "ctc": CTC, "language": Language}
 
 
-def make_task(config) -> Task:
-    """The task of a config (configs/). Raises UserError for a kind that is not here."""
+def kind_of(config) -> str:
+    """The kind of training of a config (configs/). Raises UserError for one that is not here."""
     kind = config.get("kind", "")
     if kind not in TASKS:
         raise UserError(
             f"this config has the kind {kind!r}; a training needs one of {', '.join(TASKS)}, as "
             "the files configs/wav2vec2.py, finetune.py and lm.py make them"
         )
-    return TASKS[kind](config)
+    return kind
+
+
+def make_task(config) -> Task:
+    """The task of a config. Raises UserError for a kind or values that make no sense."""
+    return TASKS[kind_of(config)](config)

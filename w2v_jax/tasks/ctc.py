@@ -89,10 +89,12 @@ class CTC(EncodingTask):
         """With the encoder of an exported model, but for config.reinit_layers blocks at the top."""
         frozen = self.encoder.frontend.frozen
         if not self.config.run.init_from and (self.freeze_steps or frozen):
+            what = "a random front end is frozen for good" if frozen else (
+                f"a random encoder is frozen for {self.freeze_steps} updates"
+            )  # fmt: skip
             log.warning(
-                "a random encoder is frozen (freeze_steps %d%s): to train from scratch set "
-                "--config.freeze_steps=0 --config.model.frontend.grad_mult=1.0",
-                self.freeze_steps, ", its front end for good" * frozen,
+                "%s: to train from scratch set --config.freeze_steps=0 "
+                "--config.model.frontend.grad_mult=1.0", what,
             )  # fmt: skip
         return self.with_encoder(state, self.encoder.num_layers - self.config.reinit_layers)
 

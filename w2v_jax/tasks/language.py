@@ -91,6 +91,11 @@ class Language(Task):
 
     def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
         """Rows of tokens that are drawn evenly: what they are costs nothing."""
+        if length > self.model.max_tokens:
+            raise UserError(
+                f"rows of {length} tokens are longer than --config.model.max_tokens="
+                f"{self.model.max_tokens}"
+            )
         batch = {name: np.zeros(*array) for name, array in self.arrays(shape, length).items()}
         drawn = np.random.default_rng(0).integers(self.outputs, size=batch["tokens"].shape)
         batch["tokens"][:] = drawn

@@ -253,9 +253,14 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
             f"{folder} is not an exported model ({_first_line(error)}); write one with "
             "python -m w2v_jax.export --workdir=RUN --output=FOLDER"
         ) from None
-    if kind is not None and config.get("kind") != kind:
+    if "kind" not in config:
         raise UserError(
-            f"{folder} holds a {config.get('kind')} model; a {kind} model is needed here"
+            f"{folder} is not an exported model; write one with python -m w2v_jax.export "
+            "--workdir=RUN --output=FOLDER (--from=huggingface of a folder of transformers)"
+        )
+    if kind is not None and config["kind"] != kind:
+        raise UserError(
+            f"{folder} holds a {config['kind']} model; a {kind} model is needed here"
         )
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))

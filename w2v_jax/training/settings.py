@@ -32,15 +32,15 @@ def check_unchanged(
     workdir: str, settings: Mapping[str, Any], described: Mapping[str, Any]
 ) -> None:
     """Refuses to continue a run under other settings. Raises UserError naming the changed keys."""
-    path = place(workdir) / "config.json"
-    if not path.exists() or not has_checkpoint(workdir):
+    if not has_checkpoint(workdir):
         return
     old, new = _flat(**read_settings(workdir)), _flat(settings, described)
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    changed = ["kind"] if "kind" in changed else changed  # nothing else is comparable then
     if changed:
         lines = [
             f"  {key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed[:10]
-        ]
+        ] + [f"  and {len(changed) - 10} more"] * (len(changed) > 10)
         raise UserError(
             f"{workdir} was started with another config:\n" + "\n".join(lines)
             + "\nuse another --workdir, or the old values"
@@ -50,13 +50,11 @@ def check_unchanged(
 def write_settings(
     workdir: str, settings: Mapping[str, Any], described: Mapping[str, Any]
 ) -> None:
-    """Writes them, over others as long as nothing was trained with those.
+    """Writes them; those of a run that goes on are the same but for its execution.
 
     Raises UserError for a folder that cannot be written.
     """
     path = place(workdir) / "config.json"
-    if path.exists() and has_checkpoint(workdir):
-        return
     content = {"settings": dict(settings), "described": dict(described)}
     try:
         write_whole(path, json.dumps(content, indent=2) + "\n")
@@ -65,12 +63,22 @@ def write_settings(
 
 
 def read_settings(workdir: str) -> dict[str, dict[str, Any]]:
-    """{"settings", "described"} of a run. Raises UserError for a folder that is none."""
+    """{"settings", "described"} of a run. Raises UserError for a folder that is none, and where it
+    cannot be read."""
+    path = place(workdir) / "config.json"
     try:
-        content = json.loads((place(workdir) / "config.json").read_text())
-        return {key: content[key] for key in ("settings", "described")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{workdir} is not the --workdir of a training run") from None
+        text = path.read_text()
+    except OSError:
+        raise UserError(f"{workdir} is not the --workdir of a training run: no {path}") from None
+    try:
+        content = json.loads(text)
+        found = {key: content[key] for key in ("settings", "described")}
+        _flat(**found)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} does not describe a training run, or is damaged; use another --workdir"
+        ) from None
+    return found
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -172,7 +172,7 @@ def smoothed_init(smoothing: float):
 
 
 class FeatureEncoder(nn.Module):
-    """Seven convolutions without padding: 320 samples (20 ms) per frame, 400 samples seen.
+    """Convolutions without padding; the usual seven give a frame for 320 samples, which sees 400.
 
     wav2vec 2.0 section 2; block = convolution -> norm -> activation (exact GELU).
     """

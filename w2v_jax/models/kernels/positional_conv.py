@@ -38,7 +38,7 @@ def fft_grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) 
     groups = d // per_group
     size = scipy.fft.next_fast_len(2 * taps, real=True)
     step = size - taps + 1  # outputs of a block
-    blocks = -(-t // step)
+    blocks = max(-(-t // step), 1)
     before, after = padding[0], blocks * step + taps - 1 - t - padding[0]
     x = jnp.pad(x.astype(jnp.float32), ((0, 0), (before, after), (0, 0)))
     x = jnp.stack([x[:, i * step : i * step + size] for i in range(blocks)], 1)
