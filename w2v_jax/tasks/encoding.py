@@ -47,11 +47,18 @@ class EncodingTask(Task):
             return batch // self.config.run.accumulation, shards_of_batch(mesh)
         return batch, self.config.data.row_multiple
 
+    def grid(self, tracks: Mapping[str, Track]) -> int:
+        """At multiples of how many samples crops start and joined utterances end: where a frame
+        does if some track has a rate, so that a value belongs to one frame of one utterance.
+        Anywhere without: a crop that begins within a frame is another view of the same speech."""
+        steady = any(track.rate is not None for track in tracks.values())
+        return self.encoder.frontend.stride if steady else 1
+
     def loader(self, corpus: Corpus, mesh: Mesh, *, held_out: bool, **options) -> Loader:
-        """The loader of a corpus; options: more of its fields. Crops start where a frame does."""
+        """The loader of a corpus; options: more of its fields."""
         options |= dict(
-            grid=self.encoder.frontend.stride, max_bad_share=self.config.run.max_bad_share,
-            **self.reading(mesh),
+            grid=self.grid(options.get("tracks", {})),
+            max_bad_share=self.config.run.max_bad_share, **self.reading(mesh),
         )  # fmt: skip
         if held_out:
             return Loader(corpus, 0, replace_bad=False, **options)
@@ -80,10 +87,7 @@ class EncodingTask(Task):
         found = {} if tracks is None else tracks(corpus)
         if data.concatenate_seconds:
             target = round(data.concatenate_seconds * SAMPLE_RATE)
-            # every value of a track with a rate is of one utterance alone
-            steady = any(track.rate is not None for track in found.values())
-            grid = self.encoder.frontend.stride if steady else 1
-            corpus = concatenated(corpus, target, seed=0, grid=grid)
+            corpus = concatenated(corpus, target, seed=0, grid=self.grid(found))
         crops = [round(seconds * SAMPLE_RATE) for seconds in data.crop_seconds]
         buckets = crop_buckets(corpus.lengths, crops, *self.rows(mesh, held_out))
         used = sum(len(bucket.items) for bucket in buckets)
