@@ -1,7 +1,7 @@
 """What the loader brings into a worker process.
 
 grain's own process imports jax, whatever it reads; and, as every process that multiprocessing
-spawns, the main module of its parent: below `python -m w2v_jax.pretrain` the rest of the package.
+spawns, the main module of its parent. Those of the trainings import nothing before they run.
 """
 
 import subprocess
@@ -45,6 +45,7 @@ def test_a_worker_process_has_no_model():
 
 def test_what_is_unpickled_needs_no_jax():
     modules = ", ".join(f"w2v_jax.data.{name}" for name in UNPICKLED)
+    modules += "".join(f", w2v_jax.{name}" for name in ("pretrain", "finetune", "train_lm"))
     code = f"import sys, {modules}; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = {name.split(".")[0] for name in out.stdout.split()}
