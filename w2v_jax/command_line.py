@@ -39,14 +39,14 @@ def run(main: Callable[[list[str]], None]) -> None:
         except (
             flags.Error, UserError, KeyError, AttributeError, TypeError, ValueError, OSError
         ) as error:  # fmt: skip
-            message = _wrong_key(argv) or str(error).replace("\n", ". ")
+            message = wrong_key(argv) or str(error).replace("\n", ". ")
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
 
 
-def _wrong_key(argv: list[str]) -> str:
+def wrong_key(argv: list[str]) -> str:
     """What is wrong with the first --config.KEY=VALUE whose key is none of the config; "" if all
     are or there is no config. ml_collections says no more than the last part of the key."""
     text = "\n".join(argv)

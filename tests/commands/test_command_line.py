@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from w2v_jax import command_line
 from w2v_jax.training.writer import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -145,9 +146,10 @@ def test_errors_name_value_key_and_remedy(work, manifests, tmp_path):
         ("save_steps=3", "no key 'save_steps'; did you mean --config.run.save_steps?"),
         ("model.dtype=bfloat16", "did you mean --config.execution.dtype?"),
         ("model.block=conformer", "--config=FILE:SIZE,block=conformer"),
+        ("model.width=3", ""),
     ):
-        output = error("pretrain", config, f"--workdir={tmp_path}", f"--config.{wrong}", train)
-        assert words in output
+        named = "--config=configs/wav2vec2.py:tiny"
+        assert words in command_line.wrong_key([named, f"--config.{wrong}"])
     output = error(
         "pretrain", f"--config={work}/config.py:finetuning", f"--workdir={tmp_path}", train
     )

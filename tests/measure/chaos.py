@@ -23,7 +23,7 @@ from pathlib import Path
 
 import jax
 
-from tests.promises.test_resume import final
+from tests.runs import final
 from tests.xla import FLAGS
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.training.checkpoint import checkpoint_steps

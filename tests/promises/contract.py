@@ -165,7 +165,7 @@ def shortened(task: Task, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 def padding_changes_nothing(case: Case) -> None:
     """Neither what stands behind the end of a row nor rows that only fill up (id -1)."""
     task = case.exact()
-    batch = shortened(task, task.example((1, 4), case.length(task)))
+    batch = shortened(task, task.example((1, 8), case.length(task)))
     batch["id"][0, 3], batch["length"][0, 3] = -1, 0
     clean, spoiled = ({k: v.copy() for k, v in batch.items()} for _ in range(2))
     for name, array in spoiled.items():
@@ -214,7 +214,7 @@ def resume_is_bit_exact(case: Case, folder) -> None:
     """A run that was stopped ends in the arrays and metrics of one that was not."""
     config = case.copy(
         num_steps=6, run__log_steps=1, run__save_steps=4, run__eval_steps=6, run__hang_seconds=0.0,
-        **case.one_shape(),
+        run__accumulation=2, data__row_multiple=2, **case.one_shape(),
     )  # fmt: skip
     with one_device():
         whole = run.run(config, f"{folder}/whole")

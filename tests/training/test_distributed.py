@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.promises.test_resume import final, wait_for_step
+from tests.runs import final, wait_for_step
 from tests.training.test_checkpoint import free_port
 from w2v_jax.errors import UserError
 from w2v_jax.training import distributed

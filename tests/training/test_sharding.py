@@ -93,13 +93,6 @@ def test_scan_and_remat_are_really_other_programs():
     assert "unroll=1" not in program(scan=False)
 
 
-def test_accumulation():
-    """Micro-batches with unequal numbers of targets give the update of the whole batch."""
-    config = small.pretraining(**small.NO_DROPOUT)
-    config.loss.update(diversity_weight=0.0, penalty_weight=0.0)  # means over a micro-batch
-    assert_same(updates(config, accumulation=4, shape=(2, 1, 1)), updates(config))
-
-
 def test_average_of_the_weights():
     """The average follows the parameters, is sharded like them and survives a skipped update."""
     config = small.pretraining()
