@@ -128,13 +128,13 @@ def transcripts(folder: Path, split: str) -> str:
     return str(path)
 
 
-def noise_batch(rows: int, samples: int, *, accumulation: int = 1, seed: int = 0) -> dict:
-    """A pre-training batch of noise, arrays [A, B, ...]."""
+def noise_batch(rows: int, samples: int, *, seed: int = 0) -> dict:
+    """A pre-training batch of noise, arrays [1, B, ...]."""
     rng = np.random.default_rng(seed)
     return {
-        "audio": (rng.normal(size=(accumulation, rows, samples)) * 3000).astype(np.int16),
-        "length": np.full((accumulation, rows), samples, np.int32),
-        "id": np.arange(accumulation * rows, dtype=np.int32).reshape(accumulation, rows),
+        "audio": (rng.normal(size=(1, rows, samples)) * 3000).astype(np.int16),
+        "length": np.full((1, rows), samples, np.int32),
+        "id": np.arange(rows, dtype=np.int32)[None],
     }
 
 

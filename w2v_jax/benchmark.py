@@ -111,7 +111,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
         corpus = Corpus(open_sources(source))
         batch = round(data.batch_seconds * SAMPLE_RATE)
         buckets = crop_buckets(corpus.lengths, crops, batch, data.row_multiple)
-        check_rows(buckets, shards_of_batch(mesh), config.run.accumulation)
+        check_rows([b.rows for b in buckets], shards_of_batch(mesh), config.run.accumulation)
         plan = BatchPlan(buckets, seed=config.seed, num_steps=10**9)
         loader = Loader(corpus, config.seed, config.run.accumulation, views={"audio": changes})
         loader(plan[0])  # the first touch of files and libraries is not measured
@@ -249,13 +249,18 @@ def main(argv: list[str]) -> None:
     config = None if values.config is None else command_line.given_config()
     if argv[1] in ("data", "step") and config is None:
         raise UserError(f"benchmark {argv[1]} needs --config, a file of configs/")
+    kind = config and kind_of(config)
+    if argv[1] == "data" and TASKS[kind].reads != "manifest":
+        raise UserError(f"benchmark data reads audio, but --config is of the kind {kind}")
+    if argv[1] == "decode" and kind not in (None, "ctc"):
+        raise UserError(f"benchmark decode needs a CTC model, but --config is of the kind {kind}")
     seconds = SECONDS.get(argv[1]) if values.seconds is None else values.seconds
     if argv[1] == "data":
         benchmark_data(config, seconds)
         return
     if argv[1] == "step":
         command_line.enable_compilation_cache()
-        text = TASKS[kind_of(config)].measure is TOKENS
+        text = TASKS[kind].measure is TOKENS
         benchmark_step(
             config, config_flags.get_config_filename(values["config"]), batch=values.batch,
             amount=values.tokens if text else seconds, steps=values.steps,

@@ -44,7 +44,7 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
     print(f"{topology.name}: {parameter_table(parameters, mesh).splitlines()[-1]}")
     results = []
     for shape in shapes:
-        check_rows([shape], shards, accumulation)
+        check_rows([shape.rows], shards, accumulation)
         micro = accumulation, shape.rows // accumulation
         amount, rows = shape.length / task.measure.per_row, micro[1] // shards
         total = shape.rows * amount

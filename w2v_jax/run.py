@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     settings, described = settings_of(config), task.described()
     check_unchanged(workdir, settings, described)
     data = task.open(config.data.train, mesh)
-    check_rows(data.buckets, shards_of_batch(mesh), config.run.accumulation)
+    check_rows([b.rows for b in data.buckets], shards_of_batch(mesh), config.run.accumulation)
     plan = BatchPlan(data.buckets, seed=config.seed, num_steps=config.num_steps)
     evaluate = None
     if config.data.valid:

@@ -193,4 +193,4 @@ def test_global_arrays(manifest):
 def test_indivisible_rows_are_explained(manifest):
     buckets = crop_buckets(Corpus(Files(manifest)).lengths, [16_000], 48_000, 1)
     with pytest.raises(UserError, match="row_multiple=8"):
-        check_rows(buckets, parts=4, accumulation=2)
+        check_rows([b.rows for b in buckets], parts=4, accumulation=2)

@@ -103,7 +103,7 @@ def test_speed_changes_the_length_of_whole_utterances_within_their_bucket(corpus
     assert max(factors) < 1.11
 
 
-def test_settings_are_checked(corpus):
+def test_settings_are_checked():
     assert open_augmentation(DEFAULTS, 0) is None
     for settings, words in (
         ({"gain_prob": 1.5}, "gain_prob=1.5"),

@@ -360,7 +360,7 @@ def test_prepare_counts_and_lists_what_it_skips(mixed, tmp_path, capsys):
         assert words in printed
 
 
-def test_prepare_removes_an_old_list_and_joins_inputs(mixed, tmp_path, monkeypatch, capsys):
+def test_prepare_removes_an_old_list_and_joins_inputs(mixed, monkeypatch, capsys):
     monkeypatch.chdir(mixed)
     Path("m.tsv.skipped.tsv").touch()
     inputs = ["plain", "tree/19/198", "plain/deeper"]

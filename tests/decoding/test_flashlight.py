@@ -37,7 +37,7 @@ def test_texts_and_scores(arpa, seed):
         assert found.score == pytest.approx(parts, abs=1e-3)
 
 
-def test_without_a_model(arpa):
+def test_without_a_model():
     log_probs = sharpened(frames(6, seed=1))
     (found,) = FlashlightSearch(ALPHABET, "", WORDS, BeamOptions(word_score=0.0))(log_probs)
     assert found.language == 0.0

@@ -66,7 +66,7 @@ def test_old_files_have_one_flat_namespace():
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_references_of_early_hydra_files_are_followed(normalize, tmp_path):
+def test_references_of_early_hydra_files_are_followed(normalize):
     content = fine_tuned()
     content["cfg"]["model"]["normalize"] = "${task.normalize}"
     content["cfg"]["task"]["normalize"] = normalize

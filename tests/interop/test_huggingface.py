@@ -123,7 +123,7 @@ def test_what_the_config_states_is_checked(directory, tmp_path):
             encoder_of(config | {key: value}, "x")
 
 
-def test_a_short_config_means_the_usual_values(directory):
+def test_a_short_config_means_the_usual_values():
     """Old configs lack keys, and so do those written as differences from the usual."""
     found = huggingface.encoder_config({"model_type": "wav2vec2", "hidden_dropout_prob": 0.3})
     usual = EncoderConfig(
@@ -179,7 +179,7 @@ def test_shards(directory):
     equal(whole, huggingface.read(folder)[0])
 
 
-def test_a_blank_that_is_not_first_moves_there(directory, tmp_path):
+def test_a_blank_that_is_not_first_moves_there(directory):
     """Common fine-tunes have `|` at 0, `[PAD]` behind the letters and <s>, </s> added after it."""
     folder = directory("ctc_w2v2_base")
     before = huggingface.read(folder)[0]["params"]["head"]["kernel"]

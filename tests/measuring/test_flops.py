@@ -59,9 +59,11 @@ def test_encoder_flops_are_those_of_the_program(changes):
     assert 1 < found / expected < 1.05
 
 
-def test_update_flops_are_those_of_a_training_gradient():
+@pytest.mark.parametrize("source", ["masked", "everywhere"])
+def test_update_flops_are_those_of_a_training_gradient(source):
     """XLA also counts norms, activations, softmax, and the slots of masked frames left empty."""
     config = common.pretraining("base")
+    config.loss.negatives_from = source
     config.model.update(num_layers=2, layerdrop=0.0)
     config.execution.update(FORMS, scan=False)
     task, samples = Wav2Vec2(config), 240_000

@@ -1,4 +1,4 @@
-"""The language model: it sees the past alone, learns a grammar, and continues to the bit."""
+"""The language model: it sees the past alone and learns a grammar."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import lm
-from w2v_jax import run as run_module
+from tests.promises import contract
 from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes
@@ -19,7 +19,6 @@ from w2v_jax.models.settings import Execution
 from w2v_jax.objectives.language import next_token_loss
 from w2v_jax.run import run
 from w2v_jax.training.checkpoint import load_exported
-from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.writer import read_lines
 
 CONFIG = LanguageConfig(width=16, num_layers=2, num_heads=2, feed_forward=32)
@@ -112,10 +111,7 @@ def grammar(count, seed):
 @pytest.fixture(scope="module")
 def one_device():
     """Eight of them that share two cores may wait for each other for too long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            run_module, "make_mesh", lambda shape: make_mesh(shape, devices=jax.devices()[:1])
-        )
+    with contract.one_device():
         yield
 
 

@@ -63,10 +63,9 @@ def test_outputs(variant):
             )
 
 
-@pytest.mark.parametrize("variant", ["large", "conformer layer norm"])
+@pytest.mark.parametrize("variant", ["base", "large", "conformer layer norm"])
 def test_loss_and_gradient(variant):
-    """The sum over rows alone equals the batch, masks included (they are keyed by utterance). The
-    task contract has the rest."""
+    """The sum over rows alone equals the batch, masks included (they are keyed by utterance)."""
     config, _, variables = build(variant)
     loss = CTC(config).loss
     batch = small.labelled_batch(3, 16000, lengths=LENGTHS)

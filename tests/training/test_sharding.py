@@ -6,28 +6,22 @@ import numpy as np
 import pytest
 
 from tests import small
+from tests.promises.contract import mesh_of
 from w2v_jax.errors import UserError
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
-from w2v_jax.training.sharding import AXES, local_parts, make_mesh, parameter_table
+from w2v_jax.training.sharding import local_parts, make_mesh, parameter_table
 from w2v_jax.training.state import abstract_state, build, jitted_step, on_mesh
 from w2v_jax.training.task import Follower
 
 RANDOM = dict(dropout=0.1, layerdrop=0.5)  # drawn alike on every device
 
 
-def mesh_of(shape):
-    sizes = dict(zip(AXES, shape, strict=True))
-    return make_mesh(sizes, jax.devices()[: int(np.prod(shape))])
-
-
-def updates(config, *, shape=(1, 1, 1), accumulation=1, count=5):
-    """(contrastive bits of every update, last state) after `count` updates of 8 s of noise."""
-    state, step = build(Wav2Vec2(config), mesh_of(shape))
+def updates(config, *shape):
+    """(contrastive bits of every update, last state) after five updates of 8 s of noise."""
+    state, step = build(Wav2Vec2(config), mesh_of(*(shape or (1, 1, 1))))
     losses = []
-    for i in range(count):
-        batch = small.noise_batch(8, 16000, seed=i)
-        batch = {k: v.reshape(accumulation, -1, *v.shape[2:]) for k, v in batch.items()}
-        state, metrics = step(state, batch)
+    for i in range(5):
+        state, metrics = step(state, small.noise_batch(8, 16000, seed=i))
         total, weight = jax.device_get(metrics["train/contrastive_bits"])
         losses.append(total / weight)
     return losses, state
@@ -56,14 +50,14 @@ def reference():
 
 
 def test_parameters_move(reference):
-    first, _ = build(Wav2Vec2(small.pretraining(**RANDOM)), mesh_of((1, 1, 1)))
+    first, _ = build(Wav2Vec2(small.pretraining(**RANDOM)), mesh_of(1, 1, 1))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), reference[1].params, first.params)
     assert np.median(jax.tree.leaves(moved)) > 1e-3
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_meshes(reference, shape):
-    found = updates(small.pretraining(**RANDOM), shape=shape)
+    found = updates(small.pretraining(**RANDOM), *shape)
     assert_same(found, reference)
     state = found[1]
     find = lambda tree: tree["encoder"]["context"]["layers"]["block"]["feed_forward"]["inner"]  # noqa: E731
@@ -80,7 +74,7 @@ def test_scan_and_remat(reference, model):
 def test_scan_and_remat_are_really_other_programs():
     def program(**model):
         config = small.pretraining(attention="whole", **model)  # no loop over heads
-        task, mesh = Wav2Vec2(config), mesh_of((1, 1, 1))
+        task, mesh = Wav2Vec2(config), mesh_of(1, 1, 1)
         batch = small.noise_batch(2, 16000)
         return str(on_mesh(jitted_step(task, mesh).trace, mesh)(
             abstract_state(task, mesh), batch).jaxpr)  # fmt: skip
@@ -97,7 +91,7 @@ def test_average_of_the_weights():
     """The average follows the parameters, is sharded like them and survives a skipped update."""
     config = small.pretraining()
     config.ema_decay = 0.5
-    state, step = build(Wav2Vec2(config), mesh_of((1, 2, 1)))
+    state, step = build(Wav2Vec2(config), mesh_of(1, 2, 1))
     expected = jax.device_get(state.params)
     for i in range(3):
         state, _ = step(state, small.noise_batch(2, 16000, seed=i))
@@ -123,7 +117,7 @@ def test_average_of_the_weights():
 def test_parameter_table_says_what_stays_whole():
     config = small.pretraining(width=36, num_heads=3)
     task = Wav2Vec2(config)
-    mesh = mesh_of((1, 1, 8))
+    mesh = mesh_of(1, 1, 8)
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     lines = {line.split()[0]: line for line in table.splitlines()}
     query = lines["encoder/context/layers/block/attention/query/kernel"]
@@ -137,8 +131,8 @@ def test_parameter_table_says_what_stays_whole():
 
 
 def test_parts_of_a_batch():
-    assert local_parts(mesh_of((2, 2, 2))) == (0, 1, 2, 3)
-    assert local_parts(mesh_of((1, 1, 8))) == (0,)
+    assert local_parts(mesh_of(2, 2, 2)) == (0, 1, 2, 3)
+    assert local_parts(mesh_of(1, 1, 8)) == (0,)
 
 
 def test_mesh_errors_speak():
@@ -172,7 +166,7 @@ class Teacher(Wav2Vec2):
 def test_a_teacher_follows_by_a_schedule(shape):
     """A part of the parameters, by decays of 0.5, 0.6, 0.7, 0.7: equal to a slow twin; it is what
     the loss sees, has no gradient, is saved under a name of its own and is not evaluated."""
-    state, step = build(Teacher(small.pretraining(**small.NO_DROPOUT)), mesh_of(shape))
+    state, step = build(Teacher(small.pretraining(**small.NO_DROPOUT)), mesh_of(*shape))
     part = lambda tree: tree["encoder"]["context"]  # noqa: E731
     assert state.followed.keys() == {"encoder"}
     assert state.followed["encoder"].keys() == {"context"}

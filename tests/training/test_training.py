@@ -162,7 +162,7 @@ def test_pretraining_goes_on_from_an_exported_model(tmp_path):
         Wav2Vec2(config).begin(state)
 
 
-def test_a_model_of_other_shape_starts_in_part(tmp_path, caplog):
+def test_a_model_of_other_shape_starts_in_part(caplog):
     """Both missing sides are named; what fits is taken over only where that is asked for."""
     current = {"a": {"w": jnp.zeros(3)}, "b": jnp.zeros(2), "c": jnp.zeros(4)}
     given = {"a": {"w": np.ones(3, np.float32)}, "b": np.ones(5), "d": np.ones(1)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from w2v_jax.data.plan import BatchSpec, Bucket
+from w2v_jax.data.plan import BatchSpec
 from w2v_jax.errors import UserError
 
 
@@ -137,12 +137,12 @@ def _global(array: np.ndarray, sharding, loader: BatchLoader) -> jax.Array:
     return jax.make_array_from_callback(shape, sharding, local)
 
 
-def check_rows(buckets: Sequence[Bucket], parts: int, accumulation: int) -> None:
-    """Raises UserError where a bucket's rows cannot be cut into equal parts."""
-    for bucket in buckets:
-        if bucket.rows % (parts * accumulation):
+def check_rows(counts: Iterable[int], parts: int, accumulation: int) -> None:
+    """Raises UserError where the rows of a batch, one of `counts`, do not make equal parts."""
+    for rows in counts:
+        if rows % (parts * accumulation):
             raise UserError(
-                f"the {bucket.rows} rows of a batch are not divisible by "
+                f"the {rows} rows of a batch are not divisible by "
                 f"accumulation * data * fsdp = {accumulation} * {parts}; set "
                 f"--config.data.row_multiple={parts * accumulation}"
             )

@@ -113,13 +113,16 @@ class Corpus(SharedState):
 
     def path(self, item: int) -> str:
         """The file of an item, or the first of its files, as its manifest writes it."""
-        source, i = self._locate(item if self.groups is None else int(self.groups[item][0]))
+        source, i = self._first_row(item)
         return source.manifest.paths[i]
 
     def speaker(self, item: int) -> str:
         """The speaker of an item; '' where it is not known."""
-        source, i = self._locate(item if self.groups is None else int(self.groups[item][0]))
+        source, i = self._first_row(item)
         return source.manifest.speakers[i]
+
+    def _first_row(self, item: int) -> tuple[Source, int]:
+        return self._locate(item if self.groups is None else int(self.groups[item][0]))
 
     def _locate(self, row: int) -> tuple[Source, int]:
         """The source of a row, and which of its rows it is."""

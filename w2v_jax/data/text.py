@@ -11,7 +11,7 @@ import numpy as np
 from w2v_jax.data.loader import own_rows
 from w2v_jax.data.plan import BatchSpec
 from w2v_jax.data.sharing import Ragged
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, warn_left_out
 from w2v_jax.text.alphabet import TextError
 from w2v_jax.text.files import lines
 from w2v_jax.text.vocabulary import UNKNOWN, Vocabulary, pieces
@@ -94,12 +94,7 @@ def open_text(paths: str, vocabulary: Vocabulary, max_tokens: int) -> TextCorpus
         for piece in pieces(ids, max_tokens):
             values.extend(piece)
             bounds.append(len(values))
-    if bad:
-        log.warning("%d of %d lines of %s are left out:", left_out, total, paths)
-        for reason in bad:
-            log.warning("  %s", reason)
-        if left_out > len(bad):
-            log.warning("  and %d more", left_out - len(bad))
+    warn_left_out(log, f"{left_out} of {total} lines of {paths}", bad, left_out)
     if not words:
         reason = f"; first: {bad[0]}" if bad else ""
         raise UserError(f"none of the {total} lines of {paths} can be used{reason}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from w2v_jax.data.sharing import Ragged
 from w2v_jax.data.sources import Source
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, warn_left_out
 from w2v_jax.text.alphabet import Alphabet, TextError
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,7 @@ def transcribed(sources: Sequence[Source], alphabet: Alphabet) -> tuple[list[Sou
         total += len(source.manifest)
         if rows:
             kept.append(source.select(np.array(rows)))
-    if bad:
-        log.warning("%d of %d transcripts are left out:", len(bad), total)
-        for line in bad[:MAX_NAMED]:
-            log.warning("  %s", line)
-        if len(bad) > MAX_NAMED:
-            log.warning("  and %d more", len(bad) - MAX_NAMED)
+    warn_left_out(log, f"{len(bad)} of {total} transcripts", bad[:MAX_NAMED], len(bad))
     if not labels:
         reason = f"; first: {bad[0]}" if bad else ""
         raise UserError(f"none of {total} utterances has a usable transcript{reason}")

@@ -38,16 +38,25 @@ def encoder_flops(config: EncoderConfig, samples: int) -> dict[str, float]:
 
 
 def contrastive_flops(
-    config: EncoderConfig, quantizer: QuantizerConfig, samples: int, masked: float, negatives: int
+    config: EncoderConfig,
+    quantizer: QuantizerConfig,
+    samples: int,
+    masked: float,
+    negatives: int,
+    *,
+    everywhere: bool = False,
 ) -> dict[str, float]:
     """Operations of the quantizer, the projections and the comparisons of one row.
 
-    masked: share of the frames that is masked; the rest needs none of them.
+    masked: share of the frames that is masked; the rest needs none of them, but for the quantizer
+    where the negatives are from everywhere.
     """
-    m, q = masked * config.frontend.frames(samples), quantizer
+    frames, q = config.frontend.frames(samples), quantizer
+    m = masked * frames
+    quantized = frames if everywhere else m
     return {
-        "quantizer": 2.0 * m * q.codes * (config.frontend.width * q.groups + q.width)
-        + 2.0 * m * q.width * q.projection,
+        "quantizer": 2.0 * quantized * q.codes * (config.frontend.width * q.groups + q.width)
+        + 2.0 * quantized * q.width * q.projection,
         "context projection": 2.0 * m * config.width * q.projection,
         "comparisons": 2.0 * m * (negatives + 1) * q.projection,
     }

@@ -25,7 +25,6 @@ class Chip:
 
     hbm: int  # bytes of memory
     flops: float  # bfloat16 operations per second, dense, at best
-    hbm_bandwidth: float  # bytes per second
     link: float  # bytes per second of one link between chips, one way
     wraps: int  # an axis of the slice that is a multiple of this long is closed to a ring
 
@@ -33,10 +32,10 @@ class Chip:
 # The pages give the links of a chip together and both ways: v5e 400, v6e 800 GB/s over 4 links;
 # v5p 1200 GB/s over 6.
 CHIPS = {
-    "v4": Chip(32 * GIB, 275e12, 1.2e12, 50e9, 4),
-    "v5e": Chip(16 * GIB, 197e12, 0.819e12, 50e9, 16),
-    "v5p": Chip(95 * GIB, 459e12, 2.765e12, 100e9, 4),
-    "v6e": Chip(32 * GIB, 918e12, 1.638e12, 100e9, 16),
+    "v4": Chip(32 * GIB, 275e12, 50e9, 4),
+    "v5e": Chip(16 * GIB, 197e12, 50e9, 16),
+    "v5p": Chip(95 * GIB, 459e12, 100e9, 4),
+    "v6e": Chip(32 * GIB, 918e12, 100e9, 16),
 }
 
 

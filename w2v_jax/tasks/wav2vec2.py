@@ -223,7 +223,7 @@ class Wav2Vec2(EncodingTask):
         masked = 1 - (1 - prob / span) ** span
         negatives = self.config.loss.negatives + self.config.loss.cross_negatives
         return super().forward_flops(length, layerdrop=layerdrop) | contrastive_flops(
-            self.encoder, self.quantizer, length, masked, negatives
+            self.encoder, self.quantizer, length, masked, negatives, everywhere=self.everywhere
         )
 
     def parts(
