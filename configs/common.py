@@ -79,13 +79,14 @@ def model(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     """
     if size not in SIZES:
         raise UserError(f"the config has no size {size!r}; choose {', '.join(SIZES)}")
-    values = {key: {"kind": kind} for key, kind in KINDS.items()} | nest(SIZES[size])
+    values = nest(SIZES[size])
     for union, kind in KINDS.items():  # a size that sets keys of the usual kind need not name it
-        values[union] = {"kind": kind} | values[union]
+        values[union] = {"kind": kind} | values.get(union, {})
     for union, kind in (kinds or {}).items():
         if union not in KINDS:
             raise UserError(f"{union} is no union of the model; choose {', '.join(KINDS)}")
-        values[union] = {"kind": kind}
+        if values[union]["kind"] != kind:
+            values[union] = {"kind": kind}
     return ConfigDict(EncoderConfig.from_dict(values).to_dict())
 
 

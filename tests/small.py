@@ -14,6 +14,7 @@ from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.settings import Execution, member
 from w2v_jax.tasks import TASKS
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
+from w2v_jax.training.state import first_state, jitted_step, on_mesh
 
 ROOT = Path(__file__).parent.parent
 
@@ -126,6 +127,11 @@ def transcripts(folder: Path, split: str) -> str:
     lines = [line.partition(" ")[2] for file in files for line in file.read_text().splitlines()]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+def build(task, mesh):
+    """The first state on the mesh, and the step for it."""
+    return first_state(task, mesh), on_mesh(jitted_step(task, mesh), mesh)
 
 
 def noise_batch(rows: int, samples: int, *, seed: int = 0) -> dict:

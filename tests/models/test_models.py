@@ -79,6 +79,16 @@ def test_parameter_counts_of_hubert(size, whole, ctc):
         assert count(shapes["params"]) == ctc
 
 
+@pytest.mark.parametrize(
+    ("size", "kinds"),
+    [("large_lv60k", {"frontend": "waveform"}), ("conformer_rel_large", {"block": "conformer"})],
+)
+def test_naming_the_kind_that_a_size_has_changes_nothing(size, kinds):
+    assert common.model(size, kinds) == common.model(size)
+    assert common.model("tiny", kinds) != common.model(size)
+
+
+
 @pytest.mark.parametrize(("smoothing", "low", "high"), [(0.0, 0.0, 0.25), (0.8, 0.4, 1.0)])
 def test_smoothed_kernels_give_frames_like_their_neighbours(manifests, smoothing, low, high):
     manifest = Manifest.read(manifests["dev"])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests import small
 from w2v_jax import benchmark, compile_check, run
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes
@@ -26,7 +27,6 @@ from w2v_jax.tasks.task import Task
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.sharding import AXES, make_mesh
-from w2v_jax.training.state import build
 from w2v_jax.training.writer import read_lines
 
 GARBAGE = 1234
@@ -80,7 +80,7 @@ def mesh_of(*shape: int):
 
 def updated(task: Task, batches, *shape: int):
     """(state, its metrics) after updates on one device, or on a mesh."""
-    state, step = build(task, mesh_of(*(shape or (1, 1, 1))))
+    state, step = small.build(task, mesh_of(*(shape or (1, 1, 1))))
     for batch in batches:
         state, metrics = step(state, batch)
     return jax.device_get((state, metrics))
@@ -110,7 +110,7 @@ def one_trace_per_shape(case: Case) -> None:
     task = make_task(case.copy())
     mesh = mesh_of(1, 1, 1)
     data = task.open(case.data["train"], mesh)
-    state, step = build(task, mesh)
+    state, step = small.build(task, mesh)
     seen = set()
     plan = run.BatchPlan(data.buckets, seed=0, num_steps=8)
     for i in range(4):
@@ -135,7 +135,7 @@ def it_trains(case: Case) -> None:
     """The loss and all gradients are finite, and the parameters move."""
     task = make_task(case.copy())
     batches = [task.example((1, 2), case.length(task))] * 3
-    first, _ = build(task, mesh_of(1, 1, 1))
+    first, _ = small.build(task, mesh_of(1, 1, 1))
     before = jax.device_get(first.params)
     state, metrics = updated(task, batches)
     assert metrics["train/skipped"][0] == 0, "the gradient is not finite"
@@ -242,7 +242,7 @@ def evaluation_is_deterministic(case: Case) -> None:
     """It has the scalar that ranks checkpoints, and gives the same numbers each time."""
     task, mesh = make_task(case.copy()), mesh_of(1, 1, 1)
     evaluate = task.evaluation(task.open(case.data["valid"], mesh, held_out=True), mesh)
-    variables = build(task, mesh)[0].variables
+    variables = small.build(task, mesh)[0].variables
     first, second = evaluate(variables), evaluate(variables)
     assert task.best_by in first, f"{task.best_by} is no scalar of the evaluation"
     assert np.isfinite(first[task.best_by])

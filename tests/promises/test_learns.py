@@ -19,7 +19,6 @@ from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.metrics import Window
 from w2v_jax.training.sharding import batch_sharding, make_mesh
-from w2v_jax.training.state import build
 
 WIDER = dict(width=64, feed_forward=128, norm_order="pre", **small.NO_DROPOUT)
 
@@ -27,7 +26,7 @@ WIDER = dict(width=64, feed_forward=128, norm_order="pre", **small.NO_DROPOUT)
 def train(task: Task, rate, plan, loader, steps):
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     task.schedule = lambda step: rate
-    state, step = build(task, mesh)
+    state, step = small.build(task, mesh)
     history = []
     for _, (batch, _) in zip(
         range(steps), iterate(plan, loader, sharding=batch_sharding(mesh)), strict=False

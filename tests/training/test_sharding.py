@@ -10,7 +10,7 @@ from tests.promises.contract import mesh_of
 from w2v_jax.errors import UserError
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.training.sharding import local_parts, make_mesh, parameter_table
-from w2v_jax.training.state import abstract_state, build, jitted_step, on_mesh
+from w2v_jax.training.state import abstract_state, jitted_step, on_mesh
 from w2v_jax.training.task import Follower
 
 RANDOM = dict(dropout=0.1, layerdrop=0.5)  # drawn alike on every device
@@ -18,7 +18,7 @@ RANDOM = dict(dropout=0.1, layerdrop=0.5)  # drawn alike on every device
 
 def updates(config, *shape):
     """(contrastive bits of every update, last state) after five updates of 8 s of noise."""
-    state, step = build(Wav2Vec2(config), mesh_of(*(shape or (1, 1, 1))))
+    state, step = small.build(Wav2Vec2(config), mesh_of(*(shape or (1, 1, 1))))
     losses = []
     for i in range(5):
         state, metrics = step(state, small.noise_batch(8, 16000, seed=i))
@@ -50,7 +50,7 @@ def reference():
 
 
 def test_parameters_move(reference):
-    first, _ = build(Wav2Vec2(small.pretraining(**RANDOM)), mesh_of(1, 1, 1))
+    first, _ = small.build(Wav2Vec2(small.pretraining(**RANDOM)), mesh_of(1, 1, 1))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), reference[1].params, first.params)
     assert np.median(jax.tree.leaves(moved)) > 1e-3
 
@@ -66,7 +66,10 @@ def test_meshes(reference, shape):
     assert kernel.addressable_shards[0].data.size * shape[1] * shape[2] == kernel.size
 
 
-@pytest.mark.parametrize("model", [dict(scan=False), dict(remat="full"), dict(remat="dots")])
+@pytest.mark.parametrize(
+    "model",
+    [dict(scan=False), dict(remat="full"), dict(remat="dots"), dict(scan=False, remat="full")],
+)
 def test_scan_and_remat(reference, model):
     assert_same(updates(small.pretraining(**RANDOM, **model)), reference)
 
@@ -85,13 +88,16 @@ def test_scan_and_remat_are_really_other_programs():
     assert program(remat="full") != program(remat="dots")
     assert "unroll=1" in plain
     assert "unroll=1" not in program(scan=False)
+    # else the compiler merges what an unrolled layer computes again with what it has already
+    assert "prevent_cse=True" in program(scan=False, remat="full")
+    assert "prevent_cse=True" not in program(remat="full")
 
 
 def test_average_of_the_weights():
     """The average follows the parameters, is sharded like them and survives a skipped update."""
     config = small.pretraining()
     config.ema_decay = 0.5
-    state, step = build(Wav2Vec2(config), mesh_of(1, 2, 1))
+    state, step = small.build(Wav2Vec2(config), mesh_of(1, 2, 1))
     expected = jax.device_get(state.params)
     for i in range(3):
         state, _ = step(state, small.noise_batch(2, 16000, seed=i))
@@ -166,7 +172,7 @@ class Teacher(Wav2Vec2):
 def test_a_teacher_follows_by_a_schedule(shape):
     """A part of the parameters, by decays of 0.5, 0.6, 0.7, 0.7: equal to a slow twin; it is what
     the loss sees, has no gradient, is saved under a name of its own and is not evaluated."""
-    state, step = build(Teacher(small.pretraining(**small.NO_DROPOUT)), mesh_of(*shape))
+    state, step = small.build(Teacher(small.pretraining(**small.NO_DROPOUT)), mesh_of(*shape))
     part = lambda tree: tree["encoder"]["context"]  # noqa: E731
     assert state.followed.keys() == {"encoder"}
     assert state.followed["encoder"].keys() == {"context"}

@@ -22,7 +22,6 @@ from w2v_jax.training.metrics import Window
 from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import make_mesh
-from w2v_jax.training.state import build
 from w2v_jax.training.task import Context
 from w2v_jax.training.writer import Writer, read_lines
 
@@ -30,7 +29,7 @@ from w2v_jax.training.writer import Writer, read_lines
 def pretraining(mesh, *, dropout=False, config=None):
     task = Wav2Vec2(config or small.pretraining(**({} if dropout else small.NO_DROPOUT)))
     task.schedule = linear_schedule(1e-2, 2, 100)
-    return build(task, mesh)
+    return small.build(task, mesh)
 
 
 def finetuning(mesh, freeze_steps=0):
@@ -38,7 +37,7 @@ def finetuning(mesh, freeze_steps=0):
     config.freeze_steps = freeze_steps
     task = CTC(config)
     task.schedule = linear_schedule(1e-2, 0, 100)
-    return build(task, mesh)
+    return small.build(task, mesh)
 
 
 def one_device():

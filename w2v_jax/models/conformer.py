@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
@@ -36,8 +35,7 @@ class ConvolutionModule(nn.Module):
         mask = None if cfg.padding_leaks else mask
         x = layer_norm(dtype, name="norm")(x)
         x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=False)(x)
-        a, b = jnp.split(x, 2, axis=-1)
-        x = zero_padding(a * jax.nn.sigmoid(b), mask)
+        x = zero_padding(nn.glu(x), mask)
         form = cfg.execution.depthwise_conv
         x = DepthwiseConv(cfg.block.kernel, form, dtype, name="depthwise")(x)
         if cfg.block.norm == "batch":

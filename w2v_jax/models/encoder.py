@@ -37,7 +37,9 @@ def over_layers(layer: type[nn.Module], config) -> type[nn.Module]:
     execution.scan, and computed again in the backward pass as execution.remat says."""
     execution = config.execution
     if execution.remat != "none":
-        layer = nn.remat(layer, prevent_cse=False, policy=REMAT_POLICIES[execution.remat])
+        # unrolled, the compiler would find what is computed again to be what it has already
+        policy = REMAT_POLICIES[execution.remat]
+        layer = nn.remat(layer, prevent_cse=not execution.scan, policy=policy)
     return nn.scan(
         layer,
         variable_axes={"params": 0, "stats": 0},
@@ -63,7 +65,7 @@ class EncoderOutput:
 def tap_names(config: EncoderConfig) -> list[str]:
     """What can be had of the inside of an encoder, each [B, T, width]:
 
-    raw_features, features: of the front end, before and after their norm;
+    raw_features, features: of the front end, before and after their norm, [B, T, its width];
     hidden_0, hidden_N: the first block's input, the output of block N;
     feed_forward_N: what the (second) feed-forward of block N gave, before the residual; 0 where
     LayerDrop skipped the block.

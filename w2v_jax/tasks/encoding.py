@@ -20,7 +20,6 @@ from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring import speech
 from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.catalogue import rates
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
 from w2v_jax.tasks.task import Data, Shape, Task
@@ -224,7 +223,7 @@ class EncodingTask(Task):
     def described(self) -> dict[str, Any]:
         model = {"kind": self.config.kind, "model": self.encoder.to_dict()}
         execution = {"execution": {"dtype": self.encoder.execution.dtype}}
-        return model | rates(model) | execution
+        return model | execution
 
     def forward_flops(self, length: int, *, layerdrop: bool = False) -> dict[str, float]:
         forward = encoder_flops(self.encoder, length)

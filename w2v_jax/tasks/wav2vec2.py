@@ -264,7 +264,7 @@ class Wav2Vec2(EncodingTask):
 def alarms(*, groups: int, codes: int, negatives: int, warmup_steps: int) -> tuple[Alarm, ...]:
     """What can be wrong with the pre-training of `groups` codebooks of `codes` entries each.
 
-    negatives: of all kinds together; warmup_steps: config.optim.warmup_steps.
+    negatives: of all kinds together; warmup_steps: of the schedule.
     """
     # Measured with configs/quickstart.py, 2 x 32 codes: never below 18 as it is; 8 to 12 from
     # update 60 on with a diversity_weight of 0.1; 2.2 to 4.2 with 0 and a peak_lr of 3e-3, where

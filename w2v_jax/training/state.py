@@ -115,7 +115,6 @@ def make_train_step(task: Trainable) -> Callable[[TrainState, Any], tuple[TrainS
         teacher = None
         if follower is not None:
             teacher = {"params": state.followed, "stats": state.stats}
-            teacher = jax.lax.stop_gradient(teacher)
 
         def gradients(stats, index, part):
             context = Context(state.step, key, jax.random.fold_in(key, index), teacher)
@@ -203,11 +202,6 @@ def jitted_step(task: Trainable, mesh: jax.sharding.Mesh) -> Callable:
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-
-
-def build(task: Trainable, mesh: jax.sharding.Mesh) -> tuple[TrainState, Callable]:
-    """The first state on the mesh, and the step compiled for it."""
-    return first_state(task, mesh), on_mesh(jitted_step(task, mesh), mesh)
 
 
 def on_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:

@@ -197,11 +197,11 @@ class FeatureEncoder(nn.Module):
                 bias_init=boxed(nn.initializers.zeros, "conv_out"),
                 name=f"conv_{i}",
             )(x)  # fmt: skip
-            length = None if length is None else ((length - kernel) // stride + 1).clip(0)
             if cfg.norm == "layer":
                 x = layer_norm(dtype, name=f"norm_{i}")(x)
             elif i == 0:
-                mask = None if self.padding_leaks else frame_mask(length, x.shape[1])
+                frames = None if length is None else ((length - kernel) // stride + 1).clip(0)
+                mask = None if self.padding_leaks else frame_mask(frames, x.shape[1])
                 x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
             x = ACTIVATIONS[cfg.activation](x)
         if cfg.frozen:

@@ -1,5 +1,5 @@
-"""Operations that have several forms, one file each: equal but for rounding, each fastest
-somewhere.
+"""Operations whose cheapest form is not the obvious one, one file each. Where an operation has
+several forms they are equal but for rounding, and each is fastest somewhere.
 
 The form follows the platform that a program is compiled for, which is that of the mesh in force
 (`jax.set_mesh`): a program for a TPU that is compiled on a machine with CPUs alone gets the TPU's
