@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from configs import common
 from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.configs import common
 from w2v_jax.models.config import ConformerConfig, ConvPositions, EncoderConfig
 from w2v_jax.models.kernels.attention import Heads, attend
 from w2v_jax.models.kernels.depthwise_conv import sum_of_shifts

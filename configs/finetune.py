@@ -13,7 +13,7 @@ kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,
 Not measured with this code yet.
 """
 
-from configs import common
+from w2v_jax.configs import common
 from w2v_jax.errors import UserError
 
 # peak learning rate, updates, time mask, channel mask, layerdrop, frozen updates

@@ -19,7 +19,7 @@ and its learning rate and updates are a guess: neither letters_base nor words_la
 
 from ml_collections import ConfigDict
 
-from configs import common
+from w2v_jax.configs import common
 from w2v_jax.errors import UserError
 from w2v_jax.models.language import LanguageConfig
 

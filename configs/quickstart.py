@@ -12,7 +12,7 @@ blocks, 2 x 32 codes, spans of 5 frames, learning rates and a Gumbel temperature
 little dropout, ten times the diversity loss.
 """
 
-from configs import common
+from w2v_jax.configs import common
 from w2v_jax.errors import UserError
 
 DATA = "runs/data"

@@ -22,7 +22,7 @@ do the conformers'. (fairseq's files of the large models say lr 0.005, 16 times 
 1M updates.)
 """
 
-from configs import common
+from w2v_jax.configs import common
 from w2v_jax.errors import UserError
 
 STEPS = {

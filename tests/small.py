@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import common, lm
+from w2v_jax.configs import common, lm
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.settings import Execution, member
 from w2v_jax.tasks import TASKS
@@ -115,7 +115,7 @@ def recipe(kind: str) -> ConfigDict:
     if kind in known:
         return known[kind]()
     file, _, argument = TASKS[kind].recipe.partition(":")
-    module = importlib.import_module(f"configs.{file.removesuffix('.py')}")
+    module = importlib.import_module(f"w2v_jax.configs.{file.removesuffix('.py')}")
     return shrunk(module.get_config(argument), {})
 
 

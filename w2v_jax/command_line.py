@@ -14,6 +14,8 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from w2v_jax import usage
+from w2v_jax.config_files import with_located
 from w2v_jax.errors import UserError
 from w2v_jax.training.distributed import initialize
 from w2v_jax.training.loop import PREEMPTED
@@ -34,7 +36,11 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(130)
 
     def parse(argv: list[str]) -> list[str]:
+        argv = with_located(argv)
         try:
+            if usage.asked_for(argv):
+                print(usage.page(argv))
+                sys.exit(0)
             return flags.FLAGS(argv)
         except (
             flags.Error, UserError, KeyError, AttributeError, TypeError, ValueError, OSError

@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from w2v_jax import command_line
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
+from w2v_jax.config_files import RECIPES
 from w2v_jax.data.batches import iterate
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader
@@ -44,7 +45,7 @@ from w2v_jax.recognizers import open_recognizer
 from w2v_jax.training.checkpoint import load_exported
 
 BUCKETS = 8
-CONFIG = Path(__file__).parent.parent / "configs" / "evaluate.py"
+CONFIG = RECIPES / "evaluate.py"
 
 
 class Model:

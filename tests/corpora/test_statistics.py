@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from configs import common
 from tests.measure.padding_share import librispeech_like
 from w2v_jax import prepare as entry
+from w2v_jax.configs import common
 from w2v_jax.corpora.statistics import best_crops, crop_plan, histogram, pad_plan, report
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import bucket_edges

@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from configs import evaluate
 from tests.decoding.test_beam import ALPHABET, frames
+from w2v_jax.configs import evaluate
 from w2v_jax.decoding.beam import BeamSearch
 from w2v_jax.decoding.ngram import estimate, write_arpa
 from w2v_jax.decoding.search import Searches, SearchOptions, open_search

@@ -10,8 +10,8 @@ mean of 12.3 s is that of LibriSpeech.
 
 import numpy as np
 
-from configs import common
 from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.configs import common
 from w2v_jax.corpora.statistics import best_crops, crop_plan, pad_plan
 from w2v_jax.data.plan import bucket_edges
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from w2v_jax.configs import common
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.measuring.flops import contrastive_flops, encoder_flops, training_flops
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import lm
 from tests.promises import contract
+from w2v_jax.configs import lm
 from w2v_jax.errors import UserError
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, wav2vec2
 from tests import small
 from tests.promises.contract import mesh_of
 from tests.reference import hidden_states
 from w2v_jax.audio.waveform import read
+from w2v_jax.configs import common, wav2vec2
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.models.config import (
     EncoderConfig,

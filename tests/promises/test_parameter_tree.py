@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import common, lm
 from tests.reference import GOLDEN
+from w2v_jax.configs import common, lm
 from w2v_jax.models.config import EncoderConfig, PredictionConfig
 from w2v_jax.models.heads.hubert import Hubert
 from w2v_jax.models.language import LanguageConfig, LanguageModel

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common
 from tests.promises.test_imports import PACKAGE
+from w2v_jax.configs import common
 from w2v_jax.errors import UserError
 from w2v_jax.objectives.contrastive import dead_codes
 from w2v_jax.tasks.ctc import alarms as ctc_alarms
