@@ -17,7 +17,7 @@ say "1/3 build_ngram: a 4-gram of words"
 act python launch/python_manual.py "$runs/lm/manual.txt"
 run build_ngram --transcripts="$runs/data/train.tsv" --text="$runs/lm/manual.txt" \
   --exclude="$runs/data/dev.tsv,$runs/data/test.tsv" --checkpoint="$model" \
-  --output="$runs/lm/4-gram.arpa.gz" --kept="$runs/lm/text.txt"
+  --output="$runs/lm/4-gram.arpa.gz" --kept="$runs/lm/text.txt" --overwrite
 
 say "2/3 train_lm: a Transformer of words on the same text"
 run train_lm --config=configs/lm.py:words_tiny --workdir="$runs/lm/transformer" \

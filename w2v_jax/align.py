@@ -9,6 +9,7 @@ of a file, which must be all that is said in it. Times are seconds from the star
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import flags
@@ -20,20 +21,31 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding.alignment import Alignment, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
 from w2v_jax.errors import UserError
-from w2v_jax.places import Place, file_names, place, write_whole
+from w2v_jax.places import Place, check_replaceable, file_names, place, write_whole
 from w2v_jax.recognizers import open_recognizer
 
-FORMATS = ("textgrid", "json", "ctm")
+ENDINGS = {"textgrid": "TextGrid", "json": "json", "ctm": "ctm"}
+FORMATS = tuple(ENDINGS)
 
 
 class Aligner:
     """An exported CTC model and the folder that its alignments are written to."""
 
-    def __init__(self, checkpoint: str, output: str, formats: list[str]):
+    def __init__(self, checkpoint: str, output: str, formats: list[str], overwrite: bool = False):
         self._recognizer, self._variables = open_recognizer(checkpoint)
         self.folder: Place = place(output)
         self._formats = formats
+        self._overwrite = overwrite
         self._ctm: list[str] = []
+
+    def check(self, names: Iterable[str], ctm: str) -> None:
+        """Raises UserError where a file of the recordings `names`, or the CTM of all, is there and
+        may not be replaced."""
+        endings = [ENDINGS[kind] for kind in self._formats if kind != "ctm"]
+        paths = [self.folder / f"{name}.{ending}" for name in names for ending in endings]
+        paths += [self.folder / f"{ctm}.ctm"] if "ctm" in self._formats else []
+        for path in paths:
+            check_replaceable(path, "--output", overwrite=self._overwrite)
 
     def add(self, name: str, audio, text: str) -> Alignment:
         """Aligns samples and writes what is asked for. Raises UserError where it cannot."""
@@ -69,6 +81,7 @@ def align_manifest(aligner: Aligner, data: str) -> int:
     if not rows:
         raise UserError(f"{data} has no utterance with a text; align needs transcripts")
     names = file_names([source.manifest.paths[row] for source, row in rows])
+    aligner.check(names, "words")
     failed = 0
     for name, (source, row) in zip(names, rows, strict=True):
         manifest = source.manifest
@@ -93,6 +106,7 @@ def align_recording(aligner: Aligner, file: str, text: str) -> Alignment:
     except OSError as error:
         raise UserError(f"--text={text} cannot be read: {error.strerror.lower()}") from None
     name = Path(file).stem
+    aligner.check([name], name)
     found = aligner.add(name, Recording(file), words)
     aligner.finish(name)
     print(f"{len(found.words)} words aligned, mean ln p {found.score:.3f} per frame: "
@@ -111,7 +125,7 @@ def main(argv: list[str]) -> None:
         command_line.no_arguments(argv)
     elif len(files) != 1:
         raise UserError(f"--text is the text of one audio file; {len(files)} are given")
-    aligner = Aligner(values.checkpoint, values.output, values.format)
+    aligner = Aligner(values.checkpoint, values.output, values.format, values.overwrite)
     if values.text:
         align_recording(aligner, files[0], values.text)
     elif align_manifest(aligner, values.data):
@@ -124,4 +138,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("text", "", "file with the text of the one recording that is given")
     flags.DEFINE_string("output", None, "folder for the alignments", required=True)
     flags.DEFINE_list("format", ["textgrid"], f"any of {','.join(FORMATS)}, with commas between")
+    command_line.define_overwrite()
     command_line.run(main)

@@ -22,6 +22,7 @@ from w2v_jax import command_line
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding import ngram
 from w2v_jax.errors import UserError
+from w2v_jax.places import check_replaceable
 from w2v_jax.text.alphabet import Alphabet, TextError
 from w2v_jax.text.files import lines, write_lines
 from w2v_jax.training.checkpoint import load_exported
@@ -91,9 +92,11 @@ def main(argv: list[str]) -> None:
         raise UserError("set --text to text files or --transcripts to manifests, or both")
     if values.tool == "lmplz" and values.output.endswith(".gz"):
         raise UserError(f"lmplz writes no .gz; set --output={values.output.removesuffix('.gz')}")
-    for path in filter(None, (values.output, values.kept)):
-        if not Path(path).absolute().parent.is_dir():
+    for flag, path in (("--output", values.output), ("--kept", values.kept)):
+        if path and not Path(path).absolute().parent.is_dir():
             raise UserError(f"the folder of {path} does not exist; make it first")
+        if path:
+            check_replaceable(path, flag, overwrite=values.overwrite)
     if values.checkpoint and values.letters:
         raise UserError("--checkpoint and --letters both name an alphabet; set one")
     alphabet = Alphabet.from_letters(values.letters)
@@ -150,4 +153,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "", "exported CTC model whose letters are used")
     flags.DEFINE_string("letters", "", "or these letters; empty: English")
     flags.DEFINE_enum("tool", "own", TOOLS, "what estimates")
+    command_line.define_overwrite()
     command_line.run(main)

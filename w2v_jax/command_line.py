@@ -148,6 +148,11 @@ def given_config() -> ConfigDict:
     return config
 
 
+def define_overwrite() -> None:
+    """The leave to replace files that a command cannot know as its own."""
+    flags.DEFINE_boolean("overwrite", False, "replace files that are there; audio never is")
+
+
 def no_arguments(argv: list[str]) -> None:
     """Raises UserError for words that are no flags."""
     if len(argv) > 1:

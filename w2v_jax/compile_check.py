@@ -22,7 +22,7 @@ from w2v_jax.data.batches import check_rows
 from w2v_jax.measuring.collectives import sent
 from w2v_jax.measuring.compiled import TooLarge, compile_step, times
 from w2v_jax.measuring.topology import GIB, Topology, open_topology
-from w2v_jax.places import place, write_whole
+from w2v_jax.places import check_replaceable, place, write_whole
 from w2v_jax.tasks import make_task
 from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
 
@@ -116,6 +116,8 @@ def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     given = flags.FLAGS
     config = command_line.given_config()
+    if given.output:
+        check_replaceable(given.output, "--output", overwrite=given.overwrite)
     jax.config.update("jax_enable_compilation_cache", False)  # needs the devices to read from it
     jax.config.update("jax_platforms", "cpu")  # nothing runs: this leaves a GPU or TPU to others
     results = check(config, open_topology(given.topology), all_shapes=given.all_shapes)
@@ -129,4 +131,5 @@ if __name__ == "__main__":
     flags.DEFINE_boolean("all_shapes", False, "every batch shape, not the one of the most work")
     flags.DEFINE_string("output", "", "a file for the findings, as JSON")
     flags.mark_flags_as_required(["config", "topology"])
+    command_line.define_overwrite()
     command_line.run(main)

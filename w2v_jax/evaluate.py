@@ -34,17 +34,18 @@ from w2v_jax.data.transcripts import transcribed
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError
-from w2v_jax.evaluation import figures
-from w2v_jax.evaluation.page import write_page
+from w2v_jax.evaluation import figures, page
 from w2v_jax.evaluation.reports import Report, Utterance, analyse, columns, compare
 from w2v_jax.evaluation.scoring import Score
 from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.evaluation.tuning import Trial
-from w2v_jax.places import place, write_whole
+from w2v_jax.places import check_replaceable, place, write_whole
 from w2v_jax.recognizers import open_recognizer
 from w2v_jax.training.checkpoint import load_exported
 
 BUCKETS = 8
+COLUMNS = "path", "reference", "hypothesis"
+HEAD = "\t".join(COLUMNS).encode()
 CONFIG = RECIPES / "evaluate.py"
 
 
@@ -85,6 +86,7 @@ def evaluate(
     processes: int = 1,
     batch_seconds: float = 60.0,
     max_bad_share: float = 0.05,
+    overwrite: bool = False,
 ) -> Score:
     """The error rates of the last system that `options` ask for, greedy decoding without.
 
@@ -93,7 +95,7 @@ def evaluate(
     """
     options = options or SearchOptions()
     base = output.removesuffix(".tsv")
-    check_output(output)
+    check_output(output, bool(tune), overwrite)
     if tune:
         if not (options.lm or options.transformer_lm):
             raise UserError(
@@ -135,7 +137,7 @@ def evaluate(
     print(f"\n{decoded[-1].system}: {report}")
     file = io.StringIO(newline="")
     table = csv.writer(file, delimiter="\t", lineterminator="\n")
-    table.writerow(("path", "reference", "hypothesis"))
+    table.writerow(COLUMNS)
     table.writerows((x.name, x.reference, x.hypothesis) for x in last)
     write_whole(place(output), file.getvalue())
 
@@ -145,14 +147,15 @@ def evaluate(
         except AudioError:
             return None
 
-    page = f"{base}.html"
-    write_page(page, report, last, audio, f"{checkpoint} on {data}", players=players)
-    print(f"\nreferences and hypotheses: {output}; to read and hear: {page}")
+    html = f"{base}.html"
+    page.write_page(html, report, last, audio, f"{checkpoint} on {data}", players=players)
+    print(f"\nreferences and hypotheses: {output}; to read and hear: {html}")
     return report.score
 
 
-def check_output(output: str) -> None:
-    """Makes the folder of `output`. Raises UserError where nothing can be written there."""
+def check_output(output: str, tuned: bool, overwrite: bool) -> None:
+    """Makes the folder of `output`. Raises UserError where nothing can be written there, or what
+    stands there is not evaluate's."""
     try:
         file = place(output)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +163,12 @@ def check_output(output: str) -> None:
             raise UserError(f"--output={output} is a folder; name a file in it")
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error.strerror}") from None
+    base = output.removesuffix(".tsv")
+    written = {output: HEAD, f"{base}.html": page.HEAD}
+    if tuned:  # the picture beside it follows it
+        written[f"{base}.tuned.json"] = b'"transformer_weight"'
+    for path, ours in written.items():
+        check_replaceable(path, "--output", overwrite=overwrite, ours=ours)
 
 
 def write_tuned(base: str, options: SearchOptions, tried: Mapping[str, Sequence[Trial]]) -> None:
@@ -219,6 +228,7 @@ def main(argv: list[str]) -> None:
         tune=values.tune, trials=values.trials, players=values.players,
         processes=values.processes,
         batch_seconds=values.batch_seconds, max_bad_share=values.max_bad_share,
+        overwrite=values.overwrite,
     )  # fmt: skip
 
 
@@ -235,4 +245,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("processes", 1, "that search", 1)
     flags.DEFINE_float("batch_seconds", 60.0, "audio per batch")
     flags.DEFINE_float("max_bad_share", 0.05, "share of unreadable files that is an error")
+    command_line.define_overwrite()
     command_line.run(main)

@@ -10,6 +10,12 @@ from etils import epath
 from w2v_jax.errors import UserError
 
 Place = epath.Path
+_HEAD = 4096  # bytes of a file by which it is recognised
+_AUDIO = re.compile(
+    rb"RIFF|RIFX|RF64|riff|fLaC|OggS|ID3|\xff[\xe2-\xe7\xf2-\xfb]|FORM|\.snd|caff|.{4}ftyp|"
+    rb"\x1aE\xdf\xa3|0&\xb2u",
+    re.DOTALL,
+)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -57,12 +63,35 @@ def file_names(paths: list[str]) -> list[str]:
     ]
 
 
+def check_replaceable(
+    path: str | os.PathLike, flag: str, *, overwrite: bool, ours: bytes = b""
+) -> None:
+    """Raises UserError where writing `path` would replace a file that no command here wrote.
+
+    flag: which names it, for the message. ours: what stands near the beginning of every file of
+    its kind that is written here; empty where nothing does. overwrite: the user's leave to replace
+    what is not recognised; audio is never replaced.
+    """
+    try:
+        with place(path).open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:  # nothing is there, or nothing can be written there
+        return
+    if _AUDIO.match(head):
+        raise UserError(f"{flag}: {path} is audio, which is never replaced; name another file")
+    if head and not overwrite and not (ours and ours in head):
+        raise UserError(
+            f"{flag}: {path} exists, and nothing shows that it was written by this command; name "
+            "another file, or replace it with --overwrite"
+        )
+
+
 def write_whole(path: Place, text: str) -> None:
     """Writes a file that is never seen in part. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_remote(path):  # object stores write in one step
         path.write_text(text)
         return
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)

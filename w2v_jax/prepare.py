@@ -67,6 +67,7 @@ def define_flags() -> None:
     flags.DEFINE_list("crop_seconds", list(CROP_SECONDS), "Crops of pre-training, for the report.")
     flags.DEFINE_integer("num_buckets", NUM_BUCKETS, "Of fine-tuning, for the report.", 1)
     flags.DEFINE_float("max_seconds", MAX_SECONDS, "Of fine-tuning, for the report.", 0.1)
+    command_line.define_overwrite()
     _define_shard_flags()
     flags.mark_flag_as_required("output")
 
@@ -118,6 +119,7 @@ def _prepare(inputs: Sequence[str], values: flags.FlagValues) -> None:
         max_bad_share=values.max_bad_share,
         minutes=values.minutes,
         seed=values.seed,
+        overwrite=values.overwrite,
     )
 
 

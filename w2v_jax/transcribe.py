@@ -33,7 +33,7 @@ from w2v_jax.decoding.recognition import WINDOW_SECONDS, Recognizer
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.decoding.subtitles import cues, srt, vtt
 from w2v_jax.errors import UserError
-from w2v_jax.places import file_names, place, write_whole
+from w2v_jax.places import Place, check_replaceable, file_names, place, write_whole
 from w2v_jax.recognizers import open_recognizer
 from w2v_jax.training.checkpoint import load_exported
 
@@ -144,40 +144,53 @@ FORMATS: dict[str, Callable[[str, Transcript], str]] = {
 STANDARD_INPUT = "-"
 
 
+def check_files(files: list[str], kind: str, output: str = "", overwrite: bool = False) -> None:
+    """Raises UserError where transcripts of `files` cannot go to `output`: files are there already
+    and may not be replaced, or there is no folder where one is needed."""
+    if not output and kind in ("srt", "vtt") and len(files) > 1:
+        raise UserError(f"--format={kind} of {len(files)} files needs a folder: set --output")
+    if files.count(STANDARD_INPUT) > 1:
+        raise UserError("- is the standard input, which can be read only once; name it once")
+    if output:
+        for path in transcript_files(files, kind, output):
+            check_replaceable(path, "--output", overwrite=overwrite)
+
+
+def transcript_files(files: list[str], kind: str, output: str) -> list[Place]:
+    """Where the transcripts of `files` go, in the folder `output`."""
+    names = file_names(["stdin" if file == STANDARD_INPUT else file for file in files])
+    return [place(output) / f"{name}.{kind}" for name in names]
+
+
 def transcribe(transcriber: Transcriber, files: list[str], kind: str, output: str = "") -> int:
     """Writes the transcripts of files to the folder `output`, or prints them, as FORMATS[kind].
 
     Returns how many files could not be read: these are named on stderr and left out. Raises
     UserError where a file cannot be written.
     """
-    if not output and kind in ("srt", "vtt") and len(files) > 1:
-        raise UserError(f"--format={kind} of {len(files)} files needs a folder: set --output")
-    if files.count(STANDARD_INPUT) > 1:
-        raise UserError("- is the standard input, which can be read only once; name it once")
-    folder = place(output) if output else None
-    names = file_names(["stdin" if file == STANDARD_INPUT else file for file in files])
+    targets = transcript_files(files, kind, output) if output else [None] * len(files)
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         spool = Path(temporary, "stdin")
         paths = (_spooled(spool) if file == STANDARD_INPUT else file for file in files)
         transcripts = transcriber.many(paths, times=kind != "txt")
-        for file, name, found in zip(files, names, transcripts, strict=True):
+        for file, target, found in zip(files, targets, transcripts, strict=True):
             if isinstance(found, AudioError):
                 message = str(found).replace(f"{spool}: ", f"{STANDARD_INPUT}: ", 1)
                 print(f"error: {message}", file=sys.stderr, flush=True)
                 failed += 1
                 continue
             written = FORMATS[kind](file, found)
-            if folder:
+            if target:
                 try:
-                    write_whole(folder / f"{name}.{kind}", written)
+                    write_whole(target, written)
                 except OSError as error:
                     raise UserError(f"--output={output} cannot be written: {error}") from None
             else:
                 several = kind == "txt" and len(files) > 1
                 print(f"{file}\t{written}" if several else written, end="", flush=True)
-    if folder:
-        print(f"{len(files) - failed} of {len(files)} files transcribed: {folder}")
+    if output:
+        print(f"{len(files) - failed} of {len(files)} files transcribed: {place(output)}")
     return failed
 
 
@@ -192,6 +205,7 @@ def main(argv: list[str]) -> None:
     files, values = argv[1:], flags.FLAGS
     if not files:
         raise UserError("no audio file given; name one or more after the flags")
+    check_files(files, values.format, values.output, values.overwrite)
     command_line.enable_compilation_cache()
     names = [field.name for field in dataclasses.fields(SearchOptions)]
     options = SearchOptions(**{name: getattr(values, name) for name in names})
@@ -228,4 +242,5 @@ if __name__ == "__main__":
     }  # fmt: skip
     for field in dataclasses.fields(SearchOptions):
         define[type(field.default)](field.name, field.default, HELP[field.name])
+    command_line.define_overwrite()
     command_line.run(main)

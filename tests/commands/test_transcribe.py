@@ -15,7 +15,7 @@ from tests import small
 from w2v_jax.audio.waveform import AudioError, encode
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError
-from w2v_jax.transcribe import load, transcribe
+from w2v_jax.transcribe import check_files, load, transcribe
 
 AUDIO = small.noise_batch(1, 16_000 * 3 + 800)["audio"][0, 0]
 
@@ -130,9 +130,9 @@ def test_printed(transcriber, files, capsys):
 
 def test_errors(checkpoint, transcriber, files, tmp_path):
     with pytest.raises(UserError, match=r"--format=srt of 4 files needs a folder: set --output"):
-        transcribe(transcriber, files, "srt")
+        check_files(files, "srt")
     with pytest.raises(UserError, match="name it once"):
-        transcribe(transcriber, ["-", "-"], "txt")
+        check_files(["-", "-"], "txt")
     with pytest.raises(UserError, match="--batch_seconds=10 must be at least 30"):
         load(checkpoint, batch_seconds=10)
     with pytest.raises(UserError, match=r"nothing\.arpa cannot be read"):

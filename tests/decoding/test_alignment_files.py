@@ -100,7 +100,8 @@ def test_ctm():
 
 @pytest.fixture(scope="module")
 def aligner(checkpoint, tmp_path_factory):
-    return Aligner(str(checkpoint), str(tmp_path_factory.mktemp("aligned")), ["textgrid"])
+    folder = str(tmp_path_factory.mktemp("aligned"))
+    return Aligner(str(checkpoint), folder, ["textgrid"], overwrite=True)
 
 
 def run(checkpoint, *arguments):

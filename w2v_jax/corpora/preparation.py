@@ -12,9 +12,11 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.corpora import find as corpora
 from w2v_jax.corpora.segments import measure, rows
 from w2v_jax.corpora.utterances import EXTENSIONS, Found, Utterance
+from w2v_jax.data import manifest_files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.errors import UserError
 
+_SKIPPED = b"path\treason\n"  # the first line of the list of what was left out
 _SHOWN = 5  # unreadable files that are printed; the list has all of them
 
 
@@ -32,6 +34,7 @@ def prepare(
     max_bad_share: float = 0.1,
     minutes: float = 0.0,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Manifest:
     """Writes the manifest of all audio in `inputs`, folders or tables, to `output`; returns it.
 
@@ -44,7 +47,7 @@ def prepare(
 
     Raises UserError if an input does not exist or is not of the layout, if no file is usable, if
     the share of unreadable utterances is above `max_bad_share`, if there is less audio than
-    `minutes`, and if `output` cannot be written.
+    `minutes`, and if `output` cannot be written or, without `overwrite`, is no manifest.
     """
     if not math.isfinite(minutes):
         raise UserError(f"--minutes={minutes} is no length")
@@ -61,7 +64,7 @@ def prepare(
     if not utterances:
         names = " ".join(sorted(EXTENSIONS))
         raise UserError(f"--input={where}: no audio files below it (looked for {names})")
-    _check_writable(output)
+    _check_writable(output, overwrite)
 
     lengths = measure(sorted({utterance.path for utterance in utterances}), decode, threads)
     result = rows(utterances, lengths, min_seconds=min_seconds, segment_seconds=segment_seconds)
@@ -155,7 +158,7 @@ def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
     return manifest.select(np.sort(order[: np.searchsorted(total, wanted) + 1]))
 
 
-def _check_writable(output: str) -> None:
+def _check_writable(output: str, overwrite: bool) -> None:
     """Fails before the audio is decoded instead of an hour later."""
     if places.is_remote(output):
         raise UserError(
@@ -171,6 +174,10 @@ def _check_writable(output: str) -> None:
         raise UserError(f"--output={output}: is a folder; name a file, as {output}/manifest.tsv")
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output={output}: {folder} is not writable; choose another place")
+    places.check_replaceable(output, "--output", overwrite=overwrite, ours=manifest_files.MARK)
+    places.check_replaceable(
+        f"{output}.skipped.tsv", "the list of what is skipped", overwrite=overwrite, ours=_SKIPPED
+    )
 
 
 def _write_skipped(path: str, rows: list[tuple[str, str]]) -> None:
@@ -179,7 +186,7 @@ def _write_skipped(path: str, rows: list[tuple[str, str]]) -> None:
             os.remove(path)
         return
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write("path\treason\n")
+        file.write(_SKIPPED.decode())
         for name, reason in rows:
             escaped = name.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
             file.write(f"{escaped}\t{reason}\n")

@@ -22,8 +22,8 @@ SCHEMA = {
 }  # fmt: skip
 _COLUMNS = tuple(SCHEMA)
 _OLD_COLUMNS = _COLUMNS[:5]  # of every .tsv whose rows are whole files of no named corpus
-_MARK = "#w2v_jax-manifest\troot="
-_KEY = b"w2v_jax-manifest"
+MARK = b"w2v_jax-manifest"  # near the beginning of both
+_MARK = f"#{MARK.decode()}\troot="
 _LINES = 1 << 18  # rows turned into text at a time
 # File names are bytes: one that is not UTF-8 must survive a round trip.
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
@@ -124,7 +124,7 @@ def write_arrow(path: str, root: str, batch: pa.RecordBatch, digest: str) -> Non
             columns.append(pa.DictionaryArray.from_arrays(column.indices, names))
         else:
             columns.append(_as_text(column) if column.type == BYTES else column)
-    meta = {_KEY: b"1", b"root": os.fsencode(root), b"digest": digest.encode()}
+    meta = {MARK: b"1", b"root": os.fsencode(root), b"digest": digest.encode()}
     stored = pa.RecordBatch.from_arrays(columns, names=list(SCHEMA), metadata=meta)
     # One batch: a column of several could not be seen as one array without a copy.
     with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, stored.schema) as writer:
@@ -139,7 +139,7 @@ def read_arrow(path: str) -> tuple[str, pa.RecordBatch, str]:
         reader = pa.ipc.open_file(pa.memory_map(path))
         meta = reader.schema.metadata or {}
         named = reader.schema.names == list(SCHEMA)
-        if _KEY not in meta or not named or reader.num_record_batches != 1:
+        if MARK not in meta or not named or reader.num_record_batches != 1:
             raise ManifestError("not a w2v_jax manifest")
         stored = reader.get_batch(0)
         stored.validate()

@@ -14,6 +14,7 @@ from w2v_jax.places import place, write_whole
 
 PLAYERS = 50
 SHOWN = 3000
+HEAD = b'<meta name="generator" content="w2v_jax evaluate">'  # by which a page is known as ours
 TEXTS = ("reference", "hypothesis", "speaker", "seconds")  # columns that begin at one place
 FREQUENT = 50  # rows of the tables of substitutions, deletions and insertions
 
@@ -128,6 +129,7 @@ def _page(report, utterances, audio, title, players, shown) -> Iterator[str]:
     yield f"""<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
+{HEAD.decode()}
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title>

@@ -1,0 +1,94 @@
+"""No command replaces a file that it did not write."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from w2v_jax import samples
+from w2v_jax.align import Aligner
+from w2v_jax.corpora.preparation import prepare
+from w2v_jax.errors import UserError
+from w2v_jax.evaluate import check_output
+from w2v_jax.places import check_replaceable, write_whole
+from w2v_jax.transcribe import check_files
+
+SPEECH = str(Path(samples.__file__).parent / "dev-clean")
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "RF64"])
+def test_audio_is_never_replaced(tmp_path, format):
+    path = tmp_path / "recording"
+    soundfile.write(path, np.zeros(1600), 16_000, format=format)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is audio, which is never replaced"):
+            check_replaceable(path, "--output", overwrite=overwrite)
+
+
+def test_what_is_there_needs_leave(tmp_path):
+    path = tmp_path / "notes.txt"
+    check_replaceable(path, "--output", overwrite=False)
+    check_replaceable(tmp_path / "no" / "folder", "--output", overwrite=False)
+    path.write_text("")
+    check_replaceable(path, "--output", overwrite=False)
+    path.write_text("years of work")
+    with pytest.raises(UserError, match=r"--output: \S+notes\.txt exists.*--overwrite"):
+        check_replaceable(path, "--output", overwrite=False, ours=b"ours")
+    check_replaceable(path, "--output", overwrite=True)
+    path.write_text("a file of ours")
+    check_replaceable(path, "--output", overwrite=False, ours=b"ours")
+
+
+def test_writing_whole_leaves_neighbours_alone(tmp_path):
+    neighbour = tmp_path / "talk.tmp"
+    neighbour.write_text("mine")
+    write_whole(tmp_path / "talk.txt", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.tmp", "talk.txt"]
+    assert neighbour.read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ["tsv", "arrow"])
+def test_manifests(tmp_path, ending):
+    path = str(tmp_path / f"train.{ending}")
+    for _ in range(2):  # its own manifest is written again
+        prepare([SPEECH], path, decode=False)
+    Path(path).write_text("something else")
+    with pytest.raises(UserError, match="--overwrite"):
+        prepare([SPEECH], path, decode=False)
+    prepare([SPEECH], path, decode=False, overwrite=True)
+    Path(f"{path}.skipped.tsv").write_text("something else")
+    with pytest.raises(UserError, match=r"skipped\.tsv exists"):
+        prepare([SPEECH], path, decode=False)
+
+
+def test_evaluation(tmp_path):
+    output = f"{tmp_path}/test.tsv"
+    check_output(output, True, False)
+    for name in ("test.tsv", "test.html", "test.tuned.json"):
+        (tmp_path / name).write_text("something else")
+        with pytest.raises(UserError, match=f"{name} exists"):
+            check_output(output, True, False)
+        check_output(output, True, True)
+        (tmp_path / name).unlink()
+
+
+def test_transcripts(tmp_path):
+    mine = tmp_path / "out" / "talk.txt"
+    mine.parent.mkdir()
+    mine.write_text("what was really said")
+    check_files(["talk.wav"], "srt", str(mine.parent))
+    with pytest.raises(UserError, match=r"talk\.txt exists"):
+        check_files(["talk.wav"], "txt", str(mine.parent))
+    check_files(["talk.wav"], "txt", str(mine.parent), overwrite=True)
+
+
+def test_alignments(tmp_path, monkeypatch):
+    monkeypatch.setattr("w2v_jax.align.open_recognizer", lambda checkpoint: (None, None))
+    (tmp_path / "words.ctm").write_text("something else")
+    (tmp_path / "b.TextGrid").write_text("something else")
+    for formats, name in ((["ctm"], "words.ctm"), (["json", "textgrid"], "b.TextGrid")):
+        with pytest.raises(UserError, match=f"{name} exists"):
+            Aligner("", str(tmp_path), formats).check("ab", "words")
+        Aligner("", str(tmp_path), formats, overwrite=True).check("ab", "words")
+    Aligner("", str(tmp_path), ["json"]).check("ab", "words")
