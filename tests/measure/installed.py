@@ -2,9 +2,9 @@
 
     python -m tests.measure.installed
 
-builds a wheel, makes a virtual environment, installs the wheel there (not editable) and, in a folder
-that has nothing of the repository, runs the five steps of launch/quickstart.sh with the command
-`w2v`: prepare, pretrain, finetune twice, evaluate, report. 10 minutes on two cores.
+builds a wheel, makes a virtual environment, installs the wheel there (not editable) and, in another
+folder, runs the five steps of launch/quickstart.sh with the command `w2v`: prepare, pretrain,
+finetune twice, evaluate, report. 10 minutes on two cores.
 """
 
 import os
@@ -51,7 +51,8 @@ def main() -> None:
         samples = act(w2v, "samples").strip()
         for split in ("train", "dev", "test"):
             act(w2v, "prepare", f"--input={samples}/{split}-clean", f"--output={split}.tsv")
-        act(w2v, "prepare", f"--input={samples}/train-clean", "--output=labelled.tsv", "--minutes=5")
+        act(w2v, "prepare", f"--input={samples}/train-clean", "--minutes=5",
+            "--output=labelled.tsv")  # fmt: skip
         act(w2v, "pretrain", "--config=quickstart:pretrain", "--workdir=runs/pretrain",
             "--config.data.train=train.tsv", "--config.data.valid=dev.tsv")  # fmt: skip
         act(w2v, "export", "--workdir=runs/pretrain", "--output=runs/pretrain/export")
