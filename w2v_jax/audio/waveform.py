@@ -163,7 +163,7 @@ class Recording:
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike) -> Iterator[Sound | np.ndarray]:
-    """The sound of a file, or all its samples where it cannot be read in parts."""
+    """The sound of a file, or all its samples where it is not read in parts."""
     try:
         file = opened(path)
     except FileNotFoundError:  # storages have their own words for it
@@ -173,19 +173,27 @@ def _open(path: str | os.PathLike) -> Iterator[Sound | np.ndarray]:
     except Exception as error:
         raise AudioError(f"{path}: cannot be opened ({first_line(error)})") from None
     with file:
-        head = file.read(16)
-        if not head and not getattr(file, "failure", None):
-            raise AudioError(f"{path}: the file is empty (0 bytes)")
-        head = after_id3(file, head)
-        what = containers.kind(head)
-        if what:
-            found = containers.samples(path, file, what)
-            if not len(found):
-                raise AudioError(f"{path}: holds no samples")
-            yield found
-            return
-        with Sound(path, file, head) as sound:
-            yield sound
+        try:
+            with _sound(path, file) as sound:
+                yield sound
+        except OSError as error:
+            raise AudioError(f"{path}: {(error.strerror or first_line(error)).lower()}") from None
+
+
+def _sound(
+    path: str | os.PathLike, file: io.IOBase
+) -> contextlib.AbstractContextManager[Sound | np.ndarray]:
+    head = file.read(16)
+    if not head and not getattr(file, "failure", None):
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
+    head = after_id3(file, head)
+    what = containers.kind(head)
+    if not what:
+        return Sound(path, file, head)
+    found = containers.samples(path, file, what)
+    if not len(found):
+        raise AudioError(f"{path}: holds no samples")
+    return contextlib.nullcontext(found)
 
 
 _ENCODINGS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "opus": ("OGG", "OPUS")}
