@@ -1,4 +1,4 @@
-"""Files that libsndfile does not know (m4a, mp4, mov, mkv, webm, aac, wma ...), through PyAV.
+"""Files that libsndfile cannot decode (m4a, mp4, mov, mkv, webm, aac, wma ...), through PyAV.
 
 PyAV brings the libraries of ffmpeg along: `pip install w2v_jax[av]`. Such a file says neither
 exactly how long it is nor where a sample lies, and its decoders depend on where they begin. It is
@@ -24,6 +24,8 @@ _IN_MEMORY = 16_000 * 600  # samples; what is longer lies in a temporary file wi
 _FRAMES = 64
 _SLACK_SECONDS = 0.2  # by which headers round up
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+HEAD = 36
+_IN_OGG = {b"\x7fFLAC": "FLAC in Ogg", b"Speex ": "Speex"}
 _STARTS = {
     b"\x1aE\xdf\xa3": "Matroska or WebM",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "Windows Media",
@@ -36,13 +38,15 @@ _STARTS = {
 
 
 def kind(head: bytes) -> str:
-    """What a file is whose first 16 bytes these are; '' for what is no matter of this module."""
+    """What a file is whose first HEAD bytes these are; '' for what is no matter of this module."""
     if head[4:8] in _BOXES:
         return "MP4 or QuickTime"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "AVI"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "AAC"
+    if head[:4] == b"OggS":
+        return next((name for start, name in _IN_OGG.items() if head[28:].startswith(start)), "")
     return next((name for start, name in _STARTS.items() if head.startswith(start)), "")
 
 

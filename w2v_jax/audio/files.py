@@ -58,7 +58,7 @@ def local_copy(path: str) -> str:
 
 def opened(path: str | os.PathLike) -> io.IOBase:
     """A file to read bytes from at any place, local or remote. Raises what opening it raises."""
-    return RemoteFile(os.fspath(path)) if is_remote(path) else open(path, "rb")
+    return RemoteFile(os.fspath(path)) if is_remote(path) else open(path, "rb", buffering=0)
 
 
 def after_id3(file: io.IOBase, head: bytes) -> bytes:

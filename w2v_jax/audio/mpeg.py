@@ -15,6 +15,7 @@ from typing import NamedTuple
 LONGEST = 1800  # bytes that no frame has
 _DECODER_DELAY = 529
 _CHAINED = 3  # frames in a row that are believed to be one stream, where none was before
+_BEGINS = re.compile(b"\xff[\xe0-\xff]|ID3|TAG")  # frames and tags
 _INFORMATION = re.compile(b"Xing|Info|VBRI")
 _FIELDS = (1, 4), (2, 4), (4, 100), (8, 4)  # (flag, bytes) of what Xing tells before the encoder
 # kbit/s by (is MPEG-1, layer)
@@ -176,8 +177,8 @@ def _found(data: bytes, place: int, kind: Kind | None) -> tuple[int, Kind | None
             other = _chain(data, place, _CHAINED)
             if other is not None:
                 return place, other
-        candidates = data.find(b"\xff", place + 1), data.find(b"ID3", place + 1)
-        place = min((found for found in candidates if found >= 0), default=len(data))
+        begin = _BEGINS.search(data, place + 1)
+        place = begin.start() if begin else len(data)
     return place, None
 
 

@@ -4,25 +4,41 @@ libsndfile reads the first link only, and where all have one serial number, as w
 behind itself, it takes the end of the last for that of the first.
 """
 
+from typing import NamedTuple
+
 _HEADER = 27  # bytes of a page before its table
-_FIRST = 2  # flag of the first page of a stream
+_FIRST, _LAST = 2, 4  # flags of the first and last page of a stream
 
 
-def links(data: bytes) -> list[tuple[int, int]]:
-    """(first, stop) of the bytes of every link, one for a file that is not chained.
+class Link(NamedTuple):
+    """span: (first, stop) of its bytes; cut: whether its last page lacks bytes; ended: whether its
+    last page is marked so."""
+
+    span: tuple[int, int]
+    cut: bool
+    ended: bool
+
+
+def links(data: bytes) -> list[Link]:
+    """The links of a file, one if it is not chained.
 
     A link begins at a first page that follows another page: the streams of a link (sound, picture)
     have theirs one after the other.
     """
-    starts, place, after_first = [0], data.find(b"OggS"), True
-    while 0 <= place <= len(data) - _HEADER:
-        is_first = bool(data[place + 5] & _FIRST)
-        if is_first and not after_first:
-            starts.append(place)
-        after_first = is_first
+    found: list[Link] = []
+    begin, place, flags, cut = 0, data.find(b"OggS"), _FIRST, False
+    while place >= 0:
+        if place + _HEADER > len(data):
+            cut = True
+            break
+        if data[place + 5] & _FIRST and not flags & _FIRST:
+            found.append(Link((begin, place), cut, bool(flags & _LAST)))
+            begin = place
+        flags = data[place + 5]
         table = data[place + _HEADER : place + _HEADER + data[place + _HEADER - 1]]
         after = place + _HEADER + len(table) + sum(table)
+        cut = after > len(data)
         if data[after : after + 4] != b"OggS":  # the end, or damage
             after = data.find(b"OggS", place + 4)
         place = after
-    return list(zip(starts, [*starts[1:], len(data)], strict=True))
+    return [*found, Link((begin, len(data)), cut, bool(flags & _LAST))]

@@ -277,12 +277,11 @@ def _mpeg_links(path: str | os.PathLike, data: bytes) -> tuple[_Link, ...]:
 
 
 def _ogg_links(path: str | os.PathLike, file: io.IOBase, data: bytes) -> tuple[_Link, ...]:
-    spans = ogg.links(data)
-    if len(spans) == 1:
-        return (_Link(),)
+    links = ogg.links(data)
     found, rate, seconds = [], 0, 0.0
-    for span in spans:
-        with _opened(path, file, _Link((span,))) as stream:
+    for link in links:
+        piece = _Link((link.span,)) if len(links) > 1 else _Link()
+        with _opened(path, file, piece) as stream:
             _check(path, stream)
             rate = rate or stream.samplerate
             if stream.samplerate != rate:
@@ -290,6 +289,10 @@ def _ogg_links(path: str | os.PathLike, file: io.IOBase, data: bytes) -> tuple[_
                     f"{path}: changes after {seconds:.2f} s from {rate} to {stream.samplerate} Hz; "
                     "cut it there, or convert it, for example to flac"
                 )
-            found.append(_Link((span,), stream.frames))
             seconds += stream.frames / rate
+            found.append(piece._replace(frames=stream.frames))
+        if link.cut:
+            raise AudioError(f"{path}: is cut off after {seconds:.2f} s (incomplete copy?)")
+        if not link.ended:
+            _note(f"{path}: is not marked as ended after {seconds:.2f} s; it may be incomplete")
     return tuple(found)

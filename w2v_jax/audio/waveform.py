@@ -183,7 +183,7 @@ def _open(path: str | os.PathLike) -> Iterator[Sound | np.ndarray]:
 def _sound(
     path: str | os.PathLike, file: io.IOBase
 ) -> contextlib.AbstractContextManager[Sound | np.ndarray]:
-    head = file.read(16)
+    head = file.read(containers.HEAD)
     if not head and not getattr(file, "failure", None):
         raise AudioError(f"{path}: the file is empty (0 bytes)")
     head = after_id3(file, head)
