@@ -302,3 +302,24 @@ def test_lengths_are_those_of_another_decoder(tmp_path):
     for what, (ours, others) in found.items():
         known = any(key in what for key in audio_lengths.REASONS)
         assert ours in others.values() or (known and isinstance(ours, int)), what
+
+
+def test_flac_that_says_too_little(tmp_path):
+    """Frames are counted, and so it is told where the file ends."""
+    data = pcm("FLAC", speech(2))
+    for seconds in (1.0, 3.0):
+        count = round(seconds * SAMPLE_RATE)
+        odd = data[:21] + bytes([data[21] & 0xF0]) + struct.pack(">I", count) + data[26:]
+        path = write(tmp_path / "a.flac", odd)
+        words = rf"announces {seconds:.2f} s, by its last frame it has 2\.00 s"
+        for use in (read, probe):
+            with pytest.raises(AudioError, match=words):
+                use(path)
+        assert len(read(path, 0, SAMPLE_RATE)) == SAMPLE_RATE, "crops are not searched for it"
+    assert len(read(write(path, data))) == 2 * SAMPLE_RATE
+    joined = write(tmp_path / "joined.flac", data + pcm("FLAC", speech(1)))
+    with pytest.raises(AudioError, match=r"several files put end to end"):
+        read(joined)
+    twice = write(tmp_path / "twice.flac", data + data)
+    with pytest.raises(AudioError, match=r"cannot be decoded beyond 1\.9"):
+        read(twice)

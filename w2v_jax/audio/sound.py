@@ -5,6 +5,7 @@
     WAV, AU     samples that follow although their header says 0 (`headers`)
 """
 
+import contextlib
 import functools
 import io
 import logging
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from w2v_jax.audio import mpeg, ogg
+from w2v_jax.audio import flac, mpeg, ogg
 from w2v_jax.audio.files import RemoteFile, first_line, identity
 from w2v_jax.audio.headers import data_without_size
 from w2v_jax.audio.levels import check_levels
@@ -34,6 +35,7 @@ _OGG_RUN_UP_SECONDS = 30
 _RATES = range(1_000, 1_000_001)  # a rate outside is a damaged header
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's answer for a FLAC that was streamed
 _UNSIZED = "WAV", "WAVEX", "RF64", "AU"  # formats whose header may say 0
+_STEP = 1024  # frames decoded at a time to find damage
 _MUCH = 4096  # bytes that are no longer taken for a header or a tag alone
 _MPEG_ENDINGS = frozenset({".mp1", ".mp2", ".mp3", ".mpa", ".mpga"})
 _KNOWN = 4096  # files of which is known how they have to be read
@@ -144,6 +146,8 @@ class Sound:
         self, start: int = 0, stop: int | None = None, dtype: str = "float32"
     ) -> Iterator[np.ndarray]:
         """Yields frames start..stop, or to the end, as `dtype` [n, channels]."""
+        if stop is None and self._stream.format == "FLAC":
+            self._check_flac()
         position = start
         first = 0
         for number, link in enumerate(self._links):
@@ -153,7 +157,7 @@ class Sound:
                     self.close()
                     self._stream = _opened(self._path, self._file, link)
                 inside = None if stop is None else stop - first
-                for block in self._link_blocks(max(start - first, 0), inside, dtype):
+                for block in self._link_blocks(link, max(start - first, 0), inside, dtype):
                     position += len(block)
                     yield block
             first = last
@@ -164,7 +168,19 @@ class Sound:
                 f"its header announces {self.frames / self.rate:.2f} s"
             )
 
-    def _link_blocks(self, start: int, stop: int | None, dtype: str) -> Iterator[np.ndarray]:
+    def _check_flac(self) -> None:
+        found = flac.announced_and_end(self._file)
+        if found:
+            announced, end = (samples / self.rate for samples in found)
+            raise AudioError(
+                f"{self._path}: its header announces {announced:.2f} s, by its last frame it has "
+                f"{end:.2f} s (cut, or several files put end to end?); decode it with ffmpeg or "
+                "flac, and write it again"
+            )
+
+    def _link_blocks(
+        self, link: _Link, start: int, stop: int | None, dtype: str
+    ) -> Iterator[np.ndarray]:
         path, stream = self._path, self._stream
         run_up = _OGG_RUN_UP_SECONDS * self.rate if stream.format == "OGG" else 0
         position = max(start - run_up, 0)
@@ -185,9 +201,21 @@ class Sound:
                     yield block[skip:]
         except soundfile.SoundFileError as error:
             detail = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+            reached = self._reached(link, position)
             raise AudioError(
-                f"{path}: cannot be decoded beyond {position / self.rate:.2f} s ({detail})"
+                f"{path}: cannot be decoded beyond {reached / self.rate:.2f} s ({detail})"
             ) from None
+
+    def _reached(self, link: _Link, position: int) -> int:
+        """How far a block from `position` on, which cannot be decoded whole, can be."""
+        with (
+            contextlib.suppress(soundfile.SoundFileError),
+            _opened(self._path, self._file, link) as stream,
+        ):
+            stream.seek(position)
+            while read := len(stream.read(_STEP)):
+                position += read
+        return position
 
 
 def _opened(path: str | os.PathLike, file: io.IOBase, link: _Link) -> _Stream:
