@@ -8,6 +8,10 @@ class UserError(Exception):
     """Something the user can put right: its message names the value, the key and the remedy."""
 
 
+class AudioError(UserError):
+    """An audio file that cannot be used; the message is `path: reason`."""
+
+
 def warn_left_out(log: Logger, what: str, reasons: Sequence[str], count: int) -> None:
     """Logs that `what` is left out, and the reasons of the first of `count`; nothing if none is."""
     if not count:

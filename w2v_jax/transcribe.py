@@ -1,4 +1,7 @@
-"""Writes down what is said in audio files, of any format, sample rate, channel count and length.
+"""Writes down what is said in audio files of any sample rate, channel count and length.
+
+Formats are wav, flac, mp3, ogg, opus, aiff, au, caf, sph, w64 and, with pip install 'w2v_jax[av]',
+m4a, mp4, mov, mkv, webm, avi, aac, amr, wma, 3gp.
 
 python -m w2v_jax.transcribe --checkpoint=runs/base-10h/export speech.wav more.flac
 python -m w2v_jax.transcribe --checkpoint=runs/base-10h/export --lm=4-gram.arpa.gz talk.mp3

@@ -25,6 +25,17 @@ def speech(tmp_path: Path, bucket: str, suffix: str, rate: int = 16_000) -> tupl
     return str(local), remote
 
 
+@pytest.mark.parametrize("change", [bytes, lambda data: data + data])
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def test_remote_audio_is_read_to_its_end(tmp_path, bucket, suffix, change):
+    local, remote = speech(tmp_path, bucket, suffix)
+    for path in (local, remote):
+        epath.Path(path).write_bytes(change(epath.Path(path).read_bytes()))
+    Bucket.failures = 2
+    assert probe(remote, decode=False) == probe(local) == len(read(remote))
+    np.testing.assert_array_equal(read(remote, 60_000, 9000), read(local, 60_000, 9000))
+
+
 @pytest.mark.parametrize(
     ("suffix", "rate"), [("flac", 16_000), ("wav", 44_100), ("ogg", 16_000), ("mp3", 16_000)]
 )

@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 import w2v_jax
-from w2v_jax.audio import waveform
+from w2v_jax.audio import sound
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe, read, resampled_length
 
 SAMPLES = Path(w2v_jax.__file__).parent / "samples"
@@ -128,7 +128,7 @@ def test_blocks_do_not_change_the_samples(tmp_path, monkeypatch):
         if (e, r) not in [("wav", 44_101), ("wav", 44_100)]
     ]
     once = [read(path) for path in paths]
-    monkeypatch.setattr(waveform, "_BLOCK", 1000)
+    monkeypatch.setattr(sound, "BLOCK", 1000)
     for path, audio in zip(paths, once, strict=True):
         np.testing.assert_array_equal(read(path), audio)
         part = read(path, 5000, 20_000).astype(int)
@@ -251,7 +251,6 @@ def test_intact_part_of_a_damaged_file_can_be_read(tmp_path):
 def test_cut_mp3_has_the_length_that_decodes(tmp_path):
     path = save(tmp_path / "a.mp3", speech(5), SAMPLE_RATE, "MP3", "MPEG_LAYER_III")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert probe(path, decode=False) == 5 * SAMPLE_RATE
-    assert probe(path) == len(read(path)) < 3 * SAMPLE_RATE
+    assert probe(path, decode=False) == probe(path) == len(read(path)) < 3 * SAMPLE_RATE
     with pytest.raises(AudioError, match="were asked for"):
         read(path, 0, 4 * SAMPLE_RATE)

@@ -11,6 +11,7 @@ from w2v_jax.audio.waveform import read
 from w2v_jax.corpora import find as corpora
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.corpora.segments import cut
+from w2v_jax.corpora.utterances import audio_names
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.manifest import Manifest
@@ -291,3 +292,8 @@ def test_cut(seed):
     assert np.mean(full) > longest / 2, "parts are as long as they may be"
     assert cut(100, voice, 200) == [(0, 100)]
     assert cut(1000, None, 300) == [(0, 250), (250, 250), (500, 250), (750, 250)]
+
+
+def test_a_film_beside_its_sound_is_none():
+    names = ["a.MP4", "a.wav", "b.mp4", "c.webm", "c.txt", "d.mov", "d.M4A", "e.png", "f.opus"]
+    assert audio_names(names) == ["a.wav", "b.mp4", "c.webm", "d.M4A", "f.opus"]

@@ -2,14 +2,16 @@
 
     python -m tests.measure.fuzz_audio --files=2000
 
-makes that many of each of flac, wav and ogg: cut off, with flipped bits, wrong headers, no bytes at
-all, huge declared lengths. Whatever is in them, a file is either read or is a counted skip with a
-reason; nothing crashes, takes longer than the time limit, or needs more memory than the limit.
+makes that many of each of flac, wav, ogg, mp3 and (with PyAV) m4a: cut off, with flipped bits,
+wrong headers, no bytes at all, huge declared lengths. Whatever is in them, a file is either read or
+is a counted skip with a reason, and has one length whoever asks; nothing crashes, takes longer than
+the time limit, or needs more memory than the limit.
 """
 
 import argparse
 import collections
 import contextlib
+import io
 import logging
 import multiprocessing
 import resource
@@ -20,18 +22,39 @@ import time
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
-from w2v_jax.audio.waveform import AudioError, encode, probe, read
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, encode, probe, read
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import pad_buckets, sequential
 
+try:
+    import av
+except ImportError:
+    av = None
+
 SAMPLES = Path(__file__).parents[2] / "w2v_jax" / "samples" / "test-clean"
 SECONDS_PER_FILE = 20  # SIGALRM ends the process; a whole file takes milliseconds
 MEGABYTES = 400  # by which the process may grow
-KINDS = {"flac": "flac", "wav": "wav", "ogg": "opus"}
+KINDS = ("flac", "wav", "ogg", "mp3", "m4a")
+
+
+def encoded(audio: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    if kind == "mp3":
+        soundfile.write(file, audio, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III")
+    elif kind == "m4a":
+        with av.open(file, "w", format="ipod") as container:
+            stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+            frame = av.AudioFrame.from_ndarray(audio[None], "s16", "mono")
+            frame.sample_rate = SAMPLE_RATE
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    else:
+        return encode(audio, "opus" if kind == "ogg" else kind)
+    return file.getvalue()
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
@@ -67,6 +90,10 @@ def _declare_long(out: bytearray, rng: np.random.Generator) -> None:
     elif out[:4] == b"fLaC":  # the last 36 bits before the MD5 are the number of samples
         out[21] |= 0x0F
         out[22:26] = struct.pack(">I", rng.choice([2**32 - 1, 2**31]))
+    elif out[:4] != b"OggS":
+        mark, field = (b"Info", 8) if b"Info" in out else (b"mdhd", 20)
+        place = out.find(mark) + field
+        out[place : place + 4] = struct.pack(">I", rng.choice([0, 5, 2**31 - 1, 2**32 - 1]))
     else:  # the position of the last page
         last = out.rfind(b"OggS") + 6
         out[last : last + 8] = struct.pack("<q", rng.choice([2**62, 2**40, -5]))
@@ -75,15 +102,17 @@ def _declare_long(out: bytearray, rng: np.random.Generator) -> None:
 def make_files(folder: Path, kind: str, count: int, seed: int) -> tuple[list[str], list[str], int]:
     """(paths, what was done to each, samples that each should have)."""
     audio = read(sorted(SAMPLES.rglob("*.ogg"))[3])[:100_000]
-    data = encode(audio, KINDS[kind])
-    rng = np.random.default_rng([seed, len(kind), ord(kind[0])])
+    data = encoded(audio, kind)
+    rng = np.random.default_rng([seed, len(kind), *kind.encode()])
     paths, done = [], []
     for i in range(count):
         what, content = damaged(data, rng)
         paths.append(str(folder / f"{i}.{kind}"))
         Path(paths[-1]).write_bytes(content)
         done.append(what)
-    return paths, done, len(audio)
+    whole = folder / f"whole.{kind}"
+    whole.write_bytes(data)
+    return paths, done, probe(whole)
 
 
 def read_all(paths: list[str], samples: int, end) -> None:
@@ -99,8 +128,11 @@ def read_all(paths: list[str], samples: int, end) -> None:
         begin = time.monotonic()
         signal.alarm(SECONDS_PER_FILE)
         batch = loader(spec)
+        path, length = paths[spec.items[0]], None
         with contextlib.suppress(AudioError):
-            probe(paths[spec.items[0]])
+            length = probe(path)
+        if length is not None:
+            assert len(read(path)) == length, f"{path}: one length"
         signal.alarm(0)
         slowest = max(slowest, time.monotonic() - begin)
         if batch["id"].item() < 0:
@@ -135,8 +167,11 @@ def fuzz(kind: str, count: int, seed: int = 0) -> tuple[int, collections.Counter
     return unreadable, collections.Counter(done[i] for i in skipped), slowest, growth
 
 
-def main(files: int, seed: int) -> None:
-    for kind in KINDS:
+def main(files: int, seed: int, kinds: list[str]) -> None:
+    for kind in kinds:
+        if kind == "m4a" and av is None:
+            print("m4a: PyAV is not installed")
+            continue
         begin = time.monotonic()
         unreadable, by_damage, slowest, growth = fuzz(kind, files, seed)
         counts = ", ".join(f"{what} {count}" for what, count in sorted(by_damage.items()))
@@ -149,4 +184,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     main(**vars(parser.parse_args()))

@@ -1,8 +1,9 @@
-"""Reading what lies in a bucket (gs://bucket/folder), through etils.epath.
+"""Opening files, also those that lie in a bucket (gs://bucket/folder), through etils.epath.
 
 What fails there for another reason than a missing file or right is tried again after a while.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from etils import epath
+
+from w2v_jax.places import is_remote
 
 WAITS = (0.5, 2.0, 8.0)  # seconds before the second, third and last attempt
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
@@ -51,6 +54,32 @@ def local_copy(path: str) -> str:
             raise remote.failure
         os.replace(temporary, copy)
     return copy
+
+
+def opened(path: str | os.PathLike) -> io.IOBase:
+    """A file to read bytes from at any place, local or remote. Raises what opening it raises."""
+    return RemoteFile(os.fspath(path)) if is_remote(path) else open(path, "rb", buffering=0)
+
+
+def after_id3(file: io.IOBase, head: bytes) -> bytes:
+    """The first bytes behind the ID3v2 tag of a file, as many as `head`, its first bytes, has."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return head
+    size = functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:10], 0)
+    file.seek(10 + size)
+    return file.read(len(head))
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def identity(path: str | os.PathLike, file: io.IOBase) -> tuple:
+    """What tells a file that is `opened` from others and, where it is local, from its versions."""
+    if isinstance(file, RemoteFile):
+        return os.fspath(path), file.seek(0, os.SEEK_END)
+    stat = os.fstat(file.fileno())
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def upload(local: str, path: str) -> None:

@@ -82,7 +82,8 @@ def prepare(
         raise UserError(
             f"{result.bad_count} of {len(utterances)} utterances cannot be read, a share of "
             f"{share:.3f}, more than --max_bad_share={max_bad_share:g}; "
-            f"repair or remove what {listing} lists, or raise --max_bad_share"
+            f"repair or remove what {listing} lists, or raise --max_bad_share; "
+            f"the first of them {result.bad[0][1]}"
         )
     if not result.usable:
         raise UserError(

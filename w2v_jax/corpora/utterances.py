@@ -9,11 +9,12 @@ import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 
-_READABLE = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph")
-_READABLE += (".w64", ".wav", ".wave")
-# libsndfile cannot decode these: they are found so that they are reported, not passed over.
-_UNREADABLE = (".aac", ".amr", ".m4a", ".webm", ".wma")
-EXTENSIONS = frozenset(_READABLE + _UNREADABLE)
+_SOUND = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp2", ".mp3", ".mpga", ".oga", ".ogg", ".opus")
+_SOUND += (".rf64", ".sph", ".w64", ".wav", ".wave")
+# read with PyAV (`audio.containers`); without it they are found and reported, not passed over
+_SOUND += (".3gp", ".aac", ".amr", ".m4a", ".m4b", ".mka", ".wma")
+_FILMS = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
+EXTENSIONS = _FILMS.union(_SOUND)
 
 
 @dataclass(slots=True)
@@ -85,7 +86,15 @@ def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def audio_names(names: list[str]) -> list[str]:
-    return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    """The names of audio files; a film is none where its sound lies beside it, NAME.wav by
+    NAME.mp4."""
+    parts = [os.path.splitext(name) for name in names]
+    sounds = {stem for stem, ending in parts if ending.lower() in _SOUND}
+    return [
+        stem + ending
+        for stem, ending in parts
+        if ending.lower() in _SOUND or (ending.lower() in _FILMS and stem not in sounds)
+    ]
 
 
 # Bytes that are not UTF-8 become U+FFFD, which no alphabet accepts. Only line feeds end a line:
