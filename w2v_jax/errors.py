@@ -8,6 +8,17 @@ class UserError(Exception):
     """Something the user can put right: its message names the value, the key and the remedy."""
 
 
+def brief(error: Exception) -> str:
+    """The first line of what a library says, shortened."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def some(names: Sequence[object], most: int = 6) -> str:
+    """The first names with commas between them, and how many more there are."""
+    shown = ", ".join(map(str, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
 def warn_left_out(log: Logger, what: str, reasons: Sequence[str], count: int) -> None:
     """Logs that `what` is left out, and the reasons of the first of `count`; nothing if none is."""
     if not count:

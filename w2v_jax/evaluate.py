@@ -39,9 +39,9 @@ from w2v_jax.evaluation.reports import Report, Utterance, analyse, columns, comp
 from w2v_jax.evaluation.scoring import Score
 from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.evaluation.tuning import Trial
+from w2v_jax.interop import checkpoints
 from w2v_jax.places import place, write_whole
-from w2v_jax.recognizers import open_recognizer
-from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.recognizers import HELP, open_recognizer
 
 BUCKETS = 8
 CONFIG = Path(__file__).parent.parent / "configs" / "evaluate.py"
@@ -104,7 +104,7 @@ def evaluate(
     scorer = None
     if options.transformer_lm:
         scorer = LanguageScorer(
-            *load_exported(options.transformer_lm, "language"), model.recognizer.alphabet
+            *checkpoints.load(options.transformer_lm, "language"), model.recognizer.alphabet
         )
     with contextlib.closing(
         Systems(model.recognizer.alphabet, options, scorer, processes)
@@ -211,7 +211,10 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if not values.output and set(values.data) & set(",*?["):
         raise UserError(f"--data={values.data} is several manifests; name --output, the table")
-    output = values.output or f"{values.checkpoint}/{Path(values.data).stem}.decoded.tsv"
+    folder = values.checkpoint  # of a file that it lies in
+    if os.path.isfile(folder):
+        folder = os.path.dirname(folder) or os.curdir
+    output = values.output or f"{folder}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,
         options=SearchOptions(**command_line.given_config().to_dict()),
@@ -223,7 +226,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", str(CONFIG), "how to decode")
-    flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
+    flags.DEFINE_string("checkpoint", None, HELP, required=True)
     flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
     flags.DEFINE_string(
         "output", "", "table of references and hypotheses (default: CHECKPOINT/...)"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.interop import safetensors
 from w2v_jax.interop.exported import check_shapes
 from w2v_jax.interop.huggingface_files import read_alphabet, read_json, read_preprocessor
@@ -181,12 +181,15 @@ def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
     return QuantizerConfig(**{ours: config[theirs] for theirs, ours in QUANTIZER.items()})
 
 
-def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+    folder: str | Path, language: str = "", *, ignore_unknown: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables, config) of a model directory, as `training.checkpoint.export_model` takes them.
 
     config: kind, model, and the quantizer or the alphabet. The waveform is normalised as
     preprocessor_config.json says. `padding_leaks` is on, as the published models were trained.
     language: of an MMS model, whose adapters and head are in adapter.LANGUAGE.safetensors.
+    ignore_unknown: accepts tensors that have no place and letters without an output.
     Raises UserError for whatever is missing or cannot be expressed.
     """
     folder = Path(folder)
@@ -194,10 +197,14 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     try:
         encoder, kind = encoder_config(theirs), model_kind(theirs)
     except (TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
-        raise UserError(f"{folder}/config.json has a value of the wrong kind: {error}") from None
+        raise UserError(
+            f"{folder}/config.json has a value of the wrong kind: {brief(error)}"
+        ) from None
     preprocessor = read_preprocessor(folder)
     # transformers normalises unless told not to
     normalize = preprocessor.get("do_normalize", True)
+    if not isinstance(normalize, bool):
+        raise UserError(f"{folder}: do_normalize is {normalize!r}, neither true nor false")
     rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(f"{folder}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
@@ -206,7 +213,7 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     arrays = safetensors.read(folder)
     if language:
         arrays |= safetensors.read(folder, f"adapter.{language}.safetensors")
-    variables = parameters(arrays, encoder, kind)
+    variables = parameters(arrays, encoder, kind, ignore_unknown=ignore_unknown)
     frontend = dataclasses.replace(encoder.frontend, normalize=normalize)
     encoder = dataclasses.replace(encoder, frontend=frontend)
     config = {"kind": kind, "model": encoder.to_dict()}
@@ -215,7 +222,9 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     if kind == "ctc":
         head = variables["params"]["head"]
         blank = theirs.get("pad_token_id", DEFAULTS["pad_token_id"])
-        alphabet, order = read_alphabet(folder, len(head["bias"]), blank, language)
+        alphabet, order = read_alphabet(
+            folder, len(head["bias"]), blank, language, ignore_unknown=ignore_unknown
+        )
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
         config["final_dropout"] = theirs.get("final_dropout", DEFAULTS["final_dropout"])

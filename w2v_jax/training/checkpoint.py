@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.places import Place, place, write_whole
 from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.retention import retention
@@ -100,7 +100,7 @@ class Checkpoints:
             meta, known = unseal(_read_meta(self._folder / str(step)))
             state = _read_state(self._folder / str(step), abstract_state)
         except Exception as error:  # Orbax raises many kinds
-            problem = f"cannot be read ({_first_line(error)})"
+            problem = f"cannot be read ({brief(error)})"
         if not multihost_utils.process_allgather(np.array(not problem)).all():
             problem = problem or "cannot be read by another process"
         else:
@@ -145,10 +145,6 @@ def _damage(tree: Any, known: Mapping[str, int] | None) -> str:
     names = differing(tree, known) if known is not None else []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"is damaged (other bits than were saved in {', '.join(names[:3])}{more})" * bool(names)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _folder(workdir: str | os.PathLike) -> Place:
@@ -197,9 +193,7 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
         _, known = unseal(_read_meta(folder))
         variables = _read_arrays(folder / "state", ("params", "stats", FOLLOWED[True]))
     except Exception as error:  # Orbax raises many kinds
-        raise UserError(
-            f"the checkpoint of step {step} cannot be read ({_first_line(error)})"
-        ) from None
+        raise UserError(f"the checkpoint of step {step} cannot be read ({brief(error)})") from None
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
     average = variables.pop(FOLLOWED[True], {})
@@ -246,26 +240,22 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
     folder that is no exported model, one of another kind, or a damaged one.
     """
     folder = place(folder)
+    remedy = "write one with python -m w2v_jax.export --workdir=RUN --output=FOLDER"
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} is not an exported model ({_first_line(error)}); write one with "
-            "python -m w2v_jax.export --workdir=RUN --output=FOLDER"
-        ) from None
-    if "kind" not in config:
-        raise UserError(
-            f"{folder} is not an exported model; write one with python -m w2v_jax.export "
-            "--workdir=RUN --output=FOLDER (--from=huggingface of a folder of transformers)"
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder} is not an exported model ({brief(error)}); {remedy}") from None
+    if not isinstance(config, dict) or "kind" not in config:
+        raise UserError(f"{folder} is not an exported model: its config.json has no kind; {remedy}")
     if kind is not None and config["kind"] != kind:
-        raise UserError(
-            f"{folder} holds a {config['kind']} model; a {kind} model is needed here"
-        )
+        raise UserError(f"{folder} holds a {config['kind']} model; a {kind} model is needed here")
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
-        raise UserError(f"{folder}/params cannot be read: {_first_line(error)}") from None
-    if damage := _damage(variables, config.pop("digests", None)):
+        raise UserError(f"{folder}/params cannot be read: {brief(error)}") from None
+    known = config.pop("digests", None)
+    if known is not None and not isinstance(known, dict):
+        raise UserError(f"{folder}/config.json: digests is no JSON object; export the model again")
+    if damage := _damage(variables, known):
         raise UserError(f"{folder}/params {damage}; export or convert the model again")
     return variables, config
