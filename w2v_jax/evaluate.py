@@ -17,6 +17,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
 
 from absl import flags
@@ -40,7 +41,7 @@ from w2v_jax.evaluation.scoring import Score
 from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.evaluation.tuning import Trial
 from w2v_jax.interop import checkpoints
-from w2v_jax.places import place, write_whole
+from w2v_jax.places import place, several, write_whole
 from w2v_jax.recognizers import HELP, open_recognizer
 
 BUCKETS = 8
@@ -209,7 +210,8 @@ def print_table(
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     values = flags.FLAGS
-    if not values.output and set(values.data) & set(",*?["):
+    pattern = has_magic(values.data) and not os.path.exists(values.data)
+    if not values.output and (pattern or len(several(values.data)) > 1):
         raise UserError(f"--data={values.data} is several manifests; name --output, the table")
     folder = values.checkpoint  # of a file that it lies in
     if os.path.isfile(folder):
