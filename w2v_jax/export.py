@@ -85,12 +85,12 @@ def export(
         form,
     ):  # each has a config.json: this would ruin the other
         raise UserError(f"--output={output} holds something else; choose another folder")
+    if form == "huggingface" and is_remote(output):
+        raise UserError(f"--output={output}: --format=huggingface writes to local folders only")
     if source == AUTO:
         source = checkpoints.form_of(workdir)
     if language and source != "huggingface":
         raise UserError(f"--language is of a model of transformers; {workdir} is none")
-    if form == "huggingface" and is_remote(output):
-        raise UserError(f"--output={output}: --format=huggingface writes to local folders only")
     if step and (source != "run" or not (step == "best" or step.isdecimal())):
         raise UserError(f"--step={step}: write the number of a step or best, of a run")
     if source == "run":

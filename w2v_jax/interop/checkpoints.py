@@ -12,7 +12,6 @@ from typing import Any
 from w2v_jax.errors import UserError, brief, some
 from w2v_jax.interop import fairseq, huggingface
 from w2v_jax.interop.exported import check_model
-from w2v_jax.interop.huggingface_files import read_json
 from w2v_jax.places import Place, is_remote, place
 from w2v_jax.training.checkpoint import (
     checkpoint_steps,
@@ -58,18 +57,21 @@ def load(
     if form == "run":
         return of_run(path, kind=kind)
     if form == "orbax":
+        _check_kind(path, _config(place(path)).get("kind", kind), kind)
         variables, config = load_exported(path)
-        _check_kind(path, config["kind"], kind)
         check_model(variables, config, path)
         return variables, config
     if is_remote(path):
         raise UserError(f"{path}: models of others are read from local disks; copy it here first")
-    if form == "huggingface":
-        _check_kind(path, huggingface.model_kind(read_json(place(path) / "config.json")), kind)
-        variables, config = huggingface.read(path, language, ignore_unknown=ignore_unknown)
-    else:
-        variables, config = fairseq.read(path, ignore_unknown=ignore_unknown)
-        _check_kind(path, config["kind"], kind)
+    try:
+        if form == "huggingface":
+            _check_kind(path, huggingface.model_kind(_config(place(path))), kind)
+            variables, config = huggingface.read(path, language, ignore_unknown=ignore_unknown)
+        else:
+            variables, config = fairseq.read(path, ignore_unknown=ignore_unknown)
+            _check_kind(path, config["kind"], kind)
+    except UserError as error:
+        raise UserError(str(error) if path in str(error) else f"{path}: {error}") from None
     log.info("%s: a %s model of %s, converted while it is read", path, config["kind"], form)
     return variables, config
 
@@ -109,13 +111,13 @@ def form_of(path: str) -> str:
     if where.is_file():
         _check_file(path)
         return "fairseq"
+    if _within_run(where):
+        return "run"
     if not where.is_dir():
         raise UserError(f"{path} does not exist; a checkpoint is {TAKEN}")
-    if where.name == "checkpoints" or where.parent.name == "checkpoints":
-        return "run"
     if not (where / "config.json").exists():
         raise UserError(f"{path} is no checkpoint: {_why_not(where)}")
-    keys = _keys(where)
+    keys = set(_config(where))
     for form, marks in (
         ("run", {"settings", "described"}), ("orbax", {"kind"}), ("orbax", {"w2v_jax"}),
         ("huggingface", {"model_type"}),
@@ -128,6 +130,14 @@ def form_of(path: str) -> str:
     )
 
 
+def _within_run(where: Place) -> bool:
+    """Whether a path is RUN/checkpoints or RUN/checkpoints/STEP."""
+    if where.name.isdecimal():
+        where = where.parent
+    run = where.name == "checkpoints" and not (where / "config.json").exists()
+    return run and (where.parent / "config.json").exists()
+
+
 def _check_kind(path: str, found: Any, wanted: str | None) -> None:
     if wanted is None or found == wanted:
         return
@@ -135,7 +145,7 @@ def _check_kind(path: str, found: Any, wanted: str | None) -> None:
     if wanted == "ctc" and found == "language":
         remedy = "use another"
     raise UserError(
-        f"{path} holds a {found} model; a {wanted} model is needed here: "
+        f"{path} holds a model of the kind {found}; one of the kind {wanted} is needed here: "
         + remedy.format(path=path)
     )
 
@@ -151,8 +161,8 @@ def _check_file(path: str) -> None:
         raise UserError(f"{path} is no checkpoint; a checkpoint is {TAKEN}")
 
 
-def _keys(where: Place) -> set[str]:
-    """The keys of a folder's config.json."""
+def _config(where: Place) -> dict[str, Any]:
+    """The object in a folder's config.json, {} for other JSON."""
     try:
         content = json.loads((where / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -160,7 +170,7 @@ def _keys(where: Place) -> set[str]:
             f"{where}/config.json cannot be read ({brief(error)}); export or download the model "
             "again"
         ) from None
-    return set(content) if isinstance(content, dict) else set()
+    return content if isinstance(content, dict) else {}
 
 
 def _why_not(where: Place) -> str:

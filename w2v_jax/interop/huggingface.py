@@ -100,14 +100,15 @@ def _refuse(config: Mapping[str, Any], key: str, remedy: str) -> UserError:
 
 def _choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> str:
     value = _get(config, key)
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
         raise _refuse(config, key, f"it must be one of {', '.join(map(str, choices))}")
     return choices[value]
 
 
 def model_kind(config: Mapping[str, Any]) -> str:
     """ "wav2vec2", "ctc" or, without a head, "encoder"."""
-    architecture = "".join(_get(config, "architectures") or ())
+    _choose(config, "model_type", PREFIXES)
+    architecture = "".join(map(str, _get(config, "architectures") or ()))
     kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
     if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "wav2vec2"):
         raise _refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
