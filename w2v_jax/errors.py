@@ -8,8 +8,10 @@ class UserError(Exception):
     """Something the user can put right: its message names the value, the key and the remedy."""
 
 
-def brief(error: Exception) -> str:
-    """The first line of what a library says, shortened."""
+def brief(error: BaseException) -> str:
+    """The first line of what a library says about the cause of an error, shortened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 

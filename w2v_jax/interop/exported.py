@@ -12,6 +12,8 @@ from w2v_jax.models.config import EncoderConfig
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.text.vocabulary import Vocabulary
 
+MOST_LAYERS = 10_000
+
 
 def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
     """The encoder of an exported config in the folder `where`.
@@ -33,7 +35,9 @@ def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
     return encoder_config(config)
 
 
-def check_model(variables: Mapping[str, Any], config: Mapping[str, Any], where: str) -> None:
+def check_model(
+    variables: Mapping[str, Any], config: Mapping[str, Any], where: str | Path
+) -> None:
     """Raises UserError for a description in `where` of which no model can be built, and for arrays
     that are not this model's."""
     try:
@@ -46,23 +50,22 @@ def check_model(variables: Mapping[str, Any], config: Mapping[str, Any], where: 
             tokens = len(Vocabulary.from_dict(config["vocabulary"], alphabet))
             if tokens != config["tokens"]:
                 raise ValueError(f"tokens is {config['tokens']}, its vocabulary has {tokens}")
+        layers = config["model"].get("num_layers", 1)
+        if layers > MOST_LAYERS:  # building them would take forever
+            raise UserError(f"num_layers is {layers}; a model here has at most {MOST_LAYERS}")
         expected = expected_shapes(config)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        message = str(error)
+        raise UserError(message if str(where) in message else f"{where}: {message}") from None
     except Exception as error:  # of values that nobody meant JAX and Flax raise many kinds
         raise UserError(
-            f"{where}: its config.json lacks a value or has one of the wrong kind "
-            f"({type(error).__name__}: {brief(error)}); export or convert the model again"
+            f"{where}: its config lacks a value or has one of the wrong kind "
+            f"({type(error).__name__}: {brief(error)}); export or download the model again"
         ) from None
     try:
         compare(variables, expected)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def check_shapes(variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raises UserError for arrays that are not those of the model that `config` describes."""
-    compare(variables, expected_shapes(config))
 
 
 def compare(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError, brief
 from w2v_jax.interop import torch_file
-from w2v_jax.interop.exported import check_shapes
+from w2v_jax.interop.exported import check_model
 from w2v_jax.interop.huggingface_tensors import parameters
 from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
@@ -248,7 +248,7 @@ def convert(
             config["alphabet"] = _alphabet(path, state).to_dict()
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(f"{path} has a value of the wrong kind: {brief(error)}") from None
-    check_shapes(variables, config)
+    check_model(variables, config, path)
     return variables, config
 
 

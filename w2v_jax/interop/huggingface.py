@@ -13,7 +13,7 @@ from typing import Any
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError, brief
 from w2v_jax.interop import safetensors
-from w2v_jax.interop.exported import check_shapes
+from w2v_jax.interop.exported import check_model
 from w2v_jax.interop.huggingface_files import read_alphabet, read_json, read_preprocessor
 from w2v_jax.interop.huggingface_tensors import (
     PREFIXES,
@@ -229,7 +229,7 @@ def read(
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
         config["final_dropout"] = theirs.get("final_dropout", DEFAULTS["final_dropout"])
-    check_shapes(variables, config)
+    check_model(variables, config, folder)
     return variables, config
 
 

@@ -238,6 +238,9 @@ def parameters(
     # where a tensor is there under an older name too, today's counts
     order = sorted(tensors, key=lambda name: name.endswith(bare[name]))
     tensors = {bare[name]: tensors[name] for name in order}
+    layers = config.num_layers + config.output.layers
+    if layers > len(tensors):
+        raise UserError(f"the config has {layers} layers; there are only {len(tensors)} tensors")
     table = slots(config, kind)
     if kind in ("ctc", "encoder") and MASK not in tensors:
         # models that were saved without time masking have none; it matters to training alone

@@ -8,8 +8,9 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -100,6 +101,7 @@ class Checkpoints:
             meta, known = unseal(_read_meta(self._folder / str(step)))
             state = _read_state(self._folder / str(step), abstract_state)
         except Exception as error:  # Orbax raises many kinds
+            _silence_other_reads()
             problem = f"cannot be read ({brief(error)})"
         if not multihost_utils.process_allgather(np.array(not problem)).all():
             problem = problem or "cannot be read by another process"
@@ -138,6 +140,23 @@ def _read_state(folder: Place, abstract_state: Any) -> Any:
     """
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         return handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract_state))
+
+
+class _WithoutClosedLoops(NamedTuple):
+    """A hook for errors that nobody awaits, without those of an event loop that is closed."""
+
+    before: Callable[[Any], object]
+
+    def __call__(self, unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            self.before(unraisable)
+
+
+def _silence_other_reads() -> None:
+    """When one array cannot be read, Orbax ends its event loop while others are read still: each
+    would print a trace."""
+    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
 
 
 def _damage(tree: Any, known: Mapping[str, int] | None) -> str:
@@ -193,6 +212,7 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
         _, known = unseal(_read_meta(folder))
         variables = _read_arrays(folder / "state", ("params", "stats", FOLLOWED[True]))
     except Exception as error:  # Orbax raises many kinds
+        _silence_other_reads()
         raise UserError(f"the checkpoint of step {step} cannot be read ({brief(error)})") from None
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
@@ -252,6 +272,7 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
+        _silence_other_reads()
         raise UserError(f"{folder}/params cannot be read: {brief(error)}") from None
     known = config.pop("digests", None)
     if known is not None and not isinstance(known, dict):
