@@ -156,8 +156,10 @@ def mutate_lines(data: bytes, rng: np.random.Generator) -> bytes:
 def open_checkpoint(path: Path) -> None:
     variables, config = checkpoints.load(path, "ctc")
     Alphabet.from_dict(config["alphabet"]).decode([0, 1])
-    model = CTCModel(encoder_of(config, path), len(config["alphabet"]["symbols"]))
-    jax.eval_shape(model.apply, variables, jnp.zeros((1, 16000), jnp.int16))
+    encoder = encoder_of(config, path)
+    model = CTCModel(encoder, len(config["alphabet"]["symbols"]))
+    samples = 2 * encoder.frontend.receptive_field
+    jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((1, samples), jnp.int16))
 
 
 def open_manifest(path: Path) -> None:
@@ -265,8 +267,8 @@ def outcome(opens: Callable, path: Path) -> tuple[str, str]:
     return "read", ""
 
 
-def try_all(kind: str, templates: Path, first: int, count: int, seed: int, end) -> None:
-    """Sends (number, outcome, message, seconds) of each from `first` on."""
+def try_all(kind: str, templates: Path, first: int, count: int, seed: int, tell: Callable) -> None:
+    """Calls tell((number, outcome, message, seconds)) for each from `first` on."""
     logging.disable()
     template, name, mutate, opens, opened = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
@@ -280,8 +282,13 @@ def try_all(kind: str, templates: Path, first: int, count: int, seed: int, end) 
             signal.alarm(SECONDS)
             found = outcome(opens, work / opened)
             signal.alarm(0)
-            end.send((number, *found, time.monotonic() - begin))
+            tell((number, *found, time.monotonic() - begin))
             shutil.rmtree(work)
+    logging.disable(logging.NOTSET)
+
+
+def _process(kind: str, templates: Path, first: int, count: int, seed: int, end) -> None:
+    try_all(kind, templates, first, count, seed, end.send)
     end.close()
 
 
@@ -302,17 +309,12 @@ def fuzz(kind: str, templates: Path, count: int, seed: int = 0, *, apart: bool =
             wrong.append((number, message))
 
     if not apart:
-        class Here:
-            send = staticmethod(lambda found: take(*found))
-            close = staticmethod(lambda: None)
-
-        try_all(kind, templates, 0, count, seed, Here)
-        logging.disable(logging.NOTSET)
+        try_all(kind, templates, 0, count, seed, lambda found: take(*found))
         return counts, wrong, slowest
     context = multiprocessing.get_context("spawn")
     while done < count:
         answer, end = context.Pipe(duplex=False)
-        process = context.Process(target=try_all, args=(kind, templates, done, count, seed, end))
+        process = context.Process(target=_process, args=(kind, templates, done, count, seed, end))
         process.start()
         end.close()
         with contextlib.suppress(EOFError):
@@ -336,7 +338,7 @@ def main(files: int, seed: int, only: str) -> None:
             begin = time.monotonic()
             counts, wrong, slowest = fuzz(kind, Path(folder), files, seed)
             said = ", ".join(f"{counts[what]} {what}" for what in ("read", "refused"))
-            bad = ", ".join(f"{counts[what]} {what}s" for what in ("trace", "hang", "crash"))
+            bad = ", ".join(f"{what} {counts[what]}" for what in ("trace", "hang", "crash"))
             print(f"{kind}: {files} damaged, {said}; {bad}; slowest {slowest:.2f} s, "
                   f"{time.monotonic() - begin:.0f} s in all", flush=True)  # fmt: skip
             for number, message in wrong[:8]:

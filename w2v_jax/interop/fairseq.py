@@ -246,7 +246,7 @@ def convert(
             config["prediction"] = prediction_config(model, classes).to_dict()
         else:
             config["alphabet"] = _alphabet(path, state).to_dict()
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{path} has a value of the wrong kind: {brief(error)}") from None
     check_model(variables, config, path)
     return variables, config

@@ -108,7 +108,8 @@ def _choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> 
 def model_kind(config: Mapping[str, Any]) -> str:
     """ "wav2vec2", "ctc" or, without a head, "encoder"."""
     _choose(config, "model_type", PREFIXES)
-    architecture = "".join(map(str, _get(config, "architectures") or ()))
+    named = _get(config, "architectures")
+    architecture = str(named[-1]) if isinstance(named, list) and named else ""
     kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
     if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "wav2vec2"):
         raise _refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
@@ -197,7 +198,7 @@ def read(
     theirs = read_json(folder / "config.json")
     try:
         encoder, kind = encoder_config(theirs), model_kind(theirs)
-    except (TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise UserError(
             f"{folder}/config.json has a value of the wrong kind: {brief(error)}"
         ) from None
