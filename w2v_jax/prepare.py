@@ -6,7 +6,8 @@
     python -m w2v_jax.prepare --download=train-clean-100 --download_to=data --output=train.arrow
 
 The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common Voice, VoxPopuli,
-MLS, fairseq, JSON lines, plain folders, our own manifests; --layout names it). Every file is
+MLS, Kaldi, fairseq, JSON lines, tables of ids and texts, plain folders, our own manifests; --layout
+names it). Every file is
 decoded once (--decode=false believes the headers instead). What cannot be used is left out,
 counted, and listed in OUTPUT.skipped.tsv.
 

@@ -126,6 +126,15 @@ def test_fine_tuned(tmp_path, where, caplog):
     assert "ignored, of a head that this model does not have: final_proj.bias" in caplog.text
 
 
+def test_words_that_fill_a_dictionary_up_are_no_letters():
+    content = fine_tuned()
+    symbols = [*fairseq.SPECIAL, *LETTERS[:-2], "madeupword0000", "madeupword0001"]
+    content["task_state"] = {"target_dictionary": {"symbols": symbols}}
+    alphabet = Alphabet.from_dict(fairseq.convert(content, FILE)[1]["alphabet"])
+    assert "Q" not in alphabet.ids
+    assert alphabet.decode([5, 30, 6, 31]) == "ET"
+
+
 def test_conv_layers_are_parsed_not_run():
     parse = fairseq._conv_layers
     assert parse("[(512, 10, 5)] + [(512,3,2)] * 2") == ((512, 10, 5), (512, 3, 2), (512, 3, 2))

@@ -184,7 +184,7 @@ class Manifest:
         """Returns the manifest in a file; a relative root starts from the file's own folder.
 
         A remote file is copied to this machine first, see `files.local_copy`. Of an .arrow file
-        only the frame is checked: its rows and its digest are believed. Raises ManifestError for
+        the strings and the digest are believed. Raises ManifestError for
         a missing file, a file that is no manifest, and damaged rows.
         """
         path = places.absolute(path)

@@ -316,4 +316,6 @@ def _alphabet(path: Path, state: Mapping[str, Any]) -> Alphabet:
             f"{source} has {len(symbols)} symbols that begin with {', '.join(symbols[:4])}; the "
             f"model has {outputs} outputs, the first of them {', '.join(SPECIAL)}"
         )
-    return checked_alphabet(["<pad>", "<s>", *symbols[2:]], source)
+    # fairseq fills dictionaries up to a multiple of 8 with words of its own
+    made_up = {symbol for symbol in symbols if symbol.startswith("madeupword")}
+    return checked_alphabet(["<pad>", "<s>", *symbols[2:]], source, made_up)
