@@ -201,7 +201,7 @@ def add_run(config: ConfigDict) -> None:
     # what changes no number beyond rounding: where from, how much at once, how often, how long
     config.run = ConfigDict(
         dict(
-            init_from="",  # an exported model whose weights a new run begins with; empty: random
+            init_from="",  # a checkpoint whose weights a new run begins with; empty: random
             partial_init=False,  # True: take over what fits of a model of other shape
             mesh=dict(data=-1, fsdp=1, tensor=1),
             # micro-batches per update; dropout and LayerDrop are drawn for each, and negatives of

@@ -22,7 +22,7 @@ from w2v_jax.decoding.alignment import Alignment, align
 from w2v_jax.decoding.alignment_files import ctm, json_text, text_grid
 from w2v_jax.errors import UserError
 from w2v_jax.places import Place, check_replaceable, file_names, place, write_whole
-from w2v_jax.recognizers import open_recognizer
+from w2v_jax.recognizers import HELP, open_recognizer
 
 ENDINGS = {"textgrid": "TextGrid", "json": "json", "ctm": "ctm"}
 FORMATS = tuple(ENDINGS)
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
+    flags.DEFINE_string("checkpoint", None, HELP, required=True)
     flags.DEFINE_string("data", "", "manifest with transcripts")
     flags.DEFINE_string("text", "", "file with the text of the one recording that is given")
     flags.DEFINE_string("output", None, "folder for the alignments", required=True)

@@ -57,6 +57,7 @@ from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.decoding.rescoring import LanguageScorer
 from w2v_jax.decoding.search import Search, SearchOptions, open_search
 from w2v_jax.errors import UserError
+from w2v_jax.interop import checkpoints
 from w2v_jax.measuring import part_timing, speech, step_timing
 from w2v_jax.measuring.recognition import (
     Timing,
@@ -69,10 +70,9 @@ from w2v_jax.measuring.recognition import table as timing_table
 from w2v_jax.measuring.throughput import rates, stages
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.heads.ctc import CTCModel
-from w2v_jax.recognizers import open_recognizer
+from w2v_jax.recognizers import HELP, open_recognizer
 from w2v_jax.tasks import TASKS, kind_of, make_task
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.metrics import TOKENS
 from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
 
@@ -182,7 +182,7 @@ def benchmark_decode(
 
     scorer = None
     if transformer_lm:
-        scorer = LanguageScorer(*load_exported(transformer_lm, "language"), recognizer.alphabet)
+        scorer = LanguageScorer(*checkpoints.load(transformer_lm, "language"), recognizer.alphabet)
     timings = [timing, *search_timings(recognizer, emissions, seconds, searches(), scorer)]
     print(timing_table(timings))
     numbers = {
@@ -291,9 +291,9 @@ if __name__ == "__main__":
     flags.DEFINE_boolean("breakdown", False, "step: the parts of an update too")
     flags.DEFINE_string("profile", "", "step: folder for a trace of 3 further updates")
     flags.DEFINE_string("data", "", "decode: manifest of the recordings")
-    flags.DEFINE_string("checkpoint", "", "decode: folder of an exported CTC model")
+    flags.DEFINE_string("checkpoint", "", f"decode: {HELP}")
     flags.DEFINE_string("lm", "", "decode: n-gram model, an ARPA file or a binary of KenLM")
-    flags.DEFINE_string("transformer_lm", "", "decode: folder of an exported language model")
+    flags.DEFINE_string("transformer_lm", "", "decode: language model, an export or a run")
     flags.DEFINE_list("beams", [str(beam) for beam in BEAMS], "decode: widths of the search")
     flags.DEFINE_float("minutes", 5.0, "decode: audio, drawn from the manifest", 0.01)
     command_line.run(main)

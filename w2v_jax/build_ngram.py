@@ -22,10 +22,10 @@ from w2v_jax import command_line
 from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding import ngram
 from w2v_jax.errors import UserError
+from w2v_jax.interop import checkpoints
 from w2v_jax.places import check_replaceable
 from w2v_jax.text.alphabet import Alphabet, TextError
 from w2v_jax.text.files import lines, write_lines
-from w2v_jax.training.checkpoint import load_exported
 
 TOOLS = ("own", "lmplz")
 
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--checkpoint and --letters both name an alphabet; set one")
     alphabet = Alphabet.from_letters(values.letters)
     if values.checkpoint:
-        alphabet = Alphabet.from_dict(load_exported(values.checkpoint, "ctc")[1]["alphabet"])
+        alphabet = Alphabet.from_dict(checkpoints.load(values.checkpoint, "ctc")[1]["alphabet"])
 
     def texts() -> Iterator[str]:
         if values.transcripts:
@@ -150,7 +150,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("kept", "", "where to write the text that remains")
     flags.DEFINE_integer("order", 4, "n", 1, 10)
     flags.DEFINE_integer("num_words", 200_000, "the most frequent words alone; 0: all", 0)
-    flags.DEFINE_string("checkpoint", "", "exported CTC model whose letters are used")
+    flags.DEFINE_string("checkpoint", "", "CTC model (any checkpoint) whose letters are used")
     flags.DEFINE_string("letters", "", "or these letters; empty: English")
     flags.DEFINE_enum("tool", "own", TOOLS, "what estimates")
     command_line.define_overwrite()

@@ -12,6 +12,19 @@ class AudioError(UserError):
     """An audio file that cannot be used; the message is `path: reason`."""
 
 
+def brief(error: BaseException) -> str:
+    """The first line of what a library says about the cause of an error, shortened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def some(names: Sequence[object], most: int = 6) -> str:
+    """The first names with commas between them, and how many more there are."""
+    shown = ", ".join(map(str, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
 def warn_left_out(log: Logger, what: str, reasons: Sequence[str], count: int) -> None:
     """Logs that `what` is left out, and the reasons of the first of `count`; nothing if none is."""
     if not count:

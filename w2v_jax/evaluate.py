@@ -17,6 +17,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
 
 from absl import flags
@@ -39,9 +40,9 @@ from w2v_jax.evaluation.reports import Report, Utterance, analyse, columns, comp
 from w2v_jax.evaluation.scoring import Score
 from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.evaluation.tuning import Trial
-from w2v_jax.places import check_replaceable, place, write_whole
-from w2v_jax.recognizers import open_recognizer
-from w2v_jax.training.checkpoint import load_exported
+from w2v_jax.interop import checkpoints
+from w2v_jax.places import check_replaceable, place, several, write_whole
+from w2v_jax.recognizers import HELP, open_recognizer
 
 BUCKETS = 8
 COLUMNS = "path", "reference", "hypothesis"
@@ -107,7 +108,7 @@ def evaluate(
     scorer = None
     if options.transformer_lm:
         scorer = LanguageScorer(
-            *load_exported(options.transformer_lm, "language"), model.recognizer.alphabet
+            *checkpoints.load(options.transformer_lm, "language"), model.recognizer.alphabet
         )
     with contextlib.closing(
         Systems(model.recognizer.alphabet, options, scorer, processes)
@@ -219,9 +220,13 @@ def print_table(
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     values = flags.FLAGS
-    if not values.output and set(values.data) & set(",*?["):
+    pattern = has_magic(values.data) and not os.path.exists(values.data)
+    if not values.output and (pattern or len(several(values.data)) > 1):
         raise UserError(f"--data={values.data} is several manifests; name --output, the table")
-    output = values.output or f"{values.checkpoint}/{Path(values.data).stem}.decoded.tsv"
+    folder = values.checkpoint  # of a file that it lies in
+    if os.path.isfile(folder):
+        folder = os.path.dirname(folder) or os.curdir
+    output = values.output or f"{folder}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,
         options=SearchOptions(**command_line.given_config().to_dict()),
@@ -234,7 +239,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", str(CONFIG), "how to decode")
-    flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
+    flags.DEFINE_string("checkpoint", None, HELP, required=True)
     flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
     flags.DEFINE_string(
         "output", "", "table of references and hypotheses (default: CHECKPOINT/...)"

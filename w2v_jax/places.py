@@ -1,5 +1,6 @@
 """Paths: local ones, and those in a bucket (gs://..., with w2v_jax[gcs])."""
 
+import glob
 import os
 import re
 from collections import Counter
@@ -45,6 +46,22 @@ def place(path: str | os.PathLike) -> Place:
             f"{os.fspath(path)} needs another package ({error}); for gs:// pip install gcsfs"
         ) from None
     return found
+
+
+def several(names: str) -> list[str]:
+    """The paths in a list with commas between them.
+
+    A comma belongs to a name where something has that name, or fits it as a pattern.
+    """
+    parts, found = names.split(","), []
+    while parts:
+        for count in range(len(parts), 0, -1):
+            name = ",".join(parts[:count]).strip()
+            if count == 1 or os.path.exists(name) or (glob.has_magic(name) and glob.glob(name)):
+                break
+        found.append(name)
+        parts = parts[count:]
+    return [name for name in found if name]
 
 
 def file_names(paths: list[str]) -> list[str]:

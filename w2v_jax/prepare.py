@@ -6,10 +6,11 @@
     python -m w2v_jax.prepare --download=train-clean-100 --download_to=data --output=train.arrow
 
 The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common Voice, VoxPopuli,
-MLS, fairseq, JSON lines, plain folders, our own manifests; --layout names it). Audio is wav, flac,
-mp3, ogg, opus, aiff, au, caf, sph, w64 and, with pip install 'w2v_jax[av]', the sound of m4a, mp4,
-mov, mkv, webm, avi, aac, amr, wma, 3gp. Every file is decoded once (--decode=false believes the
-headers instead). What cannot be used is left out, counted, and listed in OUTPUT.skipped.tsv.
+MLS, Kaldi, fairseq, JSON lines, tables of ids and texts, plain folders, our own manifests; --layout
+names it). Audio is wav, flac, mp3, ogg, opus, aiff, au, caf, sph, w64 and, with pip install
+'w2v_jax[av]', the sound of m4a, mp4, mov, mkv, webm, avi, aac, amr, wma, 3gp. Every file is decoded
+once (--decode=false believes the headers instead). What cannot be used is left out, counted, and
+listed in OUTPUT.skipped.tsv.
 
 --report prints lengths, speakers, languages, what is wrong with the audio, and what the batches
 would crop and pad; without an input it reports on the manifest that stands at --output.

@@ -1,20 +1,24 @@
 """What all programs that recognise speech begin with."""
 
+import os
 from typing import Any
 
 import jax
 
 from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.interop import checkpoints
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import load_exported
+
+# of the flag --checkpoint
+HELP = "a CTC model: an export, a run, a directory of transformers or a .pt file of fairseq"
 
 
-def open_recognizer(checkpoint: str) -> tuple[Recognizer, Any]:
-    """The exported CTC model in the folder `checkpoint`, and its variables on the device.
+def open_recognizer(checkpoint: str | os.PathLike) -> tuple[Recognizer, Any]:
+    """The CTC model in `checkpoint`, and its variables on the device.
 
-    Raises UserError where there is none.
+    checkpoint: whatever `interop.checkpoints.load` takes. Raises UserError where there is none.
     """
-    variables, config = load_exported(checkpoint, "ctc")
+    variables, config = checkpoints.load(checkpoint, "ctc")
     alphabet = Alphabet.from_dict(config["alphabet"])
     return Recognizer(encoder_of(config, checkpoint), alphabet), jax.device_put(variables)

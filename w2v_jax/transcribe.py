@@ -36,9 +36,10 @@ from w2v_jax.decoding.recognition import WINDOW_SECONDS, Recognizer
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.decoding.subtitles import cues, srt, vtt
 from w2v_jax.errors import UserError
+from w2v_jax.interop import checkpoints
 from w2v_jax.places import Place, check_replaceable, file_names, place, write_whole
+from w2v_jax.recognizers import HELP as CHECKPOINT
 from w2v_jax.recognizers import open_recognizer
-from w2v_jax.training.checkpoint import load_exported
 
 Audio = str | os.PathLike | np.ndarray  # a file, or samples at 16 kHz: int16, or float in -1..1
 
@@ -102,9 +103,13 @@ class Transcriber:
 
 
 def load(
-    checkpoint: str, options: SearchOptions | None = None, *, batch_seconds: float = WINDOW_SECONDS
+    checkpoint: str | os.PathLike,
+    options: SearchOptions | None = None,
+    *,
+    batch_seconds: float = WINDOW_SECONDS,
 ) -> Transcriber:
-    """A transcriber with the exported CTC model in the folder `checkpoint`.
+    """A transcriber with the CTC model in `checkpoint`: an export, a run (its newest checkpoint), a
+    directory of transformers or a .pt file of fairseq.
 
     options: the search and its language models; by default the best path. batch_seconds: audio
     that is computed together; more than one window, 30 s, pays on accelerators. Raises UserError.
@@ -118,7 +123,7 @@ def load(
     recognizer, variables = open_recognizer(checkpoint)
     language = None
     if options.transformer_lm:
-        language = load_exported(options.transformer_lm, "language")
+        language = checkpoints.load(options.transformer_lm, "language")
     decoder = Decoder(recognizer.alphabet, options, language)
     return Transcriber(variables, recognizer, decoder, int(batch_seconds // WINDOW_SECONDS))
 
@@ -228,14 +233,14 @@ HELP = {
     "lm_weight": "of ln p under lm",
     "word_score": "added for every word",
     "best": "hypotheses that transformer_lm scores again",
-    "transformer_lm": "folder of an exported language model that scores the best texts again",
+    "transformer_lm": "language model, an export or a run, that scores the best texts again",
     "transformer_weight": "of ln p under transformer_lm",
     "transformer_word_score": "added for every word instead of word_score",
     "ngram_weight": "of lm beside transformer_lm",
 }
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
+    flags.DEFINE_string("checkpoint", None, CHECKPOINT, required=True)
     flags.DEFINE_enum("format", "txt", list(FORMATS), "of the transcripts")
     flags.DEFINE_string("output", "", "folder with a file per recording (default: print)")
     flags.DEFINE_float("batch_seconds", WINDOW_SECONDS, "audio that is computed together")

@@ -4,7 +4,7 @@ import pytest
 
 from w2v_jax import export
 from w2v_jax.errors import UserError
-from w2v_jax.places import file_names, place, write_whole
+from w2v_jax.places import file_names, place, several, write_whole
 from w2v_jax.training import writer
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.watchdog import Watchdog
@@ -20,6 +20,18 @@ def test_paths(bucket, tmp_path, monkeypatch):
             write_whole(path, text)
             assert path.read_text() == text
         assert [found.name for found in path.parent.iterdir()] == ["c.txt"]
+
+
+def test_commas_in_the_names_of_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.tsv", "a", "c, d.tsv", "e"):
+        (tmp_path / name).touch()
+    assert several("a,b.tsv") == ["a,b.tsv"]
+    assert several("a, a,b.tsv ,c, d.tsv,e,") == ["a", "a,b.tsv", "c, d.tsv", "e"]
+    assert several("a,c,e") == ["a", "c", "e"]  # what does not exist is named later
+    assert several("a,b.*,e") == ["a,b.*", "e"]
+    assert several("gs://b/x,gs://b/y") == ["gs://b/x", "gs://b/y"]
+    assert several(",") == []
 
 
 def test_file_names_differ():

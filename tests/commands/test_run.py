@@ -29,7 +29,7 @@ def test_a_dry_run_compiles_and_writes_nothing(kind, manifests, tmp_path, capsys
         (dict(profile_steps="abc"), "profile_steps=abc is no window"),
         (dict(max_skipped=-1), "max_skipped=-1"),
         (dict(keep_last=0), "keep_last=0"),
-        (dict(init_from="/nowhere"), "/nowhere is not an exported model"),
+        (dict(init_from="/nowhere"), "/nowhere does not exist"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )

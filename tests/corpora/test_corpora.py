@@ -138,6 +138,24 @@ def test_lines_without_audio_and_audio_without_line(tmp_path):
     ]
 
 
+def test_endings_in_capitals(tmp_path):
+    noise(tmp_path / "a/REC001.WAV")
+    (tmp_path / "a/REC001.TXT").write_text("hello there\n")
+    noise(tmp_path / "b/x 1.FLAC")
+    (tmp_path / "b/B.Trans.TXT").write_text("x 1\tan id with a blank\n")
+    noise(tmp_path / "c/c.FLAC")
+    (tmp_path / "c/c.JSON").write_text('{"speaker": "7", "voice_activity": []}')
+    noise(tmp_path / "d.wav")
+    (tmp_path / "D.TSV").write_text(f"{tmp_path}\nd.wav\t8000\n")
+    (tmp_path / "D.LTR").write_text("H I | Y O U |\n")
+    found = {Path(u.path).name: u for u in corpora.find(tmp_path).utterances}
+    assert found["REC001.WAV"].text == "hello there"
+    assert found["x 1.FLAC"].text == "an id with a blank"
+    assert (found["c.FLAC"].corpus, found["c.FLAC"].speaker) == ("librilight", "7")
+    (utterance,) = corpora.find(tmp_path / "D.TSV").utterances
+    assert utterance.text == "HI YOU"
+
+
 def test_another_table_of_a_folder_by_its_name(tmp_path):
     common_voice(tmp_path)
     found = corpora.find(tmp_path / "de/dev.tsv")

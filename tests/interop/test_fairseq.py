@@ -123,7 +123,16 @@ def test_fine_tuned(tmp_path, where, caplog):
     assert Alphabet.from_dict(config["alphabet"]) == Alphabet.english()
     np.testing.assert_array_equal(variables["params"]["head"]["bias"], np.arange(32))
     assert not config["model"]["frontend"]["normalize"], "the fine-tuned model's own value counts"
-    assert "left out, of the pre-training head: final_proj.bias" in caplog.text
+    assert "ignored, of a head that this model does not have: final_proj.bias" in caplog.text
+
+
+def test_words_that_fill_a_dictionary_up_are_no_letters():
+    content = fine_tuned()
+    symbols = [*fairseq.SPECIAL, *LETTERS[:-2], "madeupword0000", "madeupword0001"]
+    content["task_state"] = {"target_dictionary": {"symbols": symbols}}
+    alphabet = Alphabet.from_dict(fairseq.convert(content, FILE)[1]["alphabet"])
+    assert "Q" not in alphabet.ids
+    assert alphabet.decode([5, 30, 6, 31]) == "ET"
 
 
 def test_conv_layers_are_parsed_not_run():

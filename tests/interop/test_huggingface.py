@@ -219,8 +219,8 @@ def test_language_of_an_mms_model(directory, tmp_path):
         huggingface.read(folder, "deu")
     with pytest.raises(UserError, match="is no name of a language"):
         huggingface.read(folder, "../eng")
-    with pytest.raises(UserError, match="needs --from=huggingface"):
-        export(folder, tmp_path / "x", language="ces")
+    with pytest.raises(UserError, match="--language is of a model of transformers"):
+        export(tmp_path / "czech", tmp_path / "x", language="ces")
 
 
 def test_no_mask_embedding(directory, caplog):
@@ -268,9 +268,10 @@ def test_half_precision_becomes_float32(directory):
     [
         ("preprocessor_config.json", None, "preprocessor_config.json cannot be read"),
         ("vocab.json", {"eng": {"<pad>": 0}}, "name one with --language, such as eng"),
-        ("vocab.json", {"<pad>": 0, "|": 1}, "does not number the 29 outputs"),
+        ("vocab.json", {"<pad>": 0, "|": 1}, "no letter for any of the 29 outputs"),
         ("model.safetensors", None, "holds neither model.safetensors"),
         ("model.safetensors", "not tensors", "cannot be read"),
+        ("vocab.json", {"<pad>": 0, "|": 1, "a": 2, "b": 29}, "without one of the 29 outputs"),
         (
             "vocab.json",
             {f"x{i}" if i else "<pad>": i for i in range(29)},

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from w2v_jax.corpora.ids import id_table
+from w2v_jax.corpora.kaldi import kaldi
 from w2v_jax.corpora.tables import common_voice_table, voxpopuli_table
 from w2v_jax.corpora.utterances import (
     Found,
@@ -96,10 +98,10 @@ def multilingual_librispeech(here: str, folders: list[str], names: list[str]) ->
 
 def libri_light(here: str, folders: list[str], names: list[str]) -> Found | None:
     """Libri-Light: `SPEAKER/BOOK/NAME.flac` with a NAME.json (speaker, voice_activity in s)."""
-    found = Found()
+    found, sidecars = Found(), _by_stem(names, ".json")
     for name in audio_names(names):
-        sidecar = f"{os.path.splitext(name)[0]}.json"
-        if sidecar not in names:
+        sidecar = sidecars.get(os.path.splitext(name)[0])
+        if sidecar is None:
             continue
         try:
             about = json.loads(read_text(os.path.join(here, sidecar)))
@@ -125,9 +127,14 @@ def librispeech(here: str, folders: list[str], names: list[str]) -> Found | None
     `SPEAKER-CHAPTER-NUMBER.flac`. Many corpora are shaped so: none is named."""
     texts = {}
     for name in names:
-        if name.endswith(".trans.txt"):
+        if name.lower().endswith(".trans.txt"):
             path = os.path.join(here, name)
-            pairs = (line.split(maxsplit=1) for line in lines(path) if line.strip())
+            # an id ends at a tab where there is one: it may hold spaces then
+            pairs = (
+                line.split("\t" if "\t" in line else None, 1)
+                for line in lines(path)
+                if line.strip()
+            )
             texts.update({key: (clean("".join(text)), path) for key, *text in pairs})
     if not texts:
         return None
@@ -145,19 +152,27 @@ def librispeech(here: str, folders: list[str], names: list[str]) -> Found | None
 
 def plain(here: str, folders: list[str], names: list[str]) -> Found:
     """Any folder: `name.flac`, its text in `name.txt` where there is one."""
-    found, present = Found(), set(names)
+    found, texts = Found(), _by_stem(names, ".txt")
     for name in audio_names(names):
-        text = f"{os.path.splitext(name)[0]}.txt"
-        text = clean(read_text(os.path.join(here, text))) if text in present else ""
+        text = texts.get(os.path.splitext(name)[0])
+        text = clean(read_text(os.path.join(here, text))) if text else ""
         found.utterances.append(Utterance(os.path.join(here, name), text))
     return found
 
 
+def _by_stem(names: list[str], ending: str) -> dict[str, str]:
+    """Name without ending -> name of the files with an ending, in capitals or not."""
+    parts = ((*os.path.splitext(name), name) for name in names)
+    return {stem: name for stem, end, name in parts if end.lower() == ending}
+
+
 LAYOUTS = {
+    "kaldi": kaldi,
     "common_voice": common_voice,
     "voxpopuli": voxpopuli,
     "mls": multilingual_librispeech,
     "librilight": libri_light,
     "librispeech": librispeech,
+    "ids": id_table,
     "folder": plain,
 }

@@ -5,6 +5,8 @@ import json
 import os
 from collections.abc import Iterator
 
+from w2v_jax.corpora.ids import ids_of_table, is_id_table
+from w2v_jax.corpora.kaldi import SCP, kaldi_table
 from w2v_jax.corpora.utterances import Found, Utterance, at_rate, clean, lines
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.errors import UserError
@@ -52,9 +54,10 @@ def fairseq_table(path: str) -> Found:
     rows = [row for row in rows if row]
     root = join(os.path.dirname(path), root)
     texts = [""] * len(rows)
+    stem = os.path.splitext(path)[0]
     for suffix in (".ltr", ".wrd"):
-        file = os.path.splitext(path)[0] + suffix
-        if not os.path.exists(file):
+        file = next(filter(os.path.exists, (stem + suffix, stem + suffix.upper())), "")
+        if not file:
             continue
         texts = list(lines(file))
         if len(texts) != len(rows):
@@ -118,17 +121,21 @@ TABLES = {
     "common_voice": common_voice_table,
     "voxpopuli": voxpopuli_table,
     "fairseq": fairseq_table,
+    "kaldi": kaldi_table,
+    "ids": ids_of_table,
 }
 
 
 def kind(path: str) -> str:
     """Which of TABLES a file is, by its suffix and its first line; '' for none."""
-    suffix = os.path.splitext(path)[1]
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.basename(path) == SCP:
+        return "kaldi"
     if suffix == ".arrow":
         return "manifest"
     if suffix in (".jsonl", ".json", ".ndjson"):
         return "jsonl"
-    if suffix != ".tsv":
+    if suffix not in (".tsv", ".txt"):
         return ""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(10_000).rstrip("\r\n")
@@ -139,7 +146,9 @@ def kind(path: str) -> str:
         return "common_voice"
     if {"id", "normalized_text", "speaker_id"} <= columns:
         return "voxpopuli"
-    return "fairseq" if len(columns) == 1 and first else ""
+    if suffix == ".tsv" and len(columns) == 1 and first:
+        return "fairseq"
+    return "ids" if is_id_table(path) else ""
 
 
 def _rows(path: str, key: str, needed: set[str]) -> Iterator[dict[str, str]]:

@@ -167,7 +167,7 @@ class Manifest:
         temporary = f"{path}.{os.getpid()}.tmp"
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            if path.endswith(".arrow"):
+            if path.lower().endswith(".arrow"):
                 manifest_files.write_arrow(temporary, root, self._compact(), self.digest)
             else:
                 manifest_files.write_text(temporary, root, self._compact())
@@ -184,7 +184,7 @@ class Manifest:
         """Returns the manifest in a file; a relative root starts from the file's own folder.
 
         A remote file is copied to this machine first, see `files.local_copy`. Of an .arrow file
-        only the frame is checked: its rows and its digest are believed. Raises ManifestError for
+        the strings and the digest are believed. Raises ManifestError for
         a missing file, a file that is no manifest, and damaged rows.
         """
         path = places.absolute(path)
@@ -192,7 +192,7 @@ class Manifest:
         source = None
         try:
             local = files.local_copy(path) if places.is_remote(path) else path
-            if path.endswith(".arrow"):
+            if path.lower().endswith(".arrow"):
                 root, batch, digest = manifest_files.read_arrow(local)
                 source = path, digest
             else:

@@ -147,10 +147,18 @@ def read_arrow(path: str) -> tuple[str, pa.RecordBatch, str]:
         columns = [_as_bytes(column) for column in stored.columns]
         if [column.type for column in columns] != list(SCHEMA.values()):
             raise ManifestError("not a w2v_jax manifest")
-    except pa.ArrowException:
-        raise ManifestError("not a w2v_jax manifest, or a cut one") from None
-    batch = pa.RecordBatch.from_arrays(columns, names=list(SCHEMA))
-    return os.fsdecode(meta[b"root"]), batch, meta[b"digest"].decode()
+        batch = pa.RecordBatch.from_arrays(columns, names=list(SCHEMA))
+        # where strings begin and which names the codes mean: a wrong one would end the process
+        # later. 0.1 s for 10 million rows; the strings themselves are not read.
+        batch.validate(full=True)
+        root, digest = os.fsdecode(meta[b"root"]), meta[b"digest"].decode()
+    except (pa.ArrowException, MemoryError, KeyError, UnicodeDecodeError):
+        raise ManifestError("not a w2v_jax manifest, or a damaged one") from None
+    numbers = (batch[name].to_numpy() for name, kind in SCHEMA.items() if kind == pa.int64())
+    wrong = len(batch) and any(column.min() < 0 for column in numbers)
+    if wrong or any(column.null_count for column in batch.columns):
+        raise ManifestError("damaged: it has rows without a value, or with a length below 0")
+    return root, batch, digest
 
 
 def _as_text(column: pa.Array) -> pa.Array:

@@ -10,6 +10,7 @@ from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.shards import Shards, is_shards
 from w2v_jax.errors import UserError
+from w2v_jax.places import several
 
 
 class Source(Protocol):
@@ -27,9 +28,12 @@ class Source(Protocol):
 
 def open_sources(names: str) -> list[Source]:
     """The sources in a comma-separated list of manifests and folders of shards, or of patterns
-    (`data/*.arrow`), each in sorted order. Raises UserError for a name that fits nothing."""
+    (`data/*.arrow`), each in sorted order; see `places.several`.
+
+    Raises UserError for a name that fits nothing.
+    """
     found = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    for name in several(names):
         paths = [name]
         if not os.path.exists(name) and glob.has_magic(name):
             paths = sorted(glob.glob(name))

@@ -146,6 +146,7 @@ class Recognizer:
             return
         # padded up to whole seconds, and to all rows, so that few shapes are compiled
         longest = max(len(window.audio) for window in windows)
+        longest = max(longest, self.config.frontend.receptive_field)  # a frame at least
         size = max(-(-longest // SAMPLE_RATE), 1) * SAMPLE_RATE
         audio, length = np.zeros((rows, size), np.int16), np.zeros(rows, np.int32)
         for row, window in enumerate(windows):

@@ -18,8 +18,8 @@ SHORTEST = 16  # tokens of a row; rows are padded to a power of two
 
 
 class LanguageScorer:
-    """ln p of texts under an exported language model: `LanguageScorer(*load_exported(folder,
-    "language"))`."""
+    """ln p of texts under a language model: `LanguageScorer(*checkpoints.load(path, "language"))`.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The config of an exported model: whether it states what its model is, and its arrays fit."""
+"""What a description of a model is checked for: it can be built, and its arrays fit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,13 @@ from typing import Any
 
 import jax
 
-from w2v_jax.errors import UserError
-from w2v_jax.models.catalogue import encoder_config, expected_shapes, rates
+from w2v_jax.errors import UserError, brief, some
+from w2v_jax.models.catalogue import encoder_config, expected_shapes, kind_of, rates
 from w2v_jax.models.config import EncoderConfig
+from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.text.vocabulary import Vocabulary
+
+MOST_LAYERS = 10_000
 
 
 def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
@@ -31,15 +35,56 @@ def encoder_of(config: Mapping[str, Any], where: str | Path) -> EncoderConfig:
     return encoder_config(config)
 
 
-def check_shapes(variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raises UserError for an array whose shape is not what the config asks for."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(expected_shapes(config)):
-        found = variables
-        for key in path:
-            found = found[key.key]
-        if found.shape != leaf.shape:
-            name = "/".join(key.key for key in path[1:])
-            raise UserError(
-                f"the config and the tensors disagree: {name} is {found.shape}, in our layout, "
-                f"where {leaf.shape} is expected"
-            )
+def check_model(
+    variables: Mapping[str, Any], config: Mapping[str, Any], where: str | Path
+) -> None:
+    """Raises UserError for a description in `where` of which no model can be built, and for arrays
+    that are not this model's."""
+    try:
+        kind_of(config)
+        if "frontend" in config["model"]:
+            encoder_of(config, where)
+        if "alphabet" in config:
+            alphabet = Alphabet.from_dict(config["alphabet"])
+        if config["kind"] == "language":
+            tokens = len(Vocabulary.from_dict(config["vocabulary"], alphabet))
+            if tokens != config["tokens"]:
+                raise ValueError(f"tokens is {config['tokens']}, its vocabulary has {tokens}")
+        layers = config["model"].get("num_layers", 1)
+        if layers > MOST_LAYERS:  # building them would take forever
+            raise UserError(f"num_layers is {layers}; a model here has at most {MOST_LAYERS}")
+        expected = expected_shapes(config)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if str(where) in message else f"{where}: {message}") from None
+    except Exception as error:  # of values that nobody meant JAX and Flax raise many kinds
+        raise UserError(
+            f"{where}: its config lacks a value or has one of the wrong kind "
+            f"({type(error).__name__}: {brief(error)}); export or download the model again"
+        ) from None
+    try:
+        compare(variables, expected)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def compare(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises UserError naming arrays that are missing, too many, or of another shape than in the
+    tree `expected`."""
+    ours, theirs = (
+        {"/".join(key.key for key in path[1:]): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (expected, variables))
+    )
+    shapes = [
+        f"{name} is {theirs[name]}, in our layout, where {shape} is expected"
+        for name, shape in ours.items()
+        if theirs.get(name, shape) != shape
+    ]
+    lists = {
+        "": shapes,
+        "missing: ": sorted(ours.keys() - theirs.keys()),
+        "without a place: ": sorted(theirs.keys() - ours.keys()),
+    }
+    wrong = [what + some(names, 3) for what, names in lists.items() if names]
+    if wrong:
+        raise UserError(f"the config and the tensors disagree: {'; '.join(wrong)}")

@@ -5,7 +5,6 @@ They are read only; neither fairseq nor omegaconf is needed.
 
 import ast
 import dataclasses
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +13,14 @@ from typing import Any
 import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.interop import torch_file
-from w2v_jax.interop.exported import check_shapes
+from w2v_jax.interop.exported import check_model
 from w2v_jax.interop.huggingface_tensors import parameters
 from w2v_jax.interop.vocabulary import checked_alphabet
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
 from w2v_jax.models.settings import nest, value_of
 from w2v_jax.text.alphabet import Alphabet
-
-log = logging.getLogger(__name__)
 
 # fairseq's name of a model -> (ours, whether CTC was trained on top)
 MODELS = {
@@ -88,8 +85,6 @@ BATCH_NORM_POSITIONS = (  # before the rule for pos_conv.0
     (r"^encoder\.pos_conv\.1\.", "encoder.pos_conv_embed.conv."),
 )
 CONTRASTIVE = ((r"^final_proj\.", "project_hid."),)
-# fine-tuned models may carry what only the pre-training needed
-PRETRAINING_ONLY = ("label_embs_concat", "final_proj.", "project_q.", "quantizer.")
 
 
 def _choose(config: Mapping[str, Any], key: str, default: str) -> str:
@@ -203,29 +198,30 @@ def rename(tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str) 
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
         renamed[name] = x
-    if kind == "ctc":
-        surplus = [name for name in renamed if name.startswith(PRETRAINING_ONLY)]
-        if surplus:
-            log.warning("left out, of the pre-training head: %s", ", ".join(sorted(surplus)))
-        renamed = {name: x for name, x in renamed.items() if name not in surplus}
     return renamed
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+    path: str | Path, *, ignore_unknown: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables, config) of a .pt file, as `training.checkpoint.export_model` takes them.
 
     config: kind (wav2vec2, hubert or ctc), model, and the quantizer, the prediction head or the
     alphabet. A fine-tuned model's letters are in the file or, in older ones, in dict.ltr.txt beside
-    it. `padding_leaks` is on, as the published models were trained. Needs torch. Raises UserError
-    for whatever is missing or cannot be expressed.
+    it. `padding_leaks` is on, as the published models were trained. Needs torch. `ignore_unknown`
+    accepts tensors that have no place. Raises UserError for whatever is missing or cannot be
+    expressed.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; --workdir is the .pt file itself with --from=fairseq")
-    return convert(torch_file.load(path, ("model", "cfg", "args", "task_state")), path)
+    state = torch_file.load(path, ("model", "cfg", "args", "task_state"))
+    return convert(state, path, ignore_unknown=ignore_unknown)
 
 
-def convert(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def convert(
+    state: Mapping[str, Any], path: Path, *, ignore_unknown: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """As `read`, of the content of the file `path` as dicts and arrays."""
     if not isinstance(state.get("model"), Mapping):
         raise UserError(f"{path} is no checkpoint of fairseq: it has no 'model'")
@@ -238,7 +234,8 @@ def convert(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[
         if not isinstance(normalize, bool | int):
             raise UserError(f"{path}: normalize is {normalize!r}, neither true nor false")
         encoder = encoder_config(model)
-        variables = parameters(rename(state["model"], encoder, kind), encoder, kind)
+        tensors = rename(state["model"], encoder, kind)
+        variables = parameters(tensors, encoder, kind, ignore_unknown=ignore_unknown)
         frontend = dataclasses.replace(encoder.frontend, normalize=bool(normalize))
         encoder = dataclasses.replace(encoder, frontend=frontend)
         config = {"kind": kind, "model": encoder.to_dict()}
@@ -249,9 +246,9 @@ def convert(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[
             config["prediction"] = prediction_config(model, classes).to_dict()
         else:
             config["alphabet"] = _alphabet(path, state).to_dict()
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} has a value of the wrong kind: {error}") from None
-    check_shapes(variables, config)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise UserError(f"{path} has a value of the wrong kind: {brief(error)}") from None
+    check_model(variables, config, path)
     return variables, config
 
 
@@ -319,4 +316,6 @@ def _alphabet(path: Path, state: Mapping[str, Any]) -> Alphabet:
             f"{source} has {len(symbols)} symbols that begin with {', '.join(symbols[:4])}; the "
             f"model has {outputs} outputs, the first of them {', '.join(SPECIAL)}"
         )
-    return checked_alphabet(["<pad>", "<s>", *symbols[2:]], source)
+    # fairseq fills dictionaries up to a multiple of 8 with words of its own
+    made_up = {symbol for symbol in symbols if symbol.startswith("madeupword")}
+    return checked_alphabet(["<pad>", "<s>", *symbols[2:]], source, made_up)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.interop import safetensors
-from w2v_jax.interop.exported import check_shapes
+from w2v_jax.interop.exported import check_model
 from w2v_jax.interop.huggingface_files import read_alphabet, read_json, read_preprocessor
 from w2v_jax.interop.huggingface_tensors import (
     PREFIXES,
@@ -100,14 +100,16 @@ def _refuse(config: Mapping[str, Any], key: str, remedy: str) -> UserError:
 
 def _choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> str:
     value = _get(config, key)
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
         raise _refuse(config, key, f"it must be one of {', '.join(map(str, choices))}")
     return choices[value]
 
 
 def model_kind(config: Mapping[str, Any]) -> str:
     """ "wav2vec2", "ctc" or, without a head, "encoder"."""
-    architecture = "".join(_get(config, "architectures") or ())
+    _choose(config, "model_type", PREFIXES)
+    named = _get(config, "architectures")
+    architecture = str(named[-1]) if isinstance(named, list) and named else ""
     kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
     if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "wav2vec2"):
         raise _refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
@@ -181,23 +183,30 @@ def quantizer_config(config: Mapping[str, Any]) -> QuantizerConfig:
     return QuantizerConfig(**{ours: config[theirs] for theirs, ours in QUANTIZER.items()})
 
 
-def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+    folder: str | Path, language: str = "", *, ignore_unknown: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables, config) of a model directory, as `training.checkpoint.export_model` takes them.
 
     config: kind, model, and the quantizer or the alphabet. The waveform is normalised as
     preprocessor_config.json says. `padding_leaks` is on, as the published models were trained.
     language: of an MMS model, whose adapters and head are in adapter.LANGUAGE.safetensors.
+    ignore_unknown: accepts tensors that have no place and letters without an output.
     Raises UserError for whatever is missing or cannot be expressed.
     """
     folder = Path(folder)
     theirs = read_json(folder / "config.json")
     try:
         encoder, kind = encoder_config(theirs), model_kind(theirs)
-    except (TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
-        raise UserError(f"{folder}/config.json has a value of the wrong kind: {error}") from None
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise UserError(
+            f"{folder}/config.json has a value of the wrong kind: {brief(error)}"
+        ) from None
     preprocessor = read_preprocessor(folder)
     # transformers normalises unless told not to
     normalize = preprocessor.get("do_normalize", True)
+    if not isinstance(normalize, bool):
+        raise UserError(f"{folder}: do_normalize is {normalize!r}, neither true nor false")
     rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(f"{folder}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
@@ -206,7 +215,7 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     arrays = safetensors.read(folder)
     if language:
         arrays |= safetensors.read(folder, f"adapter.{language}.safetensors")
-    variables = parameters(arrays, encoder, kind)
+    variables = parameters(arrays, encoder, kind, ignore_unknown=ignore_unknown)
     frontend = dataclasses.replace(encoder.frontend, normalize=normalize)
     encoder = dataclasses.replace(encoder, frontend=frontend)
     config = {"kind": kind, "model": encoder.to_dict()}
@@ -215,11 +224,13 @@ def read(folder: str | Path, language: str = "") -> tuple[dict[str, Any], dict[s
     if kind == "ctc":
         head = variables["params"]["head"]
         blank = theirs.get("pad_token_id", DEFAULTS["pad_token_id"])
-        alphabet, order = read_alphabet(folder, len(head["bias"]), blank, language)
+        alphabet, order = read_alphabet(
+            folder, len(head["bias"]), blank, language, ignore_unknown=ignore_unknown
+        )
         head.update(kernel=head["kernel"][:, order], bias=head["bias"][order])
         config["alphabet"] = alphabet.to_dict()
         config["final_dropout"] = theirs.get("final_dropout", DEFAULTS["final_dropout"])
-    check_shapes(variables, config)
+    check_model(variables, config, folder)
     return variables, config
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, some
 from w2v_jax.models.config import ConvPositions, EncoderConfig
 
 log = logging.getLogger(__name__)
@@ -21,10 +21,12 @@ PREFIXES = {
     "wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
 }  # fmt: skip
 # names of weight norm before torch 2.0's parametrizations; transformers renames them on load
+# and of the mask vector: in early checkpoints of transformers, and in fairseq's
 OLDER = {
+    "mask_time_emb_vector": "masked_spec_embed", "mask_emb": "masked_spec_embed",
     "conv.weight_g": "conv.parametrizations.weight.original0",
     "conv.weight_v": "conv.parametrizations.weight.original1",
-}
+}  # fmt: skip
 
 KERNEL, BIAS = ("kernel", "weight", "oi->io"), ("bias", "bias", "o->o")
 DENSE = (KERNEL, BIAS)
@@ -49,6 +51,11 @@ PREDICTION_HEAD = (
 HEADS = {
     "wav2vec2": PRETRAINING_HEAD, "hubert": PREDICTION_HEAD,
     "ctc": (("head", "lm_head", DENSE),), "encoder": (),
+}  # fmt: skip
+# kind -> tensors of other heads that a checkpoint may carry on: no output of ours depends on them
+PRETRAINING_ONLY = ("quantizer.", "project_q.", "project_hid.", "final_proj.", "label_embs_concat")
+OTHER_HEADS = {
+    "ctc": PRETRAINING_ONLY, "encoder": (*PRETRAINING_ONLY, "lm_head."), "wav2vec2": ("lm_head.",),
 }  # fmt: skip
 ENCODER = (
     ("encoder/feature_norm", "feature_projection.layer_norm", NORM),
@@ -174,8 +181,18 @@ def bare_name(name: str) -> str:
     for prefix in PREFIXES.values():
         name = name.removeprefix(prefix)
     for old, new in OLDER.items():
-        name = name.replace(old, new)
+        if f".{name}".endswith(f".{old}"):
+            name = name.removesuffix(old) + new
     return name
+
+
+def check_rank(name: str, x: np.ndarray, axes: str) -> None:
+    """Raises UserError for an array of theirs that does not have the axes "oik->kio", say."""
+    theirs = axes.split("->")[0]
+    ones = [i for i, axis in enumerate(theirs) if axis == "1"]
+    if x.ndim != len(theirs) or any(x.shape[i] != 1 for i in ones):
+        of_one = f", {some(ones)} (from 0 on) of size 1" if ones else ""
+        raise UserError(f"the tensor {name} is {x.shape}; expected are {len(theirs)} axes{of_one}")
 
 
 def rearrange(x: np.ndarray, axes: str) -> np.ndarray:
@@ -204,15 +221,26 @@ def _drop_identity(tensors: dict[str, np.ndarray]) -> None:
 
 
 def parameters(
-    tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: str
+    tensors: Mapping[str, np.ndarray],
+    config: EncoderConfig,
+    kind: str,
+    *,
+    ignore_unknown: bool = False,
 ) -> dict[str, Any]:
     """{"params": ..., "stats": ...}, float32: the variables of `models.heads`' `Wav2Vec2Model`,
     `Hubert` or `CTCModel`; of kind "encoder" only what these have below
     `encoder`.
 
-    Raises UserError listing tensors that are missing or have no place.
+    Tensors of another head are left out with a line in the log, with `ignore_unknown` all that have
+    no place. Raises UserError naming tensors that are missing or have no place, or another rank.
     """
-    tensors = {bare_name(name): x for name, x in tensors.items()}
+    bare = {name: bare_name(name) for name in tensors}
+    # where a tensor is there under an older name too, today's counts
+    order = sorted(tensors, key=lambda name: name.endswith(bare[name]))
+    tensors = {bare[name]: tensors[name] for name in order}
+    layers = config.num_layers + config.output.layers
+    if layers > len(tensors):
+        raise UserError(f"the config has {layers} layers; there are only {len(tensors)} tensors")
     table = slots(config, kind)
     if kind in ("ctc", "encoder") and MASK not in tensors:
         # models that were saved without time masking have none; it matters to training alone
@@ -223,17 +251,28 @@ def parameters(
         _drop_identity(tensors)
     missing = sorted(set(table) - set(tensors))
     surplus = sorted(name for name in set(tensors) - set(table) if not _unused(name, config))
-    if missing or surplus:
+    heads = [name for name in surplus if name.startswith(OTHER_HEADS.get(kind, ()))]
+    unknown = [name for name in surplus if name not in heads]
+    if missing or (unknown and not ignore_unknown):
+        accept = "; accept these with --ignore_unknown of export" * (bool(unknown) and not missing)
         raise UserError(
-            f"the tensors do not fit the model; missing: {', '.join(missing) or 'none'}; "
-            f"without a place: {', '.join(surplus) or 'none'}"
+            f"the tensors do not fit the model; missing: {some(missing) or 'none'}; "
+            f"without a place: {some(unknown) or 'none'}{accept}"
         )
+    if heads:
+        log.warning("ignored, of a head that this model does not have: %s", some(heads))
+    if unknown:
+        log.warning("ignored, unknown: %s", some(unknown, 40))
     leaves: dict[tuple[str, ...], list[np.ndarray]] = {}
     for name, slot in table.items():  # layers come in order
-        x = rearrange(np.asarray(tensors[name], np.float32), slot.axes)
-        leaves.setdefault(slot.path, []).append(x)
+        x = np.asarray(tensors[name], np.float32)
+        check_rank(name, x, slot.axes)
+        leaves.setdefault(slot.path, []).append(rearrange(x, slot.axes))
     variables: dict[str, Any] = {"params": {}, "stats": {}}
     for path, parts in leaves.items():
+        if len({x.shape for x in parts}) > 1:
+            shapes = sorted({x.shape for x in parts})
+            raise UserError(f"{'/'.join(path[1:])} has layers of several shapes: {some(shapes)}")
         node = variables
         for key in path[:-1]:
             node = node.setdefault(key, {})
@@ -243,7 +282,12 @@ def parameters(
     # theirs stacks the groups along the codes; project_q takes all groups at once
     quantizer = variables["params"]["quantizer"]
     width = quantizer["codebook"].shape[-1]
-    groups = len(variables["params"]["project_targets"]["kernel"]) // width
+    groups, rest = divmod(len(variables["params"]["project_targets"]["kernel"]), width or 1)
+    if rest or not groups or len(quantizer["codebook"]) % groups:
+        raise UserError(
+            f"project_q takes {groups * width + rest} values, which are no whole number of vectors "
+            f"of the {len(quantizer['codebook'])} x {width} in quantizer.codevectors"
+        )
     quantizer["codebook"] = quantizer["codebook"].reshape(groups, -1, width)
     return variables
 

@@ -1,15 +1,15 @@
 """The tensors of a model directory: safetensors, whole or in shards, or torch's own file."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.flax import load_file
 from safetensors.numpy import save_file
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief, some
 
 WHOLE, INDEX, TORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 TORCH_INDEX = f"{TORCH}.index.json"
@@ -28,22 +28,29 @@ def read(folder: Path, name: str = "") -> dict[str, np.ndarray]:
             return {k: x for part in _parts(index) for k, x in read_part(folder / part).items()}
     if (folder / TORCH).exists():
         return _read_torch(folder / TORCH)
-    raise UserError(f"{folder} holds neither {WHOLE} nor {INDEX} nor {TORCH}")
+    there = some(sorted(path.name for path in folder.iterdir())) or "nothing"
+    raise UserError(
+        f"{folder} holds neither {WHOLE} nor {INDEX} nor {TORCH} but {there}; "
+        "save_pretrained of the model writes the first"
+    )
 
 
 def _parts(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} cannot be read: {error}") from None
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(os.path.basename(part) for part in parts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index} cannot be read: {brief(error)}") from None
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         # the jax reader knows bfloat16, which the numpy one does not
         return {name: _float32(np.asarray(x)) for name, x in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} cannot be read: there is no such file") from None
+    except Exception as error:  # of damaged headers many kinds
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -56,7 +63,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip raise many kinds
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
     return {
         name: (x.float() if x.is_floating_point() else x).numpy() for name, x in tensors.items()
     }

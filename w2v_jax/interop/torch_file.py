@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 
 SAFE = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -43,7 +43,7 @@ def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(content).__name__}, not a dict")
         return {key: _plain(content[key]) for key in keys if key in content}
     except Exception as error:  # pickle and zip raise many kinds
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
 
 
 def _is_program(path: Path) -> bool:

@@ -16,6 +16,7 @@ from w2v_jax.data.plan import Bucket, bucket_edges, crop_buckets, pad_buckets
 from w2v_jax.data.sources import open_sources
 from w2v_jax.data.transcripts import transcribed
 from w2v_jax.errors import UserError
+from w2v_jax.interop import checkpoints
 from w2v_jax.interop.exported import encoder_of
 from w2v_jax.measuring import speech
 from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
@@ -24,7 +25,6 @@ from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
 from w2v_jax.tasks.task import Data, Shape, Task
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.initial import take_over
 from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
@@ -169,7 +169,7 @@ class EncodingTask(Task):
         path, partial = self.config.run.init_from, self.config.run.partial_init
         if not path:
             return state
-        variables, exported = load_exported(path, self.config.kind)
+        variables, exported = checkpoints.load(path, self.config.kind)
         if not partial:
             self.encoder.check_same(encoder_of(exported, path), path)
             self.check_head(exported, path)
@@ -185,7 +185,7 @@ class EncodingTask(Task):
         cfg, path, partial = self.encoder, self.config.run.init_from, self.config.run.partial_init
         if not path:
             return state
-        variables, exported = load_exported(path)
+        variables, exported = checkpoints.load(path)
         if not partial:
             cfg.check_same(encoder_of(exported, path), path)
         trees = {"params": state.params, "stats": state.stats}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from w2v_jax.errors import UserError
-from w2v_jax.places import place
+from w2v_jax.places import place, several
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def every_line(path: str) -> Iterator[str]:
 
 def lines(paths: str) -> Iterator[str]:
     """The lines of files, several with commas between them, that are not empty."""
-    for path in filter(None, map(str.strip, paths.split(","))):
+    for path in several(paths):
         yield from filter(None, every_line(path))
 
 

@@ -8,15 +8,16 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.places import Place, place, write_whole
 from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.retention import retention
@@ -100,7 +101,8 @@ class Checkpoints:
             meta, known = unseal(_read_meta(self._folder / str(step)))
             state = _read_state(self._folder / str(step), abstract_state)
         except Exception as error:  # Orbax raises many kinds
-            problem = f"cannot be read ({_first_line(error)})"
+            _silence_other_reads()
+            problem = f"cannot be read ({brief(error)})"
         if not multihost_utils.process_allgather(np.array(not problem)).all():
             problem = problem or "cannot be read by another process"
         else:
@@ -140,15 +142,28 @@ def _read_state(folder: Place, abstract_state: Any) -> Any:
         return handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract_state))
 
 
+class _WithoutClosedLoops(NamedTuple):
+    """A hook for errors that nobody awaits, without those of an event loop that is closed."""
+
+    before: Callable[[Any], object]
+
+    def __call__(self, unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            self.before(unraisable)
+
+
+def _silence_other_reads() -> None:
+    """When one array cannot be read, Orbax ends its event loop while others are read still: each
+    would print a trace."""
+    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
+
+
 def _damage(tree: Any, known: Mapping[str, int] | None) -> str:
     """What is wrong with a tree of arrays, "" if nothing or not known."""
     names = differing(tree, known) if known is not None else []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"is damaged (other bits than were saved in {', '.join(names[:3])}{more})" * bool(names)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _folder(workdir: str | os.PathLike) -> Place:
@@ -197,9 +212,8 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
         _, known = unseal(_read_meta(folder))
         variables = _read_arrays(folder / "state", ("params", "stats", FOLLOWED[True]))
     except Exception as error:  # Orbax raises many kinds
-        raise UserError(
-            f"the checkpoint of step {step} cannot be read ({_first_line(error)})"
-        ) from None
+        _silence_other_reads()
+        raise UserError(f"the checkpoint of step {step} cannot be read ({brief(error)})") from None
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
     average = variables.pop(FOLLOWED[True], {})
@@ -246,26 +260,23 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
     folder that is no exported model, one of another kind, or a damaged one.
     """
     folder = place(folder)
+    remedy = "write one with python -m w2v_jax.export --workdir=RUN --output=FOLDER"
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} is not an exported model ({_first_line(error)}); write one with "
-            "python -m w2v_jax.export --workdir=RUN --output=FOLDER"
-        ) from None
-    if "kind" not in config:
-        raise UserError(
-            f"{folder} is not an exported model; write one with python -m w2v_jax.export "
-            "--workdir=RUN --output=FOLDER (--from=huggingface of a folder of transformers)"
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder} is not an exported model ({brief(error)}); {remedy}") from None
+    if not isinstance(config, dict) or "kind" not in config:
+        raise UserError(f"{folder} is not an exported model: its config.json has no kind; {remedy}")
     if kind is not None and config["kind"] != kind:
-        raise UserError(
-            f"{folder} holds a {config['kind']} model; a {kind} model is needed here"
-        )
+        raise UserError(f"{folder} holds a {config['kind']} model; a {kind} model is needed here")
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
-        raise UserError(f"{folder}/params cannot be read: {_first_line(error)}") from None
-    if damage := _damage(variables, config.pop("digests", None)):
+        _silence_other_reads()
+        raise UserError(f"{folder}/params cannot be read: {brief(error)}") from None
+    known = config.pop("digests", None)
+    if known is not None and not isinstance(known, dict):
+        raise UserError(f"{folder}/config.json: digests is no JSON object; export the model again")
+    if damage := _damage(variables, known):
         raise UserError(f"{folder}/params {damage}; export or convert the model again")
     return variables, config
