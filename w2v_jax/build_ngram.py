@@ -10,6 +10,7 @@ Estimated is modified Kneser-Ney without pruning, in memory; for texts as large 
 --tool=lmplz has that program of KenLM do it, where it is installed.
 """
 
+import dataclasses
 import subprocess
 import tempfile
 from collections import Counter
@@ -27,6 +28,7 @@ from w2v_jax.text.files import lines, write_lines
 from w2v_jax.training.checkpoint import load_exported
 
 TOOLS = ("own", "lmplz")
+RESERVED = {ngram.BEGIN, ngram.END, ngram.UNKNOWN, ngram.UNKNOWN_TOO}  # no words of a text
 
 
 def transcripts_of(names: str) -> Iterator[str]:
@@ -47,6 +49,9 @@ def clean_sentences(
             counts["foreign"] += 1
             continue
         text = alphabet.normalize(text)
+        if RESERVED.intersection(text.split()):
+            counts["foreign"] += 1
+            continue
         if text in excluded:
             counts["excluded"] += 1
             continue
@@ -96,9 +101,10 @@ def main(argv: list[str]) -> None:
             raise UserError(f"the folder of {path} does not exist; make it first")
     if values.checkpoint and values.letters:
         raise UserError("--checkpoint and --letters both name an alphabet; set one")
-    alphabet = Alphabet.from_letters(values.letters)
+    alphabet = Alphabet.from_letters(values.letters, values.language)
     if values.checkpoint:
         alphabet = Alphabet.from_dict(load_exported(values.checkpoint, "ctc")[1]["alphabet"])
+        alphabet = dataclasses.replace(alphabet, language=values.language or alphabet.language)
 
     def texts() -> Iterator[str]:
         if values.transcripts:
@@ -149,5 +155,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("num_words", 200_000, "the most frequent words alone; 0: all", 0)
     flags.DEFINE_string("checkpoint", "", "exported CTC model whose letters are used")
     flags.DEFINE_string("letters", "", "or these letters; empty: English")
+    flags.DEFINE_string("language", "", "of the text, tr say: decides the case of I and i")
     flags.DEFINE_enum("tool", "own", TOOLS, "what estimates")
     command_line.run(main)

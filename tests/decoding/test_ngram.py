@@ -137,7 +137,7 @@ def test_files(tmp_path, name):
     assert read_arpa(path, highest=1).order == 1
 
 
-ARPA = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\t-0.5\n-1\ta\n-0.3\t<unk>\n\n\\end\\\n"
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1\t<s>\t-0.5\n-1\ta\n-1\t</s>\n-0.3\t<unk>\n\n\\end\\\n"
 
 
 def test_files_of_others(tmp_path):
@@ -178,9 +178,10 @@ def test_damaged_files(tmp_path):
 
 
 def test_a_word_that_nothing_is_known_of():
+    """As in KenLM."""
     model = NGram(({("a",): (-1.0, 0.0)},))
-    with pytest.raises(UserError, match="neither 'b' nor <unk>"):
-        model.score((), "b")
+    assert model.is_closed
+    assert model.score((), "b")[0] == -100 * math.log(10)
 
 
 def test_kenlm_reads_the_file(tmp_path):

@@ -63,11 +63,8 @@ class Alphabet:
         syllables where all of them are. All upper case makes `normalize` write upper case, all
         lower case lower case. Raises TextError for repeated letters and white space.
         """
-        if not letters:
-            symbols = cls.english().symbols
-        else:
-            symbols = ("<pad>", BOUNDARY, *_composed(letters))
-        return cls(symbols, language)
+        english = cls.english().symbols
+        return cls(("<pad>", BOUNDARY, *_composed(letters)) if letters else english, language)
 
     @classmethod
     def from_dict(cls, values: dict) -> "Alphabet":
@@ -149,6 +146,7 @@ def quoted(symbols: Iterable[str]) -> str:
 def excerpt(text: str) -> str:
     """The beginning of a text for a message, without what cannot be printed."""
     shown = text[:SHOWN] + ("..." if len(text) > SHOWN else "")
+    shown = shown.replace("\t", " ")
     return "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in shown)
 
 

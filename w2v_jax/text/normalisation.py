@@ -34,6 +34,7 @@ class Normaliser:
     """
 
     def __init__(self, letters: Iterable[str], language: str = ""):
+        self._made_of = tuple(letters), language
         self._letters = frozenset(letters) - {BOUNDARY}
         upper, lower = (self._has_cased(case) for case in (str.upper, str.lower))
         dotless = language.replace("_", "-").partition("-")[0].lower() in DOTLESS
@@ -49,6 +50,9 @@ class Normaliser:
         self._composed, self._parts = self._compositions()
         self._written = _Cache(self._write)
         self._characters = _Cache(lambda point: self._written[chr(point)])
+
+    def __reduce__(self):  # other processes make their own
+        return Normaliser, self._made_of
 
     def __call__(self, text: str) -> str:
         if "Σ" in text and self._case is self._lower and "Σ" not in self._letters:
@@ -150,28 +154,29 @@ class Normaliser:
             rest = list(unicodedata.normalize("NFKD", case(unicodedata.normalize("NFKC", text))))
             written = ""
             while rest:
-                for parts, letter in self._composed.get(rest[0], ()):
-                    if places := _places(parts, rest):
-                        rest = [c for i, c in enumerate(rest) if i not in places]
-                        break
-                else:
-                    letter = rest.pop(0)
-                    if letter not in self._letters:
-                        letter = self._other_case.get(letter, "")
+                letter, places = self._longest(rest)
                 if not letter:
                     break
                 written += letter
+                rest = [c for i, c in enumerate(rest) if i not in places]
             else:
                 return written
         return ""
+
+    def _longest(self, text: list[str]) -> tuple[str, set[int]]:
+        """(the letter with most of a decomposed text from its start, where); ("", {0}): none."""
+        for parts, letter in self._composed.get(text[0], ()):
+            if places := _places(parts, text):
+                return letter, places
+        letter = text[0] if text[0] in self._letters else self._other_case.get(text[0], "")
+        return letter, {0}
 
     def _left(self, cluster: str, typed: str) -> str:
         """What cannot be written whole: its parts, and what a reader would not say as spaces."""
         for i in range(1, len(cluster)):  # marks that are letters stay as they are
             if cluster[i] in self._letters:
-                return self._written[cluster[:i]] + cluster[i] + self._clusters_written(
-                    cluster[i + 1 :]
-                )
+                before, after = self._written[cluster[:i]], cluster[i + 1 :]
+                return before + cluster[i] + self._clusters_written(after)
         parts = self._case(unicodedata.normalize("NFKC", typed))
         if parts != cluster:
             # the signs of a ″ are no apostrophes
