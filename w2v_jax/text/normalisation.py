@@ -95,7 +95,7 @@ class Normaliser:
         found: dict[str, list[tuple[str, str]]] = {}
         for letter in self._letters:
             parts = unicodedata.normalize("NFKD", letter)
-            if parts == letter or unicodedata.category(letter)[0] not in "LM":
+            if parts == letter or any(unicodedata.category(c)[0] not in "LM" for c in parts):
                 continue
             for each in {parts, _final_jamo(letter) or parts}:
                 found.setdefault(each[0], []).append((each, letter))
@@ -129,7 +129,7 @@ class Normaliser:
         if cluster == BOUNDARY or cluster.isspace():
             return " "
         typed = "".join(c if c in self._letters else self._apostrophes.get(c, c) for c in cluster)
-        for candidate in self._candidates(typed):
+        for candidate in dict.fromkeys(self._candidates(typed)):
             written = "".join(c if c in self._letters else self._other_case.get(c, "\0")
                               for c in candidate)  # fmt: skip
             if "\0" not in written:
@@ -137,9 +137,9 @@ class Normaliser:
         return self._covered(typed) or self._left(cluster, typed)
 
     def _candidates(self, text: str) -> Iterator[str]:
+        composed = {unicodedata.normalize(form, text): None for form in ("NFC", "NFKC")}
         for case in (str, self._case, self._lower, self._upper, self._folded):
-            for known in ("NFC", "NFKC"):
-                cased = case(unicodedata.normalize(known, text))
+            for cased in map(case, composed):
                 yield cased
                 yield from (unicodedata.normalize(form, cased) for form in FORMS)
 
