@@ -58,8 +58,10 @@ def alphabet(name):
 def unicode_letters():
     """Those of the categories L and M; of scripts with thousands alike every 50th."""
     found = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i))[0] in "LM"]
-    alike = ("CJK", "HANGUL SYLLABLE", "TANGUT", "EGYPTIAN", "CUNEIFORM", "YI SYLLABLE", "ANATOLIAN",
-             "NUSHU", "BAMUM", "KHITAN", "VAI", "MENDE", "ETHIOPIC", "UNIFIED", "SIGNWRITING")  # fmt: skip
+    alike = (
+        "CJK", "HANGUL SYLLABLE", "TANGUT", "EGYPTIAN", "CUNEIFORM", "YI SYLLABLE", "ANATOLIAN",
+        "NUSHU", "BAMUM", "KHITAN", "VAI", "MENDE", "ETHIOPIC", "UNIFIED", "SIGNWRITING",
+    )  # fmt: skip
     few = [c for c in found if not unicodedata.name(c, "UNIFIED").startswith(alike)]
     return few + sorted(set(found).difference(few))[::50]
 
