@@ -147,6 +147,8 @@ def test_files_of_others(tmp_path):
     assert model.words == ["a"]
     assert model.score((), "a")[0] == pytest.approx(-math.log(10))
     assert model.score((), "b")[0] == pytest.approx(-0.3 * math.log(10))
+    path.write_text(ARPA.replace("-1\ta", "-inf\ta"))
+    assert read_arpa(str(path)).score((), "a")[0] == ngram.NEVER
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,7 @@ def kenlm_scores(path: str, words: list[str]) -> list[float]:
         (ARPA.replace("1=4", "1=5"), "declares 5 1-grams and has 4"),
         (ARPA.replace("1=4", "1=4\nngram 2=1"), "declares 2-grams and has none"),
         (ARPA.replace("-0.3\t", "0.3\t"), "line 8 is no 1-gram: 0.3 <unk>: .*above 1"),
+        (ARPA.replace("-0.5", "-inf"), "line 5 is no 1-gram.*number"),
         (ARPA.replace("-0.5", "nan"), "line 5 is no 1-gram.*number"),
         (ARPA.replace("-0.5", "-1_0"), "line 5 is no 1-gram.*number"),
         (ARPA.replace("</s>", "b"), "has no </s>"),

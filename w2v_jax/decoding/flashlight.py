@@ -17,7 +17,7 @@ import numpy as np
 from w2v_jax.decoding.beam import DEFAULTS, BeamOptions, Hypothesis, checked
 from w2v_jax.decoding.ngram import ABSENT, LN10, UNKNOWN
 from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import BOUNDARY, Alphabet
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet, excerpt
 
 THRESHOLD = 1e9  # stands for none: the library computes with it
 IMPOSSIBLE = -1e5
@@ -63,9 +63,12 @@ class FlashlightSearch:
         self._words = dictionary.create_word_dict(spellings | {UNKNOWN: [[]]})
         try:
             self._lm = kenlm.KenLM(lm, self._words) if lm else decoder.ZeroLM()
-        except RuntimeError as error:
+        # KenLM quotes bytes of the file, which may be no text
+        except (RuntimeError, ValueError, MemoryError) as error:
             reason = (str(error).strip().splitlines() or ["no reason is given"])[-1]
-            raise UserError(f"the language model {lm} cannot be read: {reason[-300:]}") from None
+            raise UserError(
+                f"the language model {lm} cannot be read: {excerpt(reason, 300)}"
+            ) from None
         trie, start = decoder.Trie(len(alphabet), boundary), self._lm.start(False)
         _, of_unknown = self._lm.score(start, self._words.get_index(UNKNOWN))
         self.is_closed = of_unknown * LN10 <= ABSENT / 2

@@ -22,7 +22,7 @@ UNKNOWN_TOO = "<UNK>"  # of some models; KenLM takes it for the same
 _SPECIAL = (UNKNOWN, BEGIN, END)
 _UNKNOWN, _BEGIN, _END = range(3)
 LN10 = math.log(10)
-NEVER = -99 * LN10  # what ARPA files say of <s>, which is never predicted
+NEVER = -99 * LN10  # what ARPA files say of <s>, which is never predicted; -inf is read so
 ABSENT = -100 * LN10  # ln p of <unk> in a model without, as in KenLM
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where the counts of counts give none, as in lmplz
 
@@ -295,8 +295,10 @@ def _gram(line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
     probability, *words = parts[: order + 1]
     backoff = parts[order + 1] if len(parts) > order + 1 else "0"
     numbers = float(probability), float(backoff)
+    if numbers[0] == -math.inf:
+        numbers = NEVER / LN10, numbers[1]
     if not all(map(math.isfinite, numbers)) or "_" in probability + backoff:
-        raise ValueError("has a number that is none; write -99 for what never comes")
+        raise ValueError("has a number that is none")
     if numbers[0] > 0:
         raise ValueError("has a probability above 1: its logarithm must not be above 0")
     if UNKNOWN_TOO in words:

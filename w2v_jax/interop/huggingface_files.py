@@ -25,7 +25,7 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); is its folder a model?") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; is its folder a model?")

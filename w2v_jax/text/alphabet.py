@@ -143,9 +143,9 @@ def quoted(symbols: Iterable[str]) -> str:
     return named + (f" and {len(symbols) - NAMED} more" if len(symbols) > NAMED else "")
 
 
-def excerpt(text: str) -> str:
+def excerpt(text: str, most: int = SHOWN) -> str:
     """The beginning of a text for a message, without what cannot be printed."""
-    shown = text[:SHOWN] + ("..." if len(text) > SHOWN else "")
+    shown = text[:most] + ("..." if len(text) > most else "")
     shown = shown.replace("\t", " ")
     return "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in shown)
 
