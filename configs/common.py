@@ -164,6 +164,8 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     )  # fmt: skip
     config.reinit_layers = 0  # top blocks that start from random weights (arXiv 2107.04734)
     config.letters = ""  # the alphabet; empty: English, as in the published models
+    # of the texts, tr say: whether I and ı, İ and i are pairs; empty: where the letters have both
+    config.language = ""
     config.final_dropout = 0.0
     config.freeze_steps = 10_000  # updates during which the encoder does not move
     config.time_masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))

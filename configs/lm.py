@@ -39,6 +39,8 @@ def get_config(size: str = "letters_base"):
     config.seed = 0
     config.unit = size.partition("_")[0]
     config.letters = ""  # the alphabet; empty: English, as in the published models
+    # of the texts, tr say: whether I and ı, İ and i are pairs; empty: where the letters have both
+    config.language = ""
     config.num_words = 200_000  # of a model of words: the most frequent of the training text
     config.model = ConfigDict(LanguageConfig(**SIZES[size]).to_dict())
     config.execution = common.execution("dtype", "remat", "scan", "attention")

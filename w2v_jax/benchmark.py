@@ -132,7 +132,7 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
 
 def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
     encoder = EncoderConfig.from_dict(config.model, config.execution)
-    alphabet = Alphabet.from_letters(config.letters)
+    alphabet = Alphabet.from_letters(config.letters, config.language)
     audio = np.zeros((1, 2 * encoder.frontend.receptive_field), np.int16)
     model = CTCModel(encoder, len(alphabet))
     variables = jax.jit(lambda: nn.meta.unbox(model.init(jax.random.key(0), audio)))()

@@ -10,6 +10,7 @@ Estimated is modified Kneser-Ney without pruning, in memory; for texts as large 
 --tool=lmplz has that program of KenLM do it, where it is installed.
 """
 
+import dataclasses
 import subprocess
 import tempfile
 from collections import Counter
@@ -28,6 +29,7 @@ from w2v_jax.text.alphabet import Alphabet, TextError
 from w2v_jax.text.files import lines, write_lines
 
 TOOLS = ("own", "lmplz")
+RESERVED = {ngram.BEGIN, ngram.END, ngram.UNKNOWN, ngram.UNKNOWN_TOO}  # no words of a text
 
 
 def transcripts_of(names: str) -> Iterator[str]:
@@ -48,6 +50,9 @@ def clean_sentences(
             counts["foreign"] += 1
             continue
         text = alphabet.normalize(text)
+        if RESERVED.intersection(text.split()):
+            counts["foreign"] += 1
+            continue
         if text in excluded:
             counts["excluded"] += 1
             continue
@@ -99,9 +104,10 @@ def main(argv: list[str]) -> None:
             check_replaceable(path, flag, overwrite=values.overwrite)
     if values.checkpoint and values.letters:
         raise UserError("--checkpoint and --letters both name an alphabet; set one")
-    alphabet = Alphabet.from_letters(values.letters)
+    alphabet = Alphabet.from_letters(values.letters, values.language)
     if values.checkpoint:
         alphabet = Alphabet.from_dict(checkpoints.load(values.checkpoint, "ctc")[1]["alphabet"])
+        alphabet = dataclasses.replace(alphabet, language=values.language or alphabet.language)
 
     def texts() -> Iterator[str]:
         if values.transcripts:
@@ -152,6 +158,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("num_words", 200_000, "the most frequent words alone; 0: all", 0)
     flags.DEFINE_string("checkpoint", "", "CTC model (any checkpoint) whose letters are used")
     flags.DEFINE_string("letters", "", "or these letters; empty: English")
+    flags.DEFINE_string("language", "", "of the text, tr say: decides the case of I and i")
     flags.DEFINE_enum("tool", "own", TOOLS, "what estimates")
     command_line.define_overwrite()
     command_line.run(main)

@@ -50,6 +50,15 @@ def test_the_most_frequent_words_alone(folder):
     assert sorted(read_arpa(f"{folder}/lm.arpa").words) == ["SAT", "THE"]
 
 
+def test_a_language_and_words_that_are_none(folder):
+    (folder / "text").write_text("IŞIK İyi\n<s> ışık\n")
+    output = build(
+        f"--text={folder}/text", f"--output={folder}/lm.arpa", "--letters=<>kisışy", "--language=tr"
+    )
+    assert "1 sentences, 2 words; left out: 1 with" in output
+    assert sorted(read_arpa(f"{folder}/lm.arpa").words) == ["iyi", "ışık"]
+
+
 def test_other_letters(folder):
     build(
         f"--text={folder}/text",

@@ -9,6 +9,7 @@ import pytest
 from tests import small
 from w2v_jax.decoding import decoder
 from w2v_jax.decoding.alignment import align
+from w2v_jax.decoding.beam import Hypothesis
 from w2v_jax.decoding.decoder import Decoder
 from w2v_jax.decoding.pauses import pieces
 from w2v_jax.decoding.rescoring import LanguageScorer
@@ -119,8 +120,8 @@ def test_a_transformer_scores_the_texts_again(lexicon):
     assert len(found) > 1
 
 
-@pytest.mark.parametrize("letter", ["ſ", "’"])  # a long s, which normalises to another letter
-def test_a_text_that_cannot_be_aligned_shares_its_time(letter, tmp_path):
+@pytest.mark.parametrize("letter", ["ſ", "’", "\u0e33"])  # other alphabets write them otherwise
+def test_letters_of_the_alphabet_are_aligned_as_they_are(letter, tmp_path):
     alphabet = Alphabet(("<pad>", "|", *"abc", letter))
     path = tmp_path / "words.txt"
     path.write_text(f"ab{letter}a\nc\n")
@@ -129,10 +130,20 @@ def test_a_text_that_cannot_be_aligned_shares_its_time(letter, tmp_path):
     text, words = Decoder(alphabet, options).words(log_probs, SECONDS)
     assert text == f"ab{letter}a c"
     assert [word.text for word in words] == text.split()
+    assert all(math.isfinite(word.score) for word in words)
+
+
+def test_a_text_that_cannot_be_aligned_shares_its_time(lexicon, monkeypatch):
+    log_probs = small.spoken(ALPHABET, "ALL")
+    found = Decoder(ALPHABET, SearchOptions(lexicon=lexicon, library="python"))
+    text = f"{'TEA' * len(log_probs)} {'E' * len(log_probs)}"
+    monkeypatch.setattr(found, "_search", lambda _: [Hypothesis(text, 0.0, 0.0, 0.0)])
+    _, words = found.words(log_probs, SECONDS)
+    assert [word.text for word in words] == text.split()
     assert [word.score for word in words] == [-math.inf] * 2
     end = len(log_probs) * SECONDS
     times = [time for word in words for time in (word.start, word.end)]
-    np.testing.assert_allclose(times, [0, 0.8 * end, 0.8 * end, end])
+    np.testing.assert_allclose(times, [0, 0.75 * end, 0.75 * end, end])
 
 
 def test_a_search_that_ends_within_a_word(tmp_path):

@@ -42,9 +42,20 @@ def test_a_binary_of_kenlm_does_not_list_its_words(tmp_path):
         is_kenlm_binary(str(tmp_path / "missing"))
 
 
-def test_words_with_other_letters_are_left_out():
+def test_words_with_other_letters_are_left_out_by_name(caplog):
     words = {"THE", "CAT", "CAFÉ", "|"}
     assert spellable(words, ENGLISH, "lm.arpa") == {"THE", "CAT"}
+    (record,) = caplog.records
+    assert "lm.arpa: 2 of 4 words are never found" in record.getMessage()
+    assert "'CAFÉ', '|'" in record.getMessage()
+
+
+def test_words_of_a_lexicon_are_written_by_the_alphabet(tmp_path):
+    """In its case and with its apostrophe; the spelling may be in either."""
+    path = tmp_path / "lexicon.lst"
+    path.write_text("П’ять\tп ʼ я т ь |\nп'ять\nім-я\nx\u00a0y\n")
+    alphabet = Alphabet.from_letters("ʼімптьяxy")
+    assert words_of("", str(path), alphabet) == ["пʼять", "пʼять", "ім-я", "x\u00a0y"]
 
 
 def test_a_model_in_another_case_is_refused():

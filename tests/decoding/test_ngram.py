@@ -137,7 +137,7 @@ def test_files(tmp_path, name):
     assert read_arpa(path, highest=1).order == 1
 
 
-ARPA = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\t-0.5\n-1\ta\n-0.3\t<unk>\n\n\\end\\\n"
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1\t<s>\t-0.5\n-1\ta\n-1\t</s>\n-0.3\t<unk>\n\n\\end\\\n"
 
 
 def test_files_of_others(tmp_path):
@@ -147,11 +147,82 @@ def test_files_of_others(tmp_path):
     assert model.words == ["a"]
     assert model.score((), "a")[0] == pytest.approx(-math.log(10))
     assert model.score((), "b")[0] == pytest.approx(-0.3 * math.log(10))
+    path.write_text(ARPA.replace("-1\ta", "-inf\ta"))
+    assert read_arpa(str(path)).score((), "a")[0] == ngram.NEVER
+
+
+@pytest.mark.parametrize(
+    ("unknown", "expected"), [("-2.0\t<UNK>\n", -5.15), ("-2.0\t<unk>\n", -5.15), ("", -103.15)]
+)
+def test_unknown_words_as_in_kenlm(tmp_path, unknown, expected):
+    """<UNK> is <unk>; where both are missing, it is 10^-100."""
+    path = tmp_path / "lm.arpa"
+    path.write_text(small_model(unknown))
+    model = read_arpa(str(path))
+    assert model.sentence(["ab", "zz", "a"]) / math.log(10) == pytest.approx(expected, abs=1e-9)
+    assert model.is_closed == (not unknown)
+    assert sum(kenlm_scores(str(path), ["ab", "zz", "a"])) == pytest.approx(expected, abs=1e-4)
+
+
+def test_words_hold_any_other_blank(tmp_path):
+    """As KenLM splits them: at the space, the tab and the ends of lines alone."""
+    odd = [f"x{blank}y" for blank in "\u00a0\u3000\u2028\x85\x0b\x0c\x1c\u200b"]
+    odd += ["\u00a0", "a\u3000"]
+    lines = "".join(f"-1.2\t{word}\t-0.1\n" for word in odd)
+    path = tmp_path / "lm.arpa"
+    content = small_model(f"-2.0\t<unk>\n{lines}", f"-0.15\t<s> {odd[1]}\r\n", len(odd) + 1)
+    path.write_bytes(content.encode())
+    model = read_arpa(str(path))
+    assert set(odd) < set(model.words)
+    text = [odd[1], odd[0], *odd[2:]]
+    expected, context = [], (BEGIN,)
+    for word in (*text, END):
+        score, context = model.score(context, word)
+        expected.append(score / math.log(10))
+    np.testing.assert_allclose(kenlm_scores(str(path), text), expected, atol=1e-5)
+    again = str(tmp_path / "again.arpa")
+    ngram.write_arpa(model, again)
+    assert read_arpa(again).words == model.words
+    np.testing.assert_allclose(kenlm_scores(again, text), expected, atol=1e-5)
+
+
+def small_model(more: str, bigram: str = "", count: int = 1) -> str:
+    sizes = 5 + count * bool(more), 2 + bool(bigram)
+    return (
+        f"\\data\\\nngram 1={sizes[0]}\nngram 2={sizes[1]}\n\n\\1-grams:\n{more}"
+        "-1.0\t<s>\t-0.3\n-0.9\t</s>\n-0.8\ta\t-0.2\n-0.7\tab\t-0.25\n-1.1\tcab\t-0.1\n\n"
+        f"\\2-grams:\n{bigram}-0.5\t<s> a\n-0.4\ta ab\n\n\\end\\\n"
+    )
+
+
+def kenlm_scores(path: str, words: list[str]) -> list[float]:
+    """log10 p of every word of a sentence and of its end, by KenLM."""
+    decoder = pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    dictionary = pytest.importorskip("flashlight.lib.text.dictionary")
+    known = dictionary.create_word_dict({word: [[]] for word in (*words, UNKNOWN)})
+    lm = decoder.KenLM(path, known)
+    state, found = lm.start(False), []
+    for word in words:
+        state, score = lm.score(state, known.get_index(word))
+        found.append(score)
+    return [*found, lm.finish(state)[1]]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (ARPA.replace("1=4", "1=5"), "declares 5 1-grams and has 4"),
+        (ARPA.replace("1=4", "1=4\nngram 2=1"), "declares 2-grams and has none"),
+        (ARPA.replace("-0.3\t", "0.3\t"), "line 8 is no 1-gram: 0.3 <unk>: .*above 1"),
+        (ARPA.replace("-0.5", "-inf"), "line 5 is no 1-gram.*number"),
+        (ARPA.replace("-0.5", "nan"), "line 5 is no 1-gram.*number"),
+        (ARPA.replace("-0.5", "-1_0"), "line 5 is no 1-gram.*number"),
+        (ARPA.replace("</s>", "b"), "has no </s>"),
+        (ARPA.replace("\\1-", "\\2-"), "line 4: .2-grams:; the 1-grams come next"),
+        (
+            ARPA.replace("\n\\end", "\\2-grams:\n-1\ta b\n\\end"),
+            "line 10 is no 2-gram: -1 a b: it has a word that is not among the 1-grams",
+        ),
         ("once upon a time\n", "no ARPA file, or cut short"),
         (ARPA[:-8], "no ARPA file, or cut short"),
         (ARPA.replace("-1\ta", "-1"), "line 6 is no 1-gram: -1"),
@@ -178,9 +249,10 @@ def test_damaged_files(tmp_path):
 
 
 def test_a_word_that_nothing_is_known_of():
+    """As in KenLM."""
     model = NGram(({("a",): (-1.0, 0.0)},))
-    with pytest.raises(UserError, match="neither 'b' nor <unk>"):
-        model.score((), "b")
+    assert model.is_closed
+    assert model.score((), "b")[0] == -100 * math.log(10)
 
 
 def test_kenlm_reads_the_file(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.decoding.test_beam import ALPHABET, frames
+from tests.decoding.test_ngram import small_model
 from w2v_jax.configs import evaluate
 from w2v_jax.decoding.beam import BeamSearch
-from w2v_jax.decoding.ngram import estimate, write_arpa
+from w2v_jax.decoding.ngram import LN10, estimate, write_arpa
 from w2v_jax.decoding.search import Searches, SearchOptions, open_search
 from w2v_jax.errors import UserError
 
@@ -91,6 +92,36 @@ def test_a_model_that_knows_few_words_of_the_lexicon_is_refused(tmp_path, librar
     words.write_text("a\nb\nab\n")
     with pytest.raises(UserError, match="knows 1 of the 3 words"):
         open_search(ALPHABET, SearchOptions(lm=path, lexicon=str(words), library=library))
+
+
+@pytest.mark.parametrize("library", ["python", "flashlight"])
+@pytest.mark.parametrize("unknown", ["-2.0\t<UNK>\n", ""])
+def test_unknown_words_are_said_when_the_model_is_opened(tmp_path, caplog, library, unknown):
+    """And cost what KenLM says, in every library."""
+    if library == "flashlight":
+        pytest.importorskip("flashlight.lib.text")
+    path, words = tmp_path / "lm.arpa", tmp_path / "words"
+    path.write_text(small_model(unknown))
+    words.write_text("a\nab\nbb\n")
+    log_probs = np.full((6, 4), -2000.0)
+    log_probs[range(6), [2, 3, 1, 3, 0, 3]] = 0.0  # "ab bb"
+    search = open_search(ALPHABET, SearchOptions(lm=str(path), lexicon=str(words), library=library))
+    (record,) = caplog.records
+    assert "knows 2 of the 3 words of the lexicon; the others, such as 'bb'" in record.getMessage()
+    assert ("costs log10 p = -100" in record.getMessage()) == (not unknown)
+    (found, *_) = search(log_probs)
+    assert found.text == "ab bb"
+    expected = -0.3 - 0.7 - 0.25 - (2.0 if unknown else 100.0) - 0.9
+    assert found.language / LN10 == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("unknown", ["-2.0\t<UNK>\n", ""])
+def test_any_word_with_a_model_without_unknown_words(tmp_path, caplog, unknown):
+    path = tmp_path / "lm.arpa"
+    path.write_text(small_model(unknown))
+    open_search(ALPHABET, SearchOptions(lm=str(path), any_word=True))
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("any_word" in message and "-100" in message for message in messages) != bool(unknown)
 
 
 @pytest.mark.parametrize("library", ["python", "flashlight"])

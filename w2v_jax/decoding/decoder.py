@@ -63,13 +63,9 @@ class Decoder:
     ) -> list[Interval]:
         offset = start * seconds_per_frame
         try:
-            found = align(log_probs, text, self._alphabet, seconds_per_frame, offset).words
+            return align(log_probs, text, self._alphabet, seconds_per_frame, offset).words
         except UserError:
-            found = []
-        # `encode` may make other words of it, with an alphabet that has letters it normalises
-        if [word.text for word in found] == text.split():
-            return found
-        return _shared(text, offset, offset + len(log_probs) * seconds_per_frame)
+            return _shared(text, offset, offset + len(log_probs) * seconds_per_frame)
 
     def _found(self, log_probs: np.ndarray) -> Iterator[tuple[int, int, str]]:
         """(first frame, end, text) of every piece in which something is said."""

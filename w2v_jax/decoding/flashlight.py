@@ -15,10 +15,9 @@ from collections.abc import Collection
 import numpy as np
 
 from w2v_jax.decoding.beam import DEFAULTS, BeamOptions, Hypothesis, checked
-from w2v_jax.decoding.lexicon import check_known
-from w2v_jax.decoding.ngram import LN10, UNKNOWN
+from w2v_jax.decoding.ngram import ABSENT, LN10, UNKNOWN
 from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import BOUNDARY, Alphabet
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet, excerpt
 
 THRESHOLD = 1e9  # stands for none: the library computes with it
 IMPOSSIBLE = -1e5
@@ -64,19 +63,22 @@ class FlashlightSearch:
         self._words = dictionary.create_word_dict(spellings | {UNKNOWN: [[]]})
         try:
             self._lm = kenlm.KenLM(lm, self._words) if lm else decoder.ZeroLM()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"the language model {lm} cannot be read: {reason}") from None
+        # KenLM quotes bytes of the file, which may be no text
+        except (RuntimeError, ValueError, MemoryError) as error:
+            reason = (str(error).strip().splitlines() or ["no reason is given"])[-1]
+            raise UserError(
+                f"the language model {lm} cannot be read: {excerpt(reason, 300)}"
+            ) from None
         trie, start = decoder.Trie(len(alphabet), boundary), self._lm.start(False)
         _, of_unknown = self._lm.score(start, self._words.get_index(UNKNOWN))
-        known = 0
+        self.is_closed = of_unknown * LN10 <= ABSENT / 2
+        self.unknown = []  # words that score as those do that the model lacks
         for word in spellings:
             index = self._words.get_index(word)
             _, score = self._lm.score(start, index)
-            known += score != of_unknown
+            if score == of_unknown:
+                self.unknown.append(word)
             trie.insert([*(alphabet.ids[letter] for letter in word), boundary], index, score)
-        if lm:
-            check_known(known, len(spellings), lm)
         trie.smear(decoder.SmearingMode.MAX)
         self._parts = (
             trie, self._lm, boundary, 0, self._words.get_index(UNKNOWN), [], False,

@@ -8,26 +8,39 @@ Probabilities are natural logarithms here and base 10 in ARPA files.
 import array
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from w2v_jax.errors import UserError
-from w2v_jax.text.files import every_line, written
+from w2v_jax.text.alphabet import excerpt
+from w2v_jax.text.files import every_line, fields, written
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+UNKNOWN_TOO = "<UNK>"  # of some models; KenLM takes it for the same
 _SPECIAL = (UNKNOWN, BEGIN, END)
 _UNKNOWN, _BEGIN, _END = range(3)
 LN10 = math.log(10)
-NEVER = -99 * LN10  # what ARPA files say of <s>, which is never predicted
+NEVER = -99 * LN10  # what ARPA files say of <s>, which is never predicted; -inf is read so
+ABSENT = -100 * LN10  # ln p of <unk> in a model without, as in KenLM
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where the counts of counts give none, as in lmplz
+
+
+_Grams = dict[tuple[str, ...], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class NGram:
-    """A back-off model. grams[n - 1]: {words of an n-gram: (ln p(last | others), ln back-off)}."""
+    """A back-off model. grams[n - 1]: {words of an n-gram: (ln p(last | others), ln back-off)}.
 
-    grams: tuple[dict[tuple[str, ...], tuple[float, float]], ...]
+    `<unk>` is added where it is missing, with the probability that KenLM gives it then.
+    """
+
+    grams: tuple[_Grams, ...]
+
+    def __post_init__(self):
+        self.grams[0].setdefault((UNKNOWN,), (ABSENT, 0.0))
 
     @property
     def order(self) -> int:
@@ -38,14 +51,17 @@ class NGram:
         """The vocabulary, without `<s>`, `</s>` and `<unk>`."""
         return [word for (word,) in self.grams[0] if word not in (BEGIN, END, UNKNOWN)]
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was made without `<unk>`: other words then have next to no probability."""
+        return self.grams[0][(UNKNOWN,)] == (ABSENT, 0.0)
+
     def score(self, context: tuple[str, ...], word: str) -> tuple[float, tuple[str, ...]]:
         """(ln p(word | context), the context of the next word).
 
         Words outside the vocabulary have the probability of `<unk>`.
         """
         if (word,) not in self.grams[0]:
-            if (UNKNOWN,) not in self.grams[0]:
-                raise UserError(f"the language model has neither {word!r} nor {UNKNOWN}")
             word = UNKNOWN
         history = context = context[max(len(context) - self.order + 1, 0) :]
         penalty = 0.0
@@ -192,7 +208,7 @@ def _discounts(counts: np.ndarray) -> tuple[float, float, float]:
     return FALLBACK
 
 
-def _entries(rows, probabilities, backoffs) -> dict[tuple[str, ...], tuple[float, float]]:
+def _entries(rows, probabilities, backoffs) -> _Grams:
     return dict(zip(rows, zip(probabilities.tolist(), backoffs.tolist(), strict=True), strict=True))
 
 
@@ -216,26 +232,75 @@ def write_arpa(model: NGram, path: str) -> None:
 def read_arpa(path: str, highest: int | None = None) -> NGram:
     """The model of an ARPA file, plain or gzip; its n-grams up to the order `highest`.
 
-    Raises UserError naming the line that is none of an ARPA file.
+    What KenLM reads as <unk> is that here, <UNK> too. Raises UserError naming the line that is none
+    of an ARPA file.
     """
-    grams: list[dict[tuple[str, ...], tuple[float, float]]] = []
+    grams: list[_Grams] = []
+    declared: dict[int, int] = {}
+    count = 0  # of the n-grams of this order
     for number, line in enumerate(every_line(path), 1):
-        if line == "\\end\\" or (highest and line == f"\\{highest + 1}-grams:"):
-            break
-        if line.startswith("\\") and line.endswith("-grams:"):
+        if not line:
+            continue
+        if not grams and (size := _SIZE.fullmatch(line)):
+            declared[int(size[1])] = int(size[2])
+        if line == "\\end\\" or (line[0] == "\\" and line.endswith("-grams:")):
+            if grams and count != declared.get(len(grams), count):
+                raise UserError(
+                    f"{path} declares {declared[len(grams)]} {len(grams)}-grams and has {count}; "
+                    "it is damaged, or was changed by hand"
+                )
+            if line == "\\end\\" or len(grams) == highest:
+                break
+            if line != f"\\{len(grams) + 1}-grams:":
+                raise UserError(
+                    f"{path}, line {number}: {excerpt(line)}; the {len(grams) + 1}-grams come next"
+                )
             grams.append({})
-        elif line and grams:
-            fields = line.split()
-            n = len(grams)
+            count = 0
+        elif grams:
+            count += 1
             try:
-                numbers = [float(field) * LN10 for field in (fields[0], *fields[n + 1 :])]
-                if not n < len(fields) < n + 3:
-                    raise ValueError
-                grams[-1][tuple(fields[1 : n + 1])] = numbers[0], sum(numbers[1:])
-            except ValueError:
-                raise UserError(f"{path}, line {number} is no {n}-gram: {line[:60]}") from None
+                words, values = _gram(line, len(grams))
+                if len(grams) > 1 and not grams[0].keys() >= {(word,) for word in words}:
+                    raise ValueError("has a word that is not among the 1-grams")
+            except ValueError as error:
+                reason = f": it {error}" if str(error).startswith("has ") else ""
+                raise UserError(
+                    f"{path}, line {number} is no {len(grams)}-gram: {excerpt(line)}{reason}"
+                ) from None
+            grams[-1][words] = values
     else:
         raise UserError(f"{path} is no ARPA file, or cut short: it has no \\end\\")
     if not grams or not grams[0]:
         raise UserError(f"{path} is an ARPA file without words")
+    if highest is None and max(declared, default=0) > len(grams):
+        raise UserError(f"{path} declares {max(declared)}-grams and has none; it is damaged")
+    for word in (BEGIN, END):
+        if (word,) not in grams[0]:
+            raise UserError(
+                f"{path} has no {word}, which every sentence needs (KenLM refuses it, too); build "
+                "the model of sentences: build_ngram, lmplz and ngram-count add it"
+            )
     return NGram(tuple(grams))
+
+
+_SIZE = re.compile(r"ngram[ \t]+([0-9]{1,2})[ \t]*=[ \t]*([0-9]{1,18})")
+
+
+def _gram(line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
+    """(words, (ln p, ln back-off)) of a line. Raises ValueError."""
+    parts = fields(line)
+    if not order < len(parts) < order + 3:
+        raise ValueError
+    probability, *words = parts[: order + 1]
+    backoff = parts[order + 1] if len(parts) > order + 1 else "0"
+    numbers = float(probability), float(backoff)
+    if numbers[0] == -math.inf:
+        numbers = NEVER / LN10, numbers[1]
+    if not all(map(math.isfinite, numbers)) or "_" in probability + backoff:
+        raise ValueError("has a number that is none")
+    if numbers[0] > 0:
+        raise ValueError("has a probability above 1: its logarithm must not be above 0")
+    if UNKNOWN_TOO in words:
+        words = [UNKNOWN if word == UNKNOWN_TOO else word for word in words]
+    return tuple(words), (numbers[0] * LN10, numbers[1] * LN10)

@@ -1,6 +1,7 @@
 """Which search decodes: its options, and the library that runs it."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -9,11 +10,12 @@ import numpy as np
 
 from w2v_jax.decoding.beam import BeamOptions, BeamSearch, Hypothesis
 from w2v_jax.decoding.flashlight import FlashlightSearch, is_installed
-from w2v_jax.decoding.lexicon import check_known, is_kenlm_binary, spellable, words_of
+from w2v_jax.decoding.lexicon import CLOSED, check_known, is_kenlm_binary, spellable, words_of
 from w2v_jax.decoding.ngram import LN10, read_arpa
 from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import Alphabet
 
+log = logging.getLogger(__name__)
 LIBRARIES = ("auto", "flashlight", "python")
 Search = Callable[[np.ndarray], list[Hypothesis]]  # of ln p [T, V]; best first, at least one
 
@@ -85,9 +87,13 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
                 "library=python"
             )
         words = spellable(
-            words_of(options.lm, options.lexicon), alphabet, options.lexicon or options.lm
+            words_of(options.lm, options.lexicon, alphabet), alphabet, options.lexicon or options.lm
         )
-        return FlashlightSearch(alphabet, options.lm, words, options.widths)
+        search = FlashlightSearch(alphabet, options.lm, words, options.widths)
+        if options.lm and options.lexicon:
+            unknown = search.unknown if binary else words.difference(words_of(options.lm))
+            check_known(unknown, len(words), options.lm, is_closed=search.is_closed)
+        return search
     if binary:
         raise UserError(
             f"{options.lm} is a binary of KenLM; flashlight reads it (pip install flashlight-text, "
@@ -96,11 +102,15 @@ def open_search(alphabet: Alphabet, options: SearchOptions) -> BeamSearch | Flas
     lm = read_arpa(options.lm) if options.lm else None
     words = None
     if options.lexicon:
-        words = spellable(words_of("", options.lexicon), alphabet, options.lexicon)
+        words = spellable(words_of("", options.lexicon, alphabet), alphabet, options.lexicon)
         if lm is not None:
-            check_known(len(words & set(lm.words)), len(words), options.lm)
+            unknown = words.difference(lm.words)
+            check_known(unknown, len(words), options.lm, is_closed=lm.is_closed)
     elif lm is not None:
         words = spellable(lm.words, alphabet, options.lm)
+        if options.any_word and lm.is_closed:
+            log.warning("any_word: other words than those of %s count as <unk>%s",
+                        options.lm, CLOSED)  # fmt: skip
     return BeamSearch(alphabet, lm, words if closed else None, options.widths)
 
 
@@ -109,6 +119,7 @@ _search: BeamSearch | FlashlightSearch  # of this process
 
 def _start(alphabet: Alphabet, options: SearchOptions) -> None:
     global _search
+    logging.getLogger("w2v_jax").setLevel(logging.ERROR)  # what is left out was said before
     _search = open_search(alphabet, options)
 
 

@@ -48,7 +48,7 @@ class CTC(EncodingTask):
     freeze = "encoder"
 
     def __init__(self, config):
-        self.alphabet = Alphabet.from_letters(config.letters)
+        self.alphabet = Alphabet.from_letters(config.letters, config.language)
         self.time, self.channel = config.time_masking.to_dict(), config.channel_masking.to_dict()
         self.freeze_steps = config.freeze_steps
         super().__init__(config)

@@ -41,7 +41,7 @@ class Language(Task):
 
     def __init__(self, config):
         self.model = LanguageConfig.from_dict(config.model, config.execution)
-        self.letters = Vocabulary(Alphabet.from_letters(config.letters))
+        self.letters = Vocabulary(Alphabet.from_letters(config.letters, config.language))
         if config.unit not in UNITS:
             raise UserError(f"--config.unit={config.unit!r} must be one of {', '.join(UNITS)}")
         super().__init__(config)

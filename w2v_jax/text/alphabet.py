@@ -1,6 +1,8 @@
 """Letters and ids: the output alphabet of a CTC model and the normalisation of transcripts."""
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from w2v_jax.errors import UserError
+from w2v_jax.text.normalisation import BOUNDARY, Normaliser
 
-BOUNDARY = "|"
-
-_APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʹ′´`", "'"))
-_SPOKEN = frozenset("&%@#§‰")  # Unicode calls them punctuation, a reader says them
+SHOWN, NAMED = 60, 10  # characters of a text and letters that a message has
 
 
 class TextError(UserError):
@@ -28,9 +28,10 @@ class Alphabet:
     """
 
     symbols: tuple[str, ...]
+    language: str = ""  # ISO 639; decides the case of i (text.normalisation); empty: the letters do
 
     def __post_init__(self):
-        repeated = sorted({s for s in self.symbols if self.symbols.count(s) > 1})
+        repeated = sorted(s for s, times in Counter(self.symbols).items() if times > 1)
         if repeated:
             raise TextError(f"alphabet: {quoted(repeated)} given more than once; remove repeats")
         if not self.symbols or len(self.symbols[0]) < 2:
@@ -39,6 +40,11 @@ class Alphabet:
             raise TextError("alphabet: '|', which stands between words, is missing; add it")
         if any(not s or s.isspace() for s in self.symbols):
             raise TextError("alphabet: empty symbols and white space are not allowed; use '|'")
+        if not re.fullmatch(r"[A-Za-z]{2,3}([-_]\w+)*|", self.language):
+            raise TextError(
+                f"language '{excerpt(self.language)}' is no code such as tr or tur; leave it empty "
+                "for what the letters say"
+            )
 
     @classmethod
     def english(cls) -> "Alphabet":
@@ -50,26 +56,25 @@ class Alphabet:
         return cls(("<pad>", "<s>", "</s>", "<unk>", BOUNDARY, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"))
 
     @classmethod
-    def from_letters(cls, letters: str) -> "Alphabet":
-        """Returns blank, `|`, then the given letters (composed with NFKC), in their order; the
-        English alphabet for none.
+    def from_letters(cls, letters: str, language: str = "") -> "Alphabet":
+        """Returns blank, `|`, then the given letters in their order; the English alphabet for none.
 
-        All upper case makes `normalize` write upper case, all lower case lower case; with letters
-        of both cases, or without case, it leaves the case of a text alone. Raises TextError for
-        repeated letters and white space.
+        A letter and the mark behind it are one letter where Unicode has it (NFC), and jamo are
+        syllables where all of them are. All upper case makes `normalize` write upper case, all
+        lower case lower case. Raises TextError for repeated letters and white space.
         """
-        if not letters:
-            return cls.english()
-        return cls(("<pad>", BOUNDARY, *unicodedata.normalize("NFKC", letters)))
+        english = cls.english().symbols
+        return cls(("<pad>", BOUNDARY, *_composed(letters)) if letters else english, language)
 
     @classmethod
     def from_dict(cls, values: dict) -> "Alphabet":
         """Returns the alphabet that `to_dict` described."""
-        return cls(tuple(values["symbols"]))
+        return cls(tuple(values["symbols"]), values.get("language", ""))
 
     def to_dict(self) -> dict:
         """Returns the alphabet as a dict that JSON can hold."""
-        return {"symbols": list(self.symbols)}
+        language = {"language": self.language} if self.language else {}
+        return {"symbols": list(self.symbols)} | language
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -80,33 +85,26 @@ class Alphabet:
         return {symbol: i for i, symbol in enumerate(self.symbols) if len(symbol) == 1}
 
     @cached_property
-    def _case(self):
-        letters = "".join(self.ids)
-        if letters == letters.upper() != letters.lower():
-            return str.upper
-        if letters == letters.lower() != letters.upper():
-            return str.lower
-        return str
+    def _normaliser(self) -> Normaliser:
+        return Normaliser(self.ids, self.language)
 
     def normalize(self, text: str) -> str:
-        """Returns `text` as words of this alphabet's case with single spaces between them.
+        """Returns `text` as words in this alphabet's letters with single spaces between them.
 
-        Unicode NFKC; typographic apostrophes become `'`; hyphens and other punctuation that is
-        not in the alphabet become spaces, invisible format characters vanish. Characters that are
-        spoken (digits, foreign letters, `&`, `%`, `$`) stay, so that `encode` reports them.
+        Letters that the alphabet has stay as they are; see `text.normalisation` for the others.
+        Hyphens and other punctuation that is not in the alphabet become spaces, invisible format
+        characters vanish. Characters that are spoken (digits, foreign letters, `&`, `%`, `$`) stay,
+        so that `encode` reports them.
         """
-        text = self._case(unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)))
-        return " ".join("".join(map(self._clean, text)).split())
+        return self._normaliser(text)
 
-    def _clean(self, character: str) -> str:
-        if character == BOUNDARY:
-            return " "
-        if character in self.ids or character in _SPOKEN:
-            return character
-        category = unicodedata.category(character)
-        if category == "Cf":
-            return ""
-        return " " if category[0] == "P" else character
+    def foreign(self, text: str) -> list[str]:
+        """The characters of a normalised text that are not in the alphabet."""
+        return sorted(set(text) - self._known)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset((*self.ids, " "))
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the ids of the normalised text, `|` between words, as int32 [L], L > 0.
@@ -117,11 +115,10 @@ class Alphabet:
         text = self.normalize(text)
         if not text:
             raise TextError("transcript is empty after normalisation; remove the utterance")
-        foreign = sorted(set(text) - set(self.ids) - {" "})
-        if foreign:
+        if foreign := self.foreign(text):
             raise TextError(
-                f"transcript {text!r} has {quoted(foreign)}, not in the alphabet; spell numbers "
-                "and signs out as words, or use an alphabet with these letters"
+                f"transcript '{excerpt(text)}' has {quoted(foreign)}, not in the alphabet; spell "
+                "numbers and signs out as words, or use an alphabet with these letters"
             )
         return np.array([self.ids[c] for c in text.replace(" ", BOUNDARY)], np.int32)
 
@@ -140,5 +137,33 @@ class Alphabet:
 
 
 def quoted(symbols: Iterable[str]) -> str:
-    """The symbols in quotation marks, with commas."""
-    return ", ".join(f"'{symbol}'" for symbol in symbols)
+    """The symbols in quotation marks, with commas, the first of many."""
+    symbols = list(symbols)
+    named = ", ".join(f"'{excerpt(symbol)}'" for symbol in symbols[:NAMED])
+    return named + (f" and {len(symbols) - NAMED} more" if len(symbols) > NAMED else "")
+
+
+def excerpt(text: str, most: int = SHOWN) -> str:
+    """The beginning of a text for a message, without what cannot be printed."""
+    shown = text[:most] + ("..." if len(text) > most else "")
+    shown = shown.replace("\t", " ")
+    return "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in shown)
+
+
+def _composed(letters: str) -> list[str]:
+    """The letters, and those of which Unicode has a composition as this alone."""
+    syllables = re.sub(
+        "[\u1100-\u11ff]+", lambda jamo: unicodedata.normalize("NFC", jamo[0]), letters
+    )
+    if not re.search("[\u1100-\u11ff]", syllables):
+        letters = syllables
+    found: list[str] = []
+    for letter in letters:
+        joined = ""
+        if found and unicodedata.category(letter)[0] == "M":
+            joined = unicodedata.normalize("NFC", found[-1] + letter)
+        if len(joined) == 1:
+            found[-1] = joined
+        else:
+            found.append(letter)
+    return found

@@ -10,6 +10,8 @@ from typing import TextIO
 from w2v_jax.errors import UserError
 from w2v_jax.places import place, several
 
+BLANKS = " \t\r\n"  # what separates the fields of a line, as for KenLM: U+00A0 is part of a word
+
 
 @contextlib.contextmanager
 def written(path: str) -> Iterator[TextIO]:
@@ -19,17 +21,24 @@ def written(path: str) -> Iterator[TextIO]:
 
 
 def every_line(path: str) -> Iterator[str]:
-    """All lines of a file, without white space at their ends. Raises UserError."""
+    """All lines of a file, without `BLANKS` at their ends. Raises UserError."""
     with _opened(path, "rb") as file:
         # what is not UTF-8 becomes U+FFFD, which no alphabet accepts
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="\n")
-        yield from map(str.strip, text)
+        yield from (line.strip(BLANKS) for line in text)
+
+
+def fields(line: str) -> list[str]:
+    """The parts of a line with `BLANKS` between them."""
+    for blank in BLANKS[1:]:
+        line = line.replace(blank, " ")
+    return list(filter(None, line.split(" ")))
 
 
 def lines(paths: str) -> Iterator[str]:
     """The lines of files, several with commas between them, that are not empty."""
     for path in several(paths):
-        yield from filter(None, every_line(path))
+        yield from filter(None, map(str.strip, every_line(path)))
 
 
 def write_lines(texts: Iterable[str], path: str) -> None:

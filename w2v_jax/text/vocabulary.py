@@ -1,5 +1,6 @@
 """Tokens of a language model: letters, or the most frequent words of a text."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,10 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import BOUNDARY, Alphabet, TextError, quoted
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet, TextError, excerpt, quoted
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 UNITS = ("letters", "words")
+MAX_LETTERS = 200  # of an alphabet in a message
 
 
 def pieces(ids: Sequence[int], longest: int) -> Iterator[Sequence[int]]:
@@ -91,17 +93,12 @@ class Vocabulary:
         """Returns the normalised text. Raises TextError that names characters outside the
         alphabet."""
         text = self.alphabet.normalize(text)
-        foreign = sorted(set(text) - self._known)
-        if foreign:
+        if foreign := self.alphabet.foreign(text):
             raise TextError(
-                f"{text[:60]!r} has {quoted(foreign)}, not in the alphabet; spell numbers and "
+                f"'{excerpt(text)}' has {quoted(foreign)}, not in the alphabet; spell numbers and "
                 "signs out as words, or use an alphabet with these letters"
             )
         return text
-
-    @cached_property
-    def _known(self) -> set[str]:
-        return {*self.alphabet.ids, " "}
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the ids of a sentence from `<s>` to `</s>`, int32 [L], L >= 2.
@@ -128,7 +125,11 @@ class Vocabulary:
             return
         swapped = {letter.swapcase() for letter in missing} <= set(self.alphabet.ids)
         why = "it has them in the other case" if swapped else "it does not know them"
+        letters = "".join(x for x in alphabet.ids if x != BOUNDARY)
+        remedy = shlex.quote(f"--config.letters={letters}")
+        if len(letters) > MAX_LETTERS:
+            remedy = f"the {len(letters)} letters of the recognizer (alphabet in its config.json)"
         raise UserError(
             f"the recognizer writes {quoted(missing)}, and the language model cannot: {why}; train "
-            f"one with --config.letters={''.join(x for x in alphabet.ids if x != BOUNDARY)}"
+            f"one with {remedy}"
         )
