@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import runpy
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,8 +14,8 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax.errors import UserError
+from w2v_jax.stopping import PREEMPTED, stop
 from w2v_jax.training.distributed import initialize
-from w2v_jax.training.loop import PREEMPTED
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -105,8 +104,6 @@ def run_training(main: Callable[..., object]) -> None:
         no_arguments(argv)
         values = given_config()
         given = flags.FLAGS
-        # until the loop listens itself: nothing is lost yet, and the same command is to run again
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
         try:
             initialize(
                 given.distributed, given.coordinator_address, given.num_processes, given.process_id
@@ -117,10 +114,16 @@ def run_training(main: Callable[..., object]) -> None:
             print(f"error: the processes did not come together: {reason}", file=sys.stderr)
             sys.exit(PREEMPTED)
         setup_logging()
+        alone = jax.process_count() == 1
         try:
             main(values, workdir.value)
+        except SystemExit as end:
+            # all is saved; a regular end would wait for the threads that still wait for a file
+            if alone and end.code == PREEMPTED:
+                stop.leave()
+            raise
         except (Exception, KeyboardInterrupt) as error:
-            if jax.process_count() == 1:
+            if alone:
                 raise
             # the others wait in a computation: a regular end of this process would wait for them
             if isinstance(error, UserError):
