@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import multiprocessing
 import os
 import re
 import runpy
@@ -29,8 +30,11 @@ def run(main: Callable[[list[str]], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            sys.exit(130)
+            print("\ninterrupted", file=sys.stderr, flush=True)
+            for child in multiprocessing.active_children():
+                child.kill()
+            # a regular end while XLA compiles is a segmentation fault
+            os._exit(130)
 
     def parse(argv: list[str]) -> list[str]:
         try:

@@ -1,5 +1,6 @@
 """The one path of all kinds of training: from a config to a trained state."""
 
+import contextlib
 import functools
 
 import jax
@@ -12,10 +13,12 @@ from w2v_jax.data.plan import BatchPlan
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.compiled import LoweredStep
 from w2v_jax.places import place, write_whole
+from w2v_jax.stopping import stop
 from w2v_jax.tasks import TASKS, kind_of, make_task
 from w2v_jax.tasks.task import Data, Task
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
+from w2v_jax.training.lock import Lock
 from w2v_jax.training.loop import LoopOptions, train
 from w2v_jax.training.settings import check_unchanged, settings_of, write_settings
 from w2v_jax.training.sharding import batch_sharding, make_mesh, parameter_table, shards_of_batch
@@ -41,6 +44,14 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     task, mesh = make_task(config), make_mesh(config.run.mesh)
     settings, described = settings_of(config), task.described()
     check_unchanged(workdir, settings, described)
+    with contextlib.ExitStack() as stack:
+        if is_first() and not config.run.dry_run:
+            lock = stack.enter_context(Lock(workdir))
+            stack.enter_context(stop.leaving(lock.release))
+        return _run(config, workdir, options, task, mesh, settings, described)
+
+
+def _run(config, workdir, options, task, mesh, settings, described) -> TrainState | None:
     data = task.open(config.data.train, mesh)
     check_rows([b.rows for b in data.buckets], shards_of_batch(mesh), config.run.accumulation)
     plan = BatchPlan(data.buckets, seed=config.seed, num_steps=config.num_steps)
