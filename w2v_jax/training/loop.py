@@ -140,8 +140,11 @@ def train(
 
     def close_checkpoints(failure: type | None, *_) -> None:
         # to finish a save needs all processes: one that fails alone would wait for the others
-        if failure is None or jax.process_count() == 1:
+        if failure is None:
             checkpoints.close()
+        elif jax.process_count() == 1:
+            with contextlib.suppress(UserError):  # what failed first is the one to be told
+                checkpoints.close()
 
     def asked_after(step: int) -> bool:
         """Whether to stop after this step; to be asked once for every step."""
@@ -215,6 +218,7 @@ def train(
                     waited = 0.0
                     write(step, scalars)
                     progress.show(step, scalars)
+                checkpoints.check()
                 if saves:
                     save(step)
                 if stopping:
