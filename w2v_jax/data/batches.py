@@ -28,6 +28,9 @@ class BatchLoader(Protocol):
     parts: tuple[int, ...]  # of the rows of a micro-batch, cut into `of` equal parts, those
     of: int  # that this process reads
 
+    def arrays(self, rows: int, samples: int) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape, type)} of the arrays of a batch of all processes."""
+
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], Sequence]:
         """The arrays [A, B, ...] of this process, and what could not be read for them."""
 
