@@ -2,10 +2,10 @@
 
 import difflib
 import logging
+import multiprocessing
 import os
 import re
 import runpy
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from ml_collections import ConfigDict, config_flags
 from w2v_jax import usage
 from w2v_jax.config_files import with_located
 from w2v_jax.errors import UserError
+from w2v_jax.stopping import PREEMPTED, stop
 from w2v_jax.training.distributed import initialize
-from w2v_jax.training.loop import PREEMPTED
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -26,14 +26,18 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         setup_logging()
+        quiet_late_writes()
         try:
             main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            sys.exit(130)
+            print("\ninterrupted", file=sys.stderr, flush=True)
+            for child in multiprocessing.active_children():
+                child.kill()
+            # a regular end while XLA compiles is a segmentation fault
+            os._exit(130)
 
     def parse(argv: list[str]) -> list[str]:
         argv = with_located(argv)
@@ -111,8 +115,6 @@ def run_training(main: Callable[..., object]) -> None:
         no_arguments(argv)
         values = given_config()
         given = flags.FLAGS
-        # until the loop listens itself: nothing is lost yet, and the same command is to run again
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
         try:
             initialize(
                 given.distributed, given.coordinator_address, given.num_processes, given.process_id
@@ -123,10 +125,16 @@ def run_training(main: Callable[..., object]) -> None:
             print(f"error: the processes did not come together: {reason}", file=sys.stderr)
             sys.exit(PREEMPTED)
         setup_logging()
+        alone = jax.process_count() == 1
         try:
             main(values, workdir.value)
+        except SystemExit as end:
+            # all is saved; a regular end would wait for the threads that still wait for a file
+            if alone and end.code == PREEMPTED:
+                stop.leave()
+            raise
         except (Exception, KeyboardInterrupt) as error:
-            if jax.process_count() == 1:
+            if alone:
                 raise
             # the others wait in a computation: a regular end of this process would wait for them
             if isinstance(error, UserError):
@@ -166,7 +174,21 @@ def setup_logging() -> None:
         format=f"%(levelname)s: {where}%(message)s", level=logging.WARNING, force=True
     )
     logging.getLogger("w2v_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # what Orbax, and the event loop it uses, log as errors with a trace they raise as well
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def quiet_late_writes() -> None:
+    """Where one of the writes of a checkpoint fails, those that end later find their event loop
+    closed, and tensorstore prints a trace for each; the failure itself is raised."""
+    known = sys.unraisablehook
+
+    def hook(what) -> None:
+        if not (what.exc_type is RuntimeError and str(what.exc_value) == "Event loop is closed"):
+            known(what)
+
+    sys.unraisablehook = hook
 
 
 def enable_compilation_cache() -> None:

@@ -1,9 +1,12 @@
 """Paths: local ones, and those in a bucket (gs://..., with w2v_jax[gcs])."""
 
+import contextlib
+import errno
 import glob
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from etils import epath
@@ -17,6 +20,7 @@ _AUDIO = re.compile(
     rb"\x1aE\xdf\xa3|0&\xb2u",
     re.DOTALL,
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit of the process
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -104,11 +108,38 @@ def check_replaceable(
 
 
 def write_whole(path: Place, text: str) -> None:
-    """Writes a file that is never seen in part. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_remote(path):  # object stores write in one step
-        path.write_text(text)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Writes a file that is never seen in part. Raises UserError where it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(path):  # object stores write in one step
+            path.write_text(text)
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)  # half of it would only take room
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """An OSError inside becomes the UserError of `unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: str | os.PathLike, error: Exception) -> UserError:
+    """What is said of a file or folder that cannot be written, and what helps."""
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0][:200]
+    number = getattr(error, "errno", None)
+    if number in _FULL or any(os.strerror(n) in str(error) for n in _FULL):
+        reason = os.strerror(number if number in _FULL else errno.ENOSPC)
+        remedy = "make room there and run the same command again, or write to another place"
+    else:
+        remedy = "choose another place, or change what forbids it"
+    return UserError(f"{os.fspath(path)} cannot be written: {reason.lower()}; {remedy}")

@@ -1,5 +1,6 @@
 """The one path of all kinds of training: from a config to a trained state."""
 
+import contextlib
 import functools
 
 import jax
@@ -10,16 +11,18 @@ from w2v_jax import command_line
 from w2v_jax.data.batches import check_rows, iterate
 from w2v_jax.data.plan import BatchPlan
 from w2v_jax.errors import UserError
-from w2v_jax.measuring.compiled import LoweredStep
+from w2v_jax.measuring.fitting import FittingStep
 from w2v_jax.places import place, write_whole
+from w2v_jax.stopping import stop
 from w2v_jax.tasks import TASKS, kind_of, make_task
 from w2v_jax.tasks.task import Data, Task
-from w2v_jax.training.checkpoint import has_checkpoint
+from w2v_jax.training.checkpoint import checkpoint_steps
 from w2v_jax.training.distributed import is_first
+from w2v_jax.training.lock import Lock
 from w2v_jax.training.loop import LoopOptions, train
 from w2v_jax.training.settings import check_unchanged, settings_of, write_settings
 from w2v_jax.training.sharding import batch_sharding, make_mesh, parameter_table, shards_of_batch
-from w2v_jax.training.state import TrainState, abstract_state, first_state, jitted_step, on_mesh
+from w2v_jax.training.state import TrainState, abstract_state, first_state
 
 READS = {
     "manifest": "a manifest (python -m w2v_jax.prepare)",
@@ -38,6 +41,15 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     command_line.enable_compilation_cache()
     check(config, command)
     options = LoopOptions.from_config(config)
+    with contextlib.ExitStack() as stack:
+        if is_first() and not config.run.dry_run:
+            lock = stack.enter_context(Lock(workdir))
+            stack.enter_context(stop.leaving(lock.release))
+        return _run(config, workdir, options)
+
+
+def _run(config: ConfigDict, workdir: str, options: LoopOptions) -> TrainState | None:
+    """`run`, where no other process writes to WORKDIR."""
     task, mesh = make_task(config), make_mesh(config.run.mesh)
     settings, described = settings_of(config), task.described()
     check_unchanged(workdir, settings, described)
@@ -51,31 +63,40 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
     print(table, flush=True)
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
+    step = FittingStep(task, mesh, "batch_tokens" if "batch_tokens" in config.data else
+                       "batch_seconds")  # fmt: skip
+    for bucket in data.buckets:
+        step.check_held(data.loader.arrays(bucket.rows, bucket.samples))
+    start = max(checkpoint_steps(workdir), default=0)
     if config.run.dry_run:
-        if not has_checkpoint(workdir):
+        if not start:
             first()
-        rehearse(task, mesh, plan, data)
+        rehearse(task, mesh, plan, data, step)
         return None
     if is_first():
         write_settings(workdir, settings, described)
         write_whole(place(workdir) / "parameters.txt", table + "\n")
-    return train(
-        workdir,
-        options,
-        first,
-        abstract_state(task, mesh),
-        on_mesh(jitted_step(task, mesh), mesh),
-        lambda start: iterate(
-            plan, data.loader, start=start, threads=config.run.threads, workers=config.run.workers,
-            sharding=batch_sharding(mesh),
-        ),
-        evaluate=evaluate,
-        best_by=task.best_by,
-        alarms=task.alarms,
-        data_metrics=data.loader.metrics,
-        measure=task.measure,
-        meta=data.loader.meta,
-    )  # fmt: skip
+    if start < config.num_steps:  # before the state is made and the first batch is read
+        bucket = plan[start].bucket
+        step.compile(data.loader.arrays(bucket.rows, bucket.samples))
+    with step.speaking():
+        return train(
+            workdir,
+            options,
+            first,
+            abstract_state(task, mesh),
+            step,
+            lambda start: iterate(
+                plan, data.loader, start=start, threads=config.run.threads,
+                workers=config.run.workers, sharding=batch_sharding(mesh),
+            ),
+            evaluate=evaluate,
+            best_by=task.best_by,
+            alarms=task.alarms,
+            data_metrics=data.loader.metrics,
+            measure=task.measure,
+            meta=data.loader.meta,
+        )  # fmt: skip
 
 
 def check(config: ConfigDict, command: str = "") -> None:
@@ -96,17 +117,18 @@ def check(config: ConfigDict, command: str = "") -> None:
         )
 
 
-def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, data: Data) -> None:
-    """Reads one batch, compiles the step for it and says what a device needs; trains nothing."""
-    sharding = batch_sharding(mesh)
-    (batch, amount), *_ = iterate([plan[0]], data.loader, sharding=sharding)
+def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, data: Data, step: FittingStep) -> None:
+    """Compiles the step for one batch, says what a device needs, and reads it; trains nothing."""
+    bucket = plan[0].bucket
+    memory = step.compile(data.loader.arrays(bucket.rows, bucket.samples))
+    if memory is not None:
+        print("the step compiles; a device holds {:.2f} GB of state, {:.2f} GB of the batch, and "
+              "{:.2f} GB of intermediate results".format(
+                  *(size / 1e9 for size in (memory.state, memory.batch, memory.temporary))
+              ))  # fmt: skip
+    with step.speaking():
+        (batch, amount), *_ = iterate([plan[0]], data.loader, sharding=batch_sharding(mesh))
     shapes = {name: tuple(x.shape) for name, x in batch.items()}
     rows, unit = len(plan[0].items), task.measure.unit
     print(f"first batch: {amount:.1f} {unit} in {rows} rows, {shapes}")
-    arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
-    _, memory = LoweredStep(task, mesh, arrays).compile()
-    print("the step compiles; a device holds {:.2f} GB of state, {:.2f} GB of the batch, and "
-          "{:.2f} GB of intermediate results".format(
-              *(size / 1e9 for size in (memory.state, memory.batch, memory.temporary))
-          ))  # fmt: skip
     print("dry run: nothing was trained or written", flush=True)

@@ -6,6 +6,10 @@ python -m w2v_jax.export --workdir=runs/lm --output=runs/lm/export
 """
 
 if __name__ == "__main__":  # worker processes import this file, and need no JAX
+    from w2v_jax.stopping import stop
+
+    stop.listen()  # before the imports, which take seconds
+
     from w2v_jax.run import main
 
     main("train_lm")

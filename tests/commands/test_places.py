@@ -51,16 +51,16 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_metrics_read_like_one_run(bucket, monkeypatch):
     class Events:  # to a bucket tensorboardX writes with google-cloud-storage
-        def __init__(self, folder, purge_step):
-            assert (folder, purge_step) == ("gs://bucket/run/tensorboard", self.step + 1)
+        def __init__(self, folder, first_step):
+            assert (folder, first_step) == ("gs://bucket/run/tensorboard", self.step + 1)
 
-        def add_scalar(self, *_):
+        def write(self, *_):
             pass
 
         def close(self):
             pass
 
-    monkeypatch.setattr(writer.tensorboardX, "SummaryWriter", Events)
+    monkeypatch.setattr(writer, "_Events", Events)
     for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):  # killed after the checkpoint of step 2
         Events.step = start
         one = writer.Writer("gs://bucket/run", start)

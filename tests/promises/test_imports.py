@@ -11,7 +11,7 @@ ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
     "compile_check", "align", "train_lm", "build_ngram",
 }  # fmt: skip
-EVERYWHERE = {"errors", "places", "samples"}  # what every room may import
+EVERYWHERE = {"errors", "places", "samples", "stopping"}  # what every room may import
 # room -> the rooms it may import from, besides itself
 ROOMS = {
     "audio": set(),
@@ -38,13 +38,16 @@ EXCEPT = {room: {"w2v_jax.training.loop"} for room in ("interop", "measuring", "
 SHARED = {
     "__init__": set(),
     "errors": set(),
+    "stopping": set(),
     "places": {"errors"},
     "__main__": set(),  # ends as the tool that it names
     "config_files": {"errors"},
     "usage": {"config_files"},
-    "command_line": {"config_files", "errors", "training", "usage"},
+    "command_line": {"config_files", "errors", "stopping", "training", "usage"},
     "recognizers": {"text", "decoding", "interop"},
-    "run": {"command_line", "errors", "places", "data", "measuring", "tasks", "training"},
+    "run": {
+        "command_line", "errors", "places", "stopping", "data", "measuring", "tasks", "training",
+    },
 }
 # folders beside the package -> what they may import of it
 FOLDERS = {

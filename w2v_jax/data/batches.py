@@ -1,8 +1,12 @@
 """From a batch plan to global device arrays, through grain: batch = f(seed, step)."""
 
 import dataclasses
+import multiprocessing
+import os
+import queue
 import signal
-from collections.abc import Generator, Iterable, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -11,7 +15,11 @@ import numpy as np
 from absl import flags
 
 from w2v_jax.data.plan import BatchSpec
+from w2v_jax.data.sharing import remove_files
 from w2v_jax.errors import UserError
+from w2v_jax.stopping import Stopped, stop
+
+POLL = 0.2  # seconds between two looks at whether to stop, while a batch is waited for
 
 
 class BatchLoader(Protocol):
@@ -19,6 +27,9 @@ class BatchLoader(Protocol):
 
     parts: tuple[int, ...]  # of the rows of a micro-batch, cut into `of` equal parts, those
     of: int  # that this process reads
+
+    def arrays(self, rows: int, samples: int) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape, type)} of the arrays of a batch of all processes."""
 
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], Sequence]:
         """The arrays [A, B, ...] of this process, and what could not be read for them."""
@@ -83,7 +94,8 @@ def iterate(
     of each of `workers` processes, which get the manifest as a file's name and share the cache
     between them; the batches do not depend on either. What could not be read is noted in the
     loader of this process, when its batch is asked for. With `sharding` the batch consists of
-    global jax.Arrays, put on the devices one batch ahead; without, of NumPy arrays.
+    global jax.Arrays, put on the devices one batch ahead; without, of NumPy arrays. Raises Stopped
+    where this process is asked to stop, also while storage does not answer.
     """
     reader = loader.for_workers(workers) if workers else loader
     options = grain.ReadOptions(
@@ -102,9 +114,10 @@ def iterate(
             return batch
         return {name: _global(array, sharding, loader) for name, array in batch.items()}
 
+    waiting = _Waiting(iterator)
     try:
         previous = None
-        for batch, amount, problems in iterator:
+        for batch, amount, problems in waiting:
             loader.note(problems)
             current = put(batch), amount
             if previous is not None:
@@ -113,14 +126,64 @@ def iterate(
         if previous is not None:
             yield previous
     finally:
-        iterator.close()
+        if not waiting.abandoned:  # to close it would wait for what is read
+            iterator.close()
+
+
+class _Waiting:
+    """The items of an iterator, fetched by a thread: this one hears a signal while it waits."""
+
+    def __init__(self, items: Iterator[Any]):
+        self._items = items
+        self._wanted, self._fetched = queue.SimpleQueue(), queue.SimpleQueue()
+        self.abandoned = False  # the thread still waits for an item that nobody wants
+
+    def __iter__(self) -> Iterator[Any]:
+        threading.Thread(target=self._fetch, name="batches", daemon=True).start()
+        try:
+            with stop.leaving(remove_files):
+                while True:
+                    self._wanted.put(True)
+                    item, error = self._answer()
+                    if isinstance(error, StopIteration):
+                        return
+                    if error is not None:
+                        raise error
+                    yield item
+        finally:
+            self._wanted.put(False)
+
+    def _answer(self) -> tuple[Any, BaseException | None]:
+        while True:
+            if stop.asked:
+                self.abandoned = True
+                raise Stopped
+            try:
+                return self._fetched.get(timeout=POLL)
+            except queue.Empty:
+                continue
+
+    def _fetch(self) -> None:
+        while self._wanted.get():
+            try:
+                self._fetched.put((next(self._items), None))
+            except BaseException as error:  # whatever it is, it is for the one who waits
+                self._fetched.put((None, error))
 
 
 def _deaf(worker: int, workers: int) -> None:
     """A signal to all processes of a run is for the one that trains, which needs batches until it
-    has saved. It ends the others."""
+    has saved. It ends the others; so does its own end, whatever it was."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    trains = multiprocessing.parent_process()
+
+    def follow() -> None:
+        trains.join()
+        os._exit(1)
+
+    if trains is not None:
+        threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
 def _global(array: np.ndarray, sharding, loader: BatchLoader) -> jax.Array:

@@ -156,13 +156,20 @@ class Loader:
         self.note(problems)
         return batch
 
+    def arrays(self, rows: int, samples: int) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape, type)} of the arrays of a batch of all processes."""
+        return self._arrays((self.accumulation, rows // self.accumulation), samples)
+
+    def _arrays(self, shape: tuple[int, int], samples: int):
+        return batch_arrays(
+            shape, samples, widths=self._widths, rates=self._rates, views=[*self.views]
+        )
+
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], list[Problem]]:
         """The batch and what could not be read for it; changes nothing here."""
         index = own_rows(spec, self.accumulation, self.parts, self.of)
         first, *_ = self.views  # all are equally long
-        arrays = batch_arrays(
-            index.shape, spec.samples, widths=self._widths, rates=self._rates, views=[*self.views]
-        )
+        arrays = self._arrays(index.shape, spec.samples)
         batch = {name: np.zeros(shape, kind) for name, (shape, kind) in arrays.items()}
         for name in ("id", *self._rates):
             batch[name][:] = -1

@@ -11,6 +11,7 @@ import numpy as np
 
 SMALL = 1 << 20  # bytes; smaller arrays travel with the message
 _LOCK = threading.Lock()
+_OPEN: "weakref.WeakSet[Shared]" = weakref.WeakSet()
 
 
 class Shared:
@@ -23,10 +24,20 @@ class Shared:
         handle, self._path = tempfile.mkstemp(prefix="w2v_jax-", suffix=".npy")
         with os.fdopen(handle, "wb") as file:
             np.save(file, array)
-        weakref.finalize(self, _remove, self._path, os.getpid())
+        self.remove = weakref.finalize(self, _remove, self._path, os.getpid())
+        _OPEN.add(self)
+
+    def __getstate__(self):
+        return {"_path": self._path}
 
     def open(self) -> np.ndarray:
         return np.load(self._path, mmap_mode="r")
+
+
+def remove_files() -> None:
+    """Removes the files of this process: for an end that calls no finalizers."""
+    for shared in list(_OPEN):
+        shared.remove()
 
 
 def _remove(path: str, owner: int) -> None:

@@ -5,7 +5,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +68,30 @@ Arrays = Mapping[str, tuple[tuple[int, ...], Any]]  # of a batch: name -> (shape
 
 
 class LoweredStep:
-    """The training step as a run would compile it; no array is made."""
+    """The training step as a run would compile it; no array is made.
 
-    def __init__(self, task: Trainable, mesh: Mesh, arrays: Arrays):
+    step: a `jitted_step`, whose calls then find the program compiled.
+    """
+
+    def __init__(
+        self, task: Trainable, mesh: Mesh, arrays: Arrays, step: Callable | None = None
+    ):
         state = abstract_state(task, mesh)
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
             for name, (shape, dtype) in arrays.items()
         }
         self._held = local_bytes(state), local_bytes(batch)
-        self._lowered = on_mesh(jitted_step(task, mesh).lower, mesh)(state, batch)
+        step = step or jitted_step(task, mesh)
+        self._lowered = on_mesh(step.lower, mesh)(state, batch)
 
-    def compile(self, **options: str) -> tuple[Any, Memory]:
-        """(the program, what it needs of a device)."""
-        program = self._lowered.compile(compiler_options=options)
+    def compile(self, **options: str) -> tuple[Any, Memory | None]:
+        """(the program, what it needs of a device; None where the compiler does not say it)."""
+        # without options a call of the step finds this program
+        program = self._lowered.compile(compiler_options=options or None)
         found = program.memory_analysis()
+        if found is None:
+            return program, None
         return program, Memory(
             *self._held, found.output_size_in_bytes, found.temp_size_in_bytes,
             found.alias_size_in_bytes,

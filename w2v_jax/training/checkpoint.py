@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError, brief
-from w2v_jax.places import Place, place, write_whole
+from w2v_jax.places import Place, place, unwritable, write_whole, writing
 from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.retention import retention
 from w2v_jax.training.state import FOLLOWED, grafted
@@ -61,7 +61,27 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal(meta, state))
         )
-        self._manager.save(step, args=items, force=True)
+        with self._writing():
+            self._manager.save(step, args=items, force=True)
+
+    def check(self) -> None:
+        """Raises UserError where a save that was going on has failed."""
+        with self._writing():
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What Orbax raises, for this save or the one before, becomes a UserError. Its half of a
+        checkpoint is removed: where the disk is full its room is needed."""
+        try:
+            yield
+        except Exception as error:  # Orbax raises many kinds
+            if jax.process_count() == 1:
+                for half in self._folder.glob("*orbax-checkpoint-tmp*"):
+                    half.rmtree(missing_ok=True)
+            steps = checkpoint_steps(self._folder.parent)
+            kept = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is none yet"
+            raise UserError(f"{unwritable(self._folder, error)}; {kept}") from None
 
     def scored(self, step: int, value: float) -> None:
         """Remembers the score of a step (lower is better) for the choice at the next save."""
@@ -123,7 +143,9 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
+        """Waits for the last save. Raises UserError where it has failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
 
 
@@ -244,11 +266,17 @@ def _read_arrays(folder: Place, keys: tuple[str, ...]) -> Any:
 def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> None:
     """Writes FOLDER/params (Orbax: params and stats) and FOLDER/config.json."""
     folder = place(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # removed first and written last: a folder with a config is a complete one
-    (folder / "config.json").unlink(missing_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder / "params", variables, force=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # removed first and written last: a folder with a config is a complete one
+        (folder / "config.json").unlink(missing_ok=True)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder / "params", variables, force=True)
+    except Exception as error:  # Orbax raises many kinds
+        for half in folder.glob("*orbax-checkpoint-tmp*"):
+            half.rmtree(missing_ok=True)
+        raise unwritable(folder / "params", error) from None
     config = config | {"digests": digests(variables)}
     write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
 

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -16,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError
 from w2v_jax.places import place
+from w2v_jax.stopping import PREEMPTED, Stopped, stop
 from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.health import Alarm, Alarms, Skipped
@@ -28,8 +27,6 @@ from w2v_jax.training.watchdog import Watchdog
 from w2v_jax.training.writer import NoWriter, Writer, read_lines
 
 log = logging.getLogger(__name__)
-
-PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,41 +61,6 @@ class LoopOptions:
         return cls(config.num_steps, **{key: config.run[key] for key in keys})
 
 
-class _Stop:
-    """Remembers SIGTERM and SIGINT until the loop asks. A second Ctrl-C acts at once.
-
-    Where JAX connects several processes it watches SIGTERM itself, and all of them stop at the same
-    step, whichever got the signal.
-    """
-
-    def __init__(self):
-        self._signal = 0
-        self._together = jax.distributed.is_initialized()
-        self._old = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM):
-            self._old[number] = signal.signal(number, self._remember)
-        return self
-
-    def _remember(self, number, frame):
-        if self._signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = number
-        if self._together:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def asked(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked once for every step."""
-        if self._together:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return bool(self._signal)
-
-    def __exit__(self, *_):
-        for number, old in self._old.items():
-            signal.signal(number, old)
-
-
 def train(
     workdir: str,
     options: LoopOptions,
@@ -127,8 +89,10 @@ def train(
     The order within a step is a contract: batch, step, metrics (those of the step before, so that
     the device never waits for the host), log line, checkpoint, stop request, evaluation. A run
     killed between a checkpoint and the evaluation of the same step evaluates first when it
-    continues. SIGTERM and Ctrl-C save and exit with status 75. Of several processes all run this
-    loop; the first alone writes metrics.
+    continues. SIGTERM and Ctrl-C save and exit with status 75: after an update; before one whose
+    batch does not come; in an evaluation, which is done anew later. Until the first update has been
+    compiled there is nothing to save, and they end the process at once. Of several processes all
+    run this loop, and stop after the same update; the first alone writes metrics.
     """
     started = time.monotonic()
     scores = {line["step"]: line[best_by] for line in read_lines(place(workdir) / "metrics.jsonl")
@@ -176,72 +140,97 @@ def train(
 
     def close_checkpoints(failure: type | None, *_) -> None:
         # to finish a save needs all processes: one that fails alone would wait for the others
-        if failure is None or jax.process_count() == 1:
+        if failure is None:
             checkpoints.close()
+        elif jax.process_count() == 1:
+            with contextlib.suppress(UserError):  # what failed first is the one to be told
+                checkpoints.close()
+
+    def asked_after(step: int) -> bool:
+        """Whether to stop after this step; to be asked once for every step."""
+        return multihost_utils.reached_preemption_sync_point(step) if together else stop.asked
+
+    def settle(upto: int) -> None:
+        """Takes the metrics of the steps up to that one from the device."""
+        while pending and pending[0][0] <= upto:
+            number, metrics = pending.pop(0)
+            ready = jax.device_get(metrics)
+            watchdog.beat(number)
+            window.add(ready)
+            skipped.add(ready["train/skipped"][0], number)
+
+    def save(step: int) -> None:
+        settle(step)
+        content = {
+            "run": meta,
+            "clock": {**clock, "seconds_trained": progress.seconds()},
+            "window": window.content,
+            "skipped": skipped.content,
+        }
+        checkpoints.save(step, state.saved(), content)
 
     progress = _Progress(start, num_steps, clock, measure)
     waited = 0.0
+    done = start
     stopping = False
-    pending = None  # (step, metrics) of a step that may still be on the device
+    pending = []  # (step, metrics) of steps that may still be on the device
+    together = jax.distributed.is_initialized()
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_Stop())  # first in, last out: a second signal ends no save
+        # first in, last out: a second signal ends no save
+        stack.enter_context(stop.held(together=together))
+        stack.enter_context(stop.leaving(writer.close))
         stack.callback(writer.close)
         watchdog = stack.enter_context(
             Watchdog(options.hang_seconds, workdir, process=jax.process_index())
         )
         stack.push(close_checkpoints)  # after the watchdog: the last save is watched too
         due = evaluate is not None and start and (start % eval_steps == 0 or start >= num_steps)
-        if due and from_first(not writer.has(start, "valid/")):
-            evaluate_now(start)
-        if start >= num_steps:
-            return state
-        traced = options.profile_steps if is_first() else ""
-        profile = stack.enter_context(Profile(traced, workdir))
-        # closed in any case: worker processes end with the generator
-        iterator = stack.enter_context(contextlib.closing(batches(start)))
-        for step in range(start + 1, num_steps + 1):
-            profile.before(step)
-            before = time.monotonic()
-            batch, amount = next(iterator)
-            waited += time.monotonic() - before
-            state, metrics = train_step(state, batch)
-            profile.after(step, metrics)
-            last = step == num_steps
-            logs = step % options.log_steps == 0 or last
-            # asked once: a signal from here on belongs to the next step
-            stopping = stop.asked(step) and not last
-            saves = step % options.save_steps == 0 or last or stopping
-
-            finished = [pending] if pending is not None else []
-            pending = step, metrics
-            if logs or saves:
-                finished, pending = [*finished, pending], None
-            for number, ready in finished:
-                ready = jax.device_get(ready)
-                watchdog.beat(number)
-                window.add(ready)
-                skipped.add(ready["train/skipped"][0], number)
-            clock[measure.total] += amount / measure.scale
-            if logs:
-                scalars = window.means()
-                scalars |= progress.rates(step, clock, waited) | data_metrics()
-                waited = 0.0
-                write(step, scalars)
-                progress.show(step, scalars)
-            if saves:
-                content = {
-                    "run": meta,
-                    "clock": {**clock, "seconds_trained": progress.seconds()},
-                    "window": window.content,
-                    "skipped": skipped.content,
-                }
-                checkpoints.save(step, state.saved(), content)
-            if stopping:
-                break
-            if evaluate is not None and (step % eval_steps == 0 or last):
-                evaluate_now(step)
+        try:
+            if due and from_first(not writer.has(start, "valid/")):
+                evaluate_now(start)
+            if start >= num_steps:
+                return state
+            traced = options.profile_steps if is_first() else ""
+            profile = stack.enter_context(Profile(traced, workdir))
+            # closed in any case: worker processes end with the generator
+            iterator = stack.enter_context(contextlib.closing(batches(start)))
+            for step in range(start + 1, num_steps + 1):
+                profile.before(step)
+                before = time.monotonic()
+                batch, amount = next(iterator)
+                waited += time.monotonic() - before
+                # the first one compiles, for minutes where the model is large
+                with contextlib.nullcontext() if done > start else stop.nothing_to_save():
+                    state, metrics = train_step(state, batch)
+                done = step
+                profile.after(step, metrics)
+                last = step == num_steps
+                logs = step % options.log_steps == 0 or last
+                # asked once: a signal from here on belongs to the next step
+                stopping = asked_after(step) and not last
+                saves = step % options.save_steps == 0 or last or stopping
+                pending.append((step, metrics))
+                settle(step if logs or saves else step - 1)
+                clock[measure.total] += amount / measure.scale
+                if logs:
+                    scalars = window.means()
+                    scalars |= progress.rates(step, clock, waited) | data_metrics()
+                    waited = 0.0
+                    write(step, scalars)
+                    progress.show(step, scalars)
+                checkpoints.check()
+                if saves:
+                    save(step)
+                if stopping:
+                    break
+                if evaluate is not None and (step % eval_steps == 0 or last):
+                    evaluate_now(step)
+        except Stopped:
+            stopping = True
+            if done > start:
+                save(done)
     if stopping:
-        log.warning("asked to stop: step %d is saved, the same command continues", step)
+        log.warning("asked to stop: step %d is saved, the same command continues", done)
         sys.exit(PREEMPTED)
     log.info("trained %d steps in %.0f s", num_steps - start, time.monotonic() - started)
     return state

@@ -56,10 +56,7 @@ def write_settings(
     """
     path = place(workdir) / "config.json"
     content = {"settings": dict(settings), "described": dict(described)}
-    try:
-        write_whole(path, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_settings(workdir: str) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,128 @@
+"""Whether an update fits the devices, before anything large is read or made."""
+
+import contextlib
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from w2v_jax.errors import UserError
+from w2v_jax.measuring.compiled import Arrays, LoweredStep, Memory, local_bytes
+from w2v_jax.training.sharding import batch_sharding
+from w2v_jax.training.state import TrainState, abstract_state, jitted_step, on_mesh
+from w2v_jax.training.task import Metrics, Trainable
+
+REMEDY = (
+    "lower --config.data.{amount}, raise --config.run.accumulation (smaller micro-batches), or set "
+    "--config.execution.remat=full"
+)
+
+
+def host_bytes() -> int:
+    """Bytes of memory that this process has or can get, those that it has left in a container."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, AttributeError, TypeError, IndexError):  # no Linux
+        free = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+        own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        limits.append(int(free[1]) * 1024 + own)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # none, or "max"
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+    return min(limits)
+
+
+def device_bytes(mesh: Mesh) -> float:
+    """Bytes of memory of one device of this process; of a CPU, its part of the host's."""
+    here = jax.process_index()
+    devices = [device for device in mesh.devices.flat if device.process_index == here]
+    if devices[0].platform == "cpu":
+        return host_bytes() / len(devices)
+    # a platform that does not say it refuses nothing
+    return (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+class FittingStep:
+    """The training step, `step(state, batch) -> (state, metrics)`; every batch shape is compiled,
+    and its memory compared with the device's, before it runs for the first time.
+
+    amount: the key of config.data that says how large a batch is. Raises UserError where a shape
+    does not fit.
+    """
+
+    def __init__(self, task: Trainable, mesh: Mesh, amount: str):
+        self._task, self._mesh = task, mesh
+        self._remedy = REMEDY.format(amount=amount)
+        self._step = jitted_step(task, mesh)
+        self._call = on_mesh(self._step, mesh)
+        self._known: set = set()
+
+    def check_held(self, arrays: Arrays) -> None:
+        """Compares state and batch alone, which need no compilation."""
+        state = local_bytes(abstract_state(self._task, self._mesh))
+        batch = local_bytes(
+            {
+                name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(self._mesh))
+                for name, (shape, dtype) in arrays.items()
+            }
+        )
+        self._compare(Memory(state, batch, 0, 0, 0), "even without intermediate results ")
+
+    def compile(self, arrays: Arrays) -> Memory | None:
+        """Compiles the step for a batch, what a call then finds; what it needs of a device, None
+        where the compiler does not say it."""
+        try:
+            _, memory = LoweredStep(self._task, self._mesh, arrays, self._step).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if out_of_memory(error):
+                raise self._refusal(str(error).splitlines()[0][:300]) from None
+            raise
+        if memory is not None:
+            self._compare(memory)
+        self._known.add(_shapes(arrays))
+        return memory
+
+    def _compare(self, memory: Memory, what: str = "") -> None:
+        room = device_bytes(self._mesh)
+        needed = memory.total + memory.batch  # the next batch is there one update ahead
+        if needed <= room:
+            return
+        parts = f"{memory.state / 1e9:.2f} of state, {memory.batch / 1e9:.2f} of the batch"
+        if memory.temporary:
+            parts += f", {memory.temporary / 1e9:.2f} of intermediate results"
+        raise self._refusal(
+            f"it needs {what}{needed / 1e9:.2f} GB of a device ({parts}, and of the next batch), "
+            f"which has {room / 1e9:.2f} GB"
+        )
+
+    def _refusal(self, reason: str) -> UserError:
+        return UserError(f"an update does not fit: {reason}; {self._remedy}")
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
+        if _shapes(arrays) not in self._known:
+            self.compile(arrays)
+        return self._call(state, batch)
+
+    @contextlib.contextmanager
+    def speaking(self):
+        """An allocation that fails inside, on the host or on a device, becomes a UserError."""
+        try:
+            yield
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or ["out of memory"])[0][:300]
+            raise self._refusal(reason) from None
+
+
+def _shapes(arrays: Arrays) -> tuple:
+    return tuple(sorted((name, tuple(shape)) for name, (shape, _) in arrays.items()))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
