@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from w2v_jax import command_line
+from w2v_jax import command_line, config_flag
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.batches import iterate
 from w2v_jax.data.corpus import Corpus
@@ -214,7 +214,7 @@ def main(argv: list[str]) -> None:
     output = values.output or f"{values.checkpoint}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,
-        options=SearchOptions(**command_line.given_config().to_dict()),
+        options=SearchOptions.from_config(config_flag.given_config()),
         tune=values.tune, trials=values.trials, players=values.players,
         processes=values.processes,
         batch_seconds=values.batch_seconds, max_bad_share=values.max_bad_share,

@@ -11,9 +11,10 @@ ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
     "compile_check", "align", "train_lm", "build_ngram",
 }  # fmt: skip
-EVERYWHERE = {"errors", "places", "samples"}  # what every room may import
+EVERYWHERE = {"errors", "places", "samples", "keys"}  # what every room may import
 # room -> the rooms it may import from, besides itself
 ROOMS = {
+    "keys": set(),
     "audio": set(),
     "text": set(),
     "data": {"audio", "text"},
@@ -39,7 +40,8 @@ SHARED = {
     "__init__": set(),
     "errors": set(),
     "places": {"errors"},
-    "command_line": {"errors", "training"},
+    "config_flag": {"errors", "keys"},
+    "command_line": {"config_flag", "errors", "training"},
     "recognizers": {"text", "decoding", "interop", "training"},
     "run": {"command_line", "errors", "places", "data", "measuring", "tasks", "training"},
 }
@@ -63,14 +65,19 @@ DOORS = {
     "flashlight": {"decoding/flashlight.py"},
     "matplotlib": {"evaluation/figures.py", "report.py"},
     "tensorboardX": {"training/writer.py"},
-    "ml_collections": {"command_line.py", "run.py", *(f"{name}.py" for name in ENTRY_POINTS)},
+    "ml_collections": {
+        "command_line.py", "config_flag.py", "run.py", *(f"{name}.py" for name in ENTRY_POINTS)
+    },
     # grain's worker processes want absl's flags parsed
-    "absl": {"command_line.py", "data/batches.py", *(f"{name}.py" for name in ENTRY_POINTS)},
+    "absl": {
+        "command_line.py", "config_flag.py", "data/batches.py",
+        *(f"{name}.py" for name in ENTRY_POINTS),
+    },
     "transformers": set(),
     "tensorflow": set(),
 }
 # rooms of NumPy alone, which worker processes import
-WITHOUT_JAX = {"audio", "text", "data", "corpora", "evaluation"}
+WITHOUT_JAX = {"keys", "audio", "text", "data", "corpora", "evaluation"}
 JAX = {"jax", "flax", "optax", "orbax"}
 WITH_JAX = {
     "data/batches.py",  # puts batches on devices

@@ -10,7 +10,6 @@ from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet, TextError, quoted
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-UNITS = ("letters", "words")
 
 
 def pieces(ids: Sequence[int], longest: int) -> Iterator[Sequence[int]]:
