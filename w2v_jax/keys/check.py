@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
 
 def flag(key: str, value: Any, longest: int = LONGEST) -> str:
     """--config.KEY=VALUE as it can be pasted into a shell."""
-    text = value if isinstance(value, str) else repr(value).replace(", ", ",")
+    text = value if isinstance(value, str) else repr(value).replace(", ", ",").replace("'", '"')
     text = text if len(text) <= longest else f"{text[:longest]}..."
     return f"--config.{key}={shlex.quote(text) if text else ''}"
 

@@ -19,14 +19,12 @@ class Range(Protocol):
         """Values that do not, near its ends and of other types: for tests and fuzzing."""
 
     def __str__(self) -> str:
-        """What a value must be, as in "it must be ..."."""
+        """What a value must be."""
 
 
 def figures(value: float) -> str:
     """A number for reading: 1,000, 0.5, 1e-06."""
-    if isinstance(value, Integral) or (value == int(value) and abs(value) < 1e6):
-        return f"{int(value):,}"
-    return f"{value:g}"
+    return f"{value:,.10g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Number:
 
     def outside(self) -> Iterator[Any]:
         step = 1 if self.whole else 1e-3 * max(abs(self.high), 1)
-        yield self.low if self.open_low else self.low - (2 if self.other is not None else step)
+        yield self.low if self.open_low else self.low - step
         yield self.high if self.open_high else self.high + step
         yield from (math.nan, math.inf, -math.inf, "ten", True, None, ())
         if self.whole:
@@ -150,15 +148,15 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Several:
-    """A tuple, or a list, of `least` to `most` values of one range, or of ranges in turn.
+    """A tuple, or a list, of `least` to `most` values of one range.
 
-    rising: each is greater than the one before. example: how it is written.
+    rising: each is greater than the one before. example: how they are written on a command line.
     """
 
     of: Range
     least: int
     most: int
-    example: str
+    example: str = ""
     rising: bool = False
 
     def takes(self, value: Any) -> bool:
@@ -182,9 +180,11 @@ class Several:
         yield from (3, 0.5, "text", True, None)
 
     def __str__(self) -> str:
-        count = str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
-        rising = ", each greater than the one before" if self.rising else ""
-        return f"{count} values in brackets, as {self.example}, each {self.of}{rising}"
+        least, most = figures(self.least), figures(self.most)
+        count = most if least == most else f"{least} to {most}"
+        rising = " in rising order" if self.rising else ""
+        written = f", written as '{self.example}'" if self.example else ""
+        return f"{count} values{rising}, each {self.of}{written}"
 
 
 _INSIDE = (1, 0.5, 1.0, "text", (1, 1, 1))

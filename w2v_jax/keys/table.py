@@ -66,11 +66,30 @@ KEYS = {
         whole(1, 10_000_000), "of a model of words: the most frequent of the training text", "words"
     ),
     # model
+    "model.width": Key(WIDTH, "of the context network", "channels"),
+    "model.num_layers": Key(whole(1, 1_000), "blocks"),
+    "model.num_heads": Key(whole(1, 65_536), "of the attention"),
+    "model.feed_forward": Key(whole(1, 1_048_576), "hidden width of the feed-forwards", "channels"),
+    "model.feature_norm": Key(FLAG, "layer norm of the features before their projection"),
+    "model.norm_order": Key(choice("post", "pre"), "layer norm after or before every sub-layer"),
+    "model.norm_eps": Key(above(0.0, 1.0), "of the layer norms"),
+    "model.activation": Key(ACTIVATION, "in the feed-forwards"),
+    "model.dropout": Key(SHARE, "of what every sub-layer adds, and of the first block's input"),
+    "model.attention_dropout": Key(SHARE, "of the attention's weights"),
+    "model.activation_dropout": Key(SHARE, "inside the feed-forwards"),
+    "model.dropout_input": Key(SHARE, "of the projected features, before the mask"),
+    "model.layerdrop": Key(SHARE, "probability that a block is left out of an update"),
+    "model.padding_leaks": Key(
+        FLAG,
+        "group norm, batch norm and depthwise convolution see the padding, as the published "
+        "checkpoints were trained; False: padding never changes a valid output",
+    ),
+    "model.max_tokens": Key(
+        whole(2, 65_536), "longer sentences are cut: of later positions nothing is learnt", "tokens"
+    ),
     "model.frontend.kind": Key(choice("waveform"), "how samples become frames"),
     "model.frontend.conv_layers": Key(
-        Several(
-            Several(whole(1, 65_536), 3, 3, "(512,10,5)"), 1, 32, "((512,10,5),(512,3,2))"
-        ),
+        Several(Several(whole(1, 65_536), 3, 3), 1, 32, "((512,10,5),(512,3,2))"),
         "(channels, kernel, stride) of every convolution", only=WAVEFORM,
     ),
     "model.frontend.bias": Key(FLAG, "whether the convolutions have one", only=WAVEFORM),
@@ -133,27 +152,6 @@ KEYS = {
         only=STRIDED,
     ),
     "model.output.stride": Key(whole(1, 16), "of each of them", "frames", only=STRIDED),
-    "model.width": Key(WIDTH, "of the context network", "channels"),
-    "model.num_layers": Key(whole(1, 1_000), "blocks"),
-    "model.num_heads": Key(whole(1, 65_536), "of the attention"),
-    "model.feed_forward": Key(whole(1, 1_048_576), "hidden width of the feed-forwards", "channels"),
-    "model.feature_norm": Key(FLAG, "layer norm of the features before their projection"),
-    "model.norm_order": Key(choice("post", "pre"), "layer norm after or before every sub-layer"),
-    "model.norm_eps": Key(above(0.0, 1.0), "of the layer norms"),
-    "model.activation": Key(ACTIVATION, "in the feed-forwards"),
-    "model.dropout": Key(SHARE, "of what every sub-layer adds, and of the first block's input"),
-    "model.attention_dropout": Key(SHARE, "of the attention's weights"),
-    "model.activation_dropout": Key(SHARE, "inside the feed-forwards"),
-    "model.dropout_input": Key(SHARE, "of the projected features, before the mask"),
-    "model.layerdrop": Key(SHARE, "probability that a block is left out of an update"),
-    "model.padding_leaks": Key(
-        FLAG,
-        "group norm, batch norm and depthwise convolution see the padding, as the published "
-        "checkpoints were trained; False: padding never changes a valid output",
-    ),
-    "model.max_tokens": Key(
-        whole(2, 65_536), "longer sentences are cut: of later positions nothing is learnt", "tokens"
-    ),
     # execution
     "execution.dtype": Key(
         choice("float32", "bfloat16"), "of the computation; parameters stay float32"
