@@ -22,14 +22,8 @@ from w2v_jax.keys.table import KEYS, SEARCH, Key
 def given_config() -> ConfigDict:
     """The value of --config. Raises UserError for a file that makes no config."""
     config = flags.FLAGS.config
-    try:
-        config.keys()  # ml_collections reports a file that it could not load only now
-    except OSError as error:
-        load(_named([f"--config={flags.FLAGS['config'].config_filename}"]))
-        raise UserError(f"the config file cannot be read: {first_line(error)}") from None
-    if not isinstance(config, ConfigDict):
-        raise UserError(_no_config(flags.FLAGS["config"].config_filename, config))
-    return config
+    # ml_collections keeps a file that it could not load to itself until the config is used
+    return config if isinstance(config, ConfigDict) else load(flags.FLAGS["config"].config_filename)
 
 
 def load(name: str) -> ConfigDict:
@@ -48,20 +42,16 @@ def load(name: str) -> ConfigDict:
     except Exception as error:
         raise UserError(f"--config={name} fails: {_where(error, file)}") from None
     if not isinstance(config, ConfigDict):
-        raise UserError(_no_config(name, config))
+        raise UserError(
+            f"--config={name}: get_config returns {shown(config)}; it must return an "
+            "ml_collections.ConfigDict, as the files of configs/ do"
+        )
     return config
-
-
-def _no_config(name: str, found: Any) -> str:
-    return (
-        f"--config={name}: get_config returns {shown(found)}; it must return an "
-        "ml_collections.ConfigDict, as the files of configs/ do"
-    )
 
 
 def _function(file: str) -> Callable:
     path = Path(file)
-    if path.is_dir():
+    if file and path.is_dir():
         names = sorted(x.name for x in path.glob("*.py") if not x.name.startswith("_"))
         raise UserError(f"--config={file} is a folder; name a file in it" + (
             f", such as {file.rstrip('/')}/{names[-1]}" if names else ""
@@ -84,9 +74,11 @@ def _function(file: str) -> Callable:
 
 def _where(error: Exception, file: str) -> str:
     """What an exception says, and the last line of the file that led to it."""
+    if isinstance(error, SyntaxError):  # its words name the line
+        return f"{type(error).__name__}: {first_line(error)}"
     lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == file]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    return f"{type(error).__name__}: {first_line(error)}" + (f" (line {line})" if line else "")
+    line = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {first_line(error)}{line}"
 
 
 def complaint(argv: list[str]) -> str:
