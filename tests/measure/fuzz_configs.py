@@ -158,8 +158,8 @@ def inside(allowed, value) -> list:
         ends = [allowed.low, allowed.high, allowed.other, value]
         ends += [e + s for e in (allowed.low, allowed.high) for s in (1e-9, -1e-9, 1, -1)]
         ends += [1, 2, 3, 7, 100, 0.5, 0.1]
-        found = [x for x in ends if x is not None]
-        found += [int(x) for x in found]
+        found = [x for x in ends if isinstance(x, (int, float))]
+        found += [int(x) for x in found if math.isfinite(x)]
         return [x for x in found if allowed.takes(x)] or [value]
     if isinstance(value, tuple) and value:
         return [value, value[:1], value[:1] * 2, value + value[-1:]]
