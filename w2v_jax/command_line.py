@@ -12,7 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from w2v_jax import config_flag
-from w2v_jax.errors import UserError, first_line
+from w2v_jax.errors import UserError, brief
 from w2v_jax.training.distributed import initialize
 from w2v_jax.training.loop import PREEMPTED
 
@@ -35,7 +35,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         try:
             return flags.FLAGS(argv)
         except Exception as error:  # a file of --config may raise whatever it likes
-            message = config_flag.complaint(argv) or first_line(error)
+            message = config_flag.complaint(argv) or brief(error)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 

@@ -5,18 +5,30 @@ import ast
 import inspect
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from w2v_jax.errors import UserError, first_line, listed
+from w2v_jax.errors import UserError, brief, some
 from w2v_jax.keys.check import flag, flat, meant, must, shown
 from w2v_jax.keys.ranges import Flag, Range, Text
 from w2v_jax.keys.table import KEYS, SEARCH, Key
+
+
+def define(default: str, about: str) -> None:
+    """Defines --config with a default file, which is read, and changed by flags, at once. What is
+    wrong with them ends the process as it does in `command_line.run`, which comes too late here."""
+    try:
+        config_flags.DEFINE_config_file("config", default, about)
+    except Exception as error:
+        message = complaint(sys.argv, default) or brief(error)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
 
 
 def given_config() -> ConfigDict:
@@ -75,16 +87,16 @@ def _function(file: str) -> Callable:
 def _where(error: Exception, file: str) -> str:
     """What an exception says, and the last line of the file that led to it."""
     if isinstance(error, SyntaxError):  # its words name the line
-        return f"{type(error).__name__}: {first_line(error)}"
+        return f"{type(error).__name__}: {brief(error)}"
     lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == file]
     line = f" (line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {first_line(error)}{line}"
+    return f"{type(error).__name__}: {brief(error)}{line}"
 
 
-def complaint(argv: list[str]) -> str:
+def complaint(argv: list[str], default: str = "") -> str:
     """What is wrong with --config or the first --config.KEY=VALUE; "" if nothing is or there is no
     --config. The flags that ml_collections could not parse are looked through."""
-    name = _named(argv)
+    name = _named(argv) or default or _default()
     if not name:
         return ""
     try:
@@ -114,6 +126,14 @@ def _named(argv: list[str]) -> str:
     return named[1] if named else ""
 
 
+def _default() -> str:
+    """The file that --config names by default; "" without any."""
+    try:
+        return flags.FLAGS["config"].config_filename or ""
+    except (KeyError, flags.Error):
+        return ""
+
+
 def _wrong_key(key: str, known: dict[str, Any]) -> str:
     if key in known:
         return ""
@@ -124,7 +144,7 @@ def _wrong_key(key: str, known: dict[str, Any]) -> str:
             "the argument of the config: --config=FILE:SIZE,block=conformer"
         )
     if inside:
-        names = listed(f"--config.{name}" for name in inside)
+        names = some(f"--config.{name}" for name in inside)
         return f"--config.{key} is a group of keys; set one of {names}"
     return f"the config has no key {shown(key)}{meant(key, known)}"
 

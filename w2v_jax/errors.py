@@ -3,25 +3,23 @@
 from collections.abc import Iterable, Sequence
 from logging import Logger
 
-NAMES = 10  # of a list that are shown
-LETTERS = 300  # of another's message
-
 
 class UserError(Exception):
     """Something the user can put right: its message names the value, the key and the remedy."""
 
 
-def listed(names: Iterable[object], most: int = NAMES, between: str = ", ") -> str:
-    """Names in a row, the first of them where there are many: "a, b and 40 more"."""
+def brief(error: BaseException) -> str:
+    """The first line of what a library says about the cause of an error, shortened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def some(names: Iterable[object], most: int = 6, between: str = ", ") -> str:
+    """The first names with commas between them, and how many more there are."""
     names = [str(name) for name in names]
-    rest = len(names) - most
-    return between.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says first."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if len(text) <= LETTERS else f"{text[:LETTERS]}..."
+    shown = between.join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def warn_left_out(log: Logger, what: str, reasons: Sequence[str], count: int) -> None:

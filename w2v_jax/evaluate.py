@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from w2v_jax import command_line, config_flag
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
@@ -222,7 +221,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", str(CONFIG), "how to decode")
+    config_flag.define(str(CONFIG), "how to decode")
     flags.DEFINE_string("checkpoint", None, "folder of an exported CTC model", required=True)
     flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
     flags.DEFINE_string(

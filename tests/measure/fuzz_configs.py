@@ -32,7 +32,7 @@ from ml_collections import ConfigDict, config_flags
 from tests import small
 from w2v_jax import config_flag, run
 from w2v_jax.corpora.preparation import prepare
-from w2v_jax.errors import UserError, first_line
+from w2v_jax.errors import UserError, brief
 from w2v_jax.keys.check import flat
 from w2v_jax.keys.table import KEYS
 from w2v_jax.training.sharding import batch_sharding
@@ -94,7 +94,7 @@ def attempt(make, workdir: Path) -> str:
             mock.patch.object(run, "first_state", return_value=None),
         ):
             config = make()
-            if isinstance(config.get("run"), ConfigDict) and "dry_run" in config.run:
+            if isinstance(config.get("run"), ConfigDict) and config.run.get("dry_run") is False:
                 config.run.dry_run = True
             run.run(config, str(workdir))
         return "runs"
@@ -227,7 +227,7 @@ def parsed(argv: list[str]) -> ConfigDict:
     try:
         values(argv)
     except Exception as error:
-        raise UserError(config_flag.complaint(argv) or f"error: {first_line(error)}") from None
+        raise UserError(config_flag.complaint(argv) or f"error: {brief(error)}") from None
     with mock.patch.object(flags, "FLAGS", values):
         return config_flag.given_config()
 
@@ -248,7 +248,7 @@ def fuzz(count: int, seed: int, data: dict[str, str], show=lambda text: None):
             result = "failed"
             failed.append((done, traceback.format_exc()))
         counts[result.partition(":")[0]] += 1
-        show(f"{number} {time.monotonic() - begin:.1f} s, {done} -> {result[:400]}")
+        show(f"{number} {time.monotonic() - begin:.1f} s, {done!a} -> {result[:400]!a}")
         if result == "failed":
             show(failed[-1][1])
     return counts, failed

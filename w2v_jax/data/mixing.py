@@ -8,7 +8,7 @@ import numpy as np
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.plan import Bucket
-from w2v_jax.errors import UserError, listed
+from w2v_jax.errors import UserError, some
 from w2v_jax.keys.check import flag
 
 DEFAULTS = {"mix": "none", "mix_weights": (), "mix_alpha": 0.5}  # keys of config.data
@@ -65,7 +65,7 @@ def mixture(
         if shares.shape != hours.shape or (shares < 0).any() or not shares.sum() > 0:
             raise UserError(
                 f"{flag('data.mix_weights', tuple(weights))} must be {len(parts)} numbers from 0 "
-                f"on, one for each of {listed(name for name, _ in parts)}"
+                f"on, one for each of {some(name for name, _ in parts)}"
             )
     else:
         shares = hours

@@ -1,6 +1,6 @@
 """Prints docs/keys.md.
 
-    python -m w2v_jax.keys > docs/keys.md
+python -m w2v_jax.keys > docs/keys.md
 """
 
 import runpy

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from w2v_jax.errors import UserError, first_line, listed
+from w2v_jax.errors import UserError, brief, some
 from w2v_jax.keys.table import DEFAULTED, KEYS, SEARCH, Key
 
 LONGEST = 80  # letters of a value that are shown
@@ -60,7 +60,7 @@ def check_values(
     try:
         values = dict(flat(config))
     except Exception as error:  # a placeholder of ml_collections that was never filled, say
-        raise UserError(f"the config cannot be read: {first_line(error)}") from None
+        raise UserError(f"the config cannot be read: {brief(error)}") from None
     wanted = {
         key: row
         for key, row in table.items()
@@ -82,7 +82,7 @@ def check_values(
         if key in values and not row.range.takes(values[key])
     ]
     if wrong:
-        raise UserError(listed(wrong, MOST, "\n"))
+        raise UserError(some(wrong, MOST, "\n"))
     return values
 
 
@@ -105,7 +105,7 @@ def _check_complete(
     missing += [group for group in DEFAULTED if group in keys and group not in config]
     if missing:
         raise UserError(
-            f"the config lacks {listed(missing)}; take what configs/common.py makes, which has all "
+            f"the config lacks {some(missing)}; take what configs/common.py makes, which has all "
             "keys, and change its values"
         )
 

@@ -37,9 +37,7 @@ COLUMNS = ("key", "default", "may be", "unit", "meaning")
 
 def page(configs: Configs, search: Any) -> str:
     """Markdown. configs: those that the defaults are taken from; search: that of decoding."""
-    values = {
-        kind: [dict(flat(config)) for config in several] for kind, several in configs.items()
-    }
+    values = {kind: [dict(flat(config)) for config in several] for kind, several in configs.items()}
     parts = [BEGINNING]
     for group, keys in itertools.groupby(KEYS, lambda key: key.rpartition(".")[0]):
         name = f" (`{group}`)" if group else ""

@@ -164,9 +164,7 @@ class Several:
             return False
         if not all(map(self.of.takes, value)):
             return False
-        return not self.rising or all(
-            a < b for a, b in itertools.pairwise(value)
-        )
+        return not self.rising or all(a < b for a, b in itertools.pairwise(value))
 
     def outside(self) -> Iterator[Any]:
         inside = next(x for x in _INSIDE if self.of.takes(x))

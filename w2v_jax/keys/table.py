@@ -51,16 +51,15 @@ KEYS = {
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
     "ema_decay": Key(
-        SHARE, "of an average of the weights, which is evaluated and exported; 0: none",
+        SHARE,
+        "of an average of the weights, which is evaluated and exported; 0: none",
     ),
     "letters": Key(TEXT, "the alphabet; empty: English, as in the published models"),
     "reinit_layers": Key(
         whole(0, 1_000), "top blocks that start from random weights (arXiv 2107.04734)", "blocks"
     ),
     "final_dropout": Key(SHARE, "of the context, before the layer of letters"),
-    "freeze_steps": Key(
-        whole(0, STEPS), "during which the encoder does not move", "updates"
-    ),
+    "freeze_steps": Key(whole(0, STEPS), "during which the encoder does not move", "updates"),
     "unit": Key(choice("letters", "words"), "what a language model predicts"),
     "num_words": Key(
         whole(1, 10_000_000), "of a model of words: the most frequent of the training text", "words"
@@ -90,7 +89,8 @@ KEYS = {
     "model.frontend.kind": Key(choice("waveform"), "how samples become frames"),
     "model.frontend.conv_layers": Key(
         Several(Several(whole(1, 65_536), 3, 3), 1, 32, "((512,10,5),(512,3,2))"),
-        "(channels, kernel, stride) of every convolution", only=WAVEFORM,
+        "(channels, kernel, stride) of every convolution",
+        only=WAVEFORM,
     ),
     "model.frontend.bias": Key(FLAG, "whether the convolutions have one", only=WAVEFORM),
     "model.frontend.norm": Key(
@@ -119,7 +119,8 @@ KEYS = {
     ),
     "model.block.kind": Key(choice("transformer", "conformer"), "the blocks"),
     "model.block.adapter_dim": Key(
-        whole(0, 65_536), "bottleneck of an adapter at the end of a block (MMS); 0: none",
+        whole(0, 65_536),
+        "bottleneck of an adapter at the end of a block (MMS); 0: none",
         only=TRANSFORMER,
     ),
     "model.block.kernel": Key(
@@ -138,7 +139,8 @@ KEYS = {
     ),
     "model.positions.groups": Key(whole(1, 65_536), "of its channels", only=CONV),
     "model.positions.norm": Key(
-        choice("weight", "batch"), "weight: of the kernel; batch: batch norm of the input",
+        choice("weight", "batch"),
+        "weight: of the kernel; batch: batch norm of the input",
         only=CONV,
     ),
     "model.positions.activation": Key(ACTIVATION, "after that convolution", only=CONV),
@@ -148,7 +150,9 @@ KEYS = {
     ),
     "model.output.layers": Key(whole(1, 16), "convolutions on top", only=STRIDED),
     "model.output.width": Key(
-        whole(0, 65_536), "of the output; 0: the model's, without a projection", "channels",
+        whole(0, 65_536),
+        "of the output; 0: the model's, without a projection",
+        "channels",
         only=STRIDED,
     ),
     "model.output.stride": Key(whole(1, 16), "of each of them", "frames", only=STRIDED),
@@ -230,21 +234,18 @@ KEYS = {
         PROBABILITY, "of data.mix=temperature: n hours count n ** alpha; 0: all languages alike"
     ),
     "data.batch_seconds": Key(POSITIVE_SECONDS, "audio per update, all devices together", "s"),
-    "data.batch_tokens": Key(
-        whole(2, 1_000_000_000), "per update, all devices together", "tokens"
-    ),
+    "data.batch_tokens": Key(whole(2, 1_000_000_000), "per update, all devices together", "tokens"),
     "data.row_multiple": Key(whole(1, 65_536), "rows of a batch are a multiple of this", "rows"),
     "data.crop_seconds": Key(
         Several(POSITIVE_SECONDS, 1, 64, "(2.0,5.0)", rising=True),
         "lengths of the crops; an utterance gives the longest that it can fill, and every length "
-        "is a shape to compile", "s",
+        "is a shape to compile",
+        "s",
     ),
     "data.concatenate_seconds": Key(
         number(0.0, 1e5), "short utterances of a speaker are joined up to this; 0: none", "s"
     ),
-    "data.num_buckets": Key(
-        whole(1, 1_000), "lengths of padded batches, each a shape to compile"
-    ),
+    "data.num_buckets": Key(whole(1, 1_000), "lengths of padded batches, each a shape to compile"),
     "data.min_seconds": Key(number(0.0, 1e5), "shorter utterances are left out", "s"),
     "data.max_seconds": Key(above(0.0, 1e5), "longer utterances are left out", "s"),
     "data.augment.speed_prob": Key(PROBABILITY, "that an utterance is played faster or slower"),
@@ -259,7 +260,8 @@ KEYS = {
     "data.augment.noise_manifest": Key(TEXT, "manifest of the noises"),
     "data.augment.noise_snr_db": Key(
         Several(number(-100.0, 100.0), 2, 2, "(5.0,20.0)", rising=True),
-        "signal to noise ratio, from and to", "dB",
+        "signal to noise ratio, from and to",
+        "dB",
     ),
     "data.augment.gain_prob": Key(PROBABILITY, "that an utterance is made louder or softer"),
     "data.augment.gain_db": Key(
@@ -275,7 +277,8 @@ KEYS = {
     "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=LINEAR),
     "optim.phases": Key(
         Several(PROBABILITY, 3, 3, "(0.1,0.4,0.5)"),
-        "shares of the updates in which it rises, stays and falls; together 1", only=TRI_STAGE,
+        "shares of the updates in which it rises, stays and falls; together 1",
+        only=TRI_STAGE,
     ),
     "optim.b1": Key(SHARE, "of Adam: decay of the mean of the gradient"),
     "optim.b2": Key(SHARE, "of Adam: decay of the mean of its square"),
@@ -289,7 +292,8 @@ KEYS = {
     "run.partial_init": Key(FLAG, "take over what fits of a model of other shape"),
     "run.mesh.data": Key(
         whole(1, 1_000_000, other=-1),
-        "parts that rows are cut into; -1: what the other axes leave", "devices",
+        "parts that rows are cut into; -1: what the other axes leave",
+        "devices",
     ),
     "run.mesh.fsdp": Key(
         whole(1, 1_000_000, other=-1), "parts that rows and the state are cut into", "devices"
@@ -318,7 +322,8 @@ KEYS = {
     "run.keep_best": Key(whole(0, STEPS), "and so many of the best on data.valid"),
     "run.max_skipped": Key(
         whole(0, STEPS),
-        "in a row with non-finite gradients before a run stops; 0: never", "updates",
+        "in a row with non-finite gradients before a run stops; 0: never",
+        "updates",
     ),
     "run.hang_seconds": Key(
         number(0.0, 1e7), "without a finished update before stacks are dumped; 0: never", "s"
@@ -335,9 +340,7 @@ KEYS = {
 SEARCH = {
     "lm": Key(TEXT, "n-gram model: an ARPA file, plain or .gz, or a binary of KenLM"),
     "lexicon": Key(TEXT, "the only words that are found, one per line; empty: those of lm"),
-    "any_word": Key(
-        FLAG, "find other words too, which lm knows as <unk> (by the library python)"
-    ),
+    "any_word": Key(FLAG, "find other words too, which lm knows as <unk> (by the library python)"),
     "library": Key(
         choice("auto", "flashlight", "python"), "auto: flashlight where it is installed"
     ),

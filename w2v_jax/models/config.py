@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from w2v_jax.errors import listed
+from w2v_jax.errors import some
 from w2v_jax.keys.check import MOST, flag, shown
 from w2v_jax.models.frontends import FRONTENDS, Frontend, WaveformConfig
 from w2v_jax.models.settings import (
@@ -213,7 +213,7 @@ class EncoderConfig(ModelSettings):
 
 def differences(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """What `Settings.changes` found, for a message."""
-    return listed(
+    return some(
         (f"{key}: {shown(old)} there, {shown(new)} here" for key, (old, new) in changes.items()),
         MOST, "; ",
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 
-from w2v_jax.errors import UserError, listed
+from w2v_jax.errors import UserError, some
 from w2v_jax.keys.check import complaint, shown
 
 
@@ -48,10 +48,10 @@ class Settings:
         values = {k: v for k, v in dict(values).items() if k != "kind" or not cls.kind}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            keys = listed(sorted(fields)) or "none"
+            keys = some(sorted(fields)) or "none"
             of = f" of the kind {cls.kind}" if cls.kind else ""
             raise ConfigError(
-                f"there is no key {listed(f'{path}.{key}' for key in unknown)}; the keys of "
+                f"there is no key {some(f'{path}.{key}' for key in unknown)}; the keys of "
                 f"{path}{of}: {keys}"
                 + "; kinds are chosen in the argument of a config, base,block=conformer say, not "
                 "by a flag" * bool(cls.kind)

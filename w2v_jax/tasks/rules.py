@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.errors import UserError, listed
+from w2v_jax.errors import UserError, some
 from w2v_jax.keys.check import MOST, flag
 
 Values = Mapping[str, Any]  # the leaves of a config
@@ -21,7 +21,7 @@ def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> N
     if frames is not None:
         found += _frames(values, frames)
     if found:
-        raise UserError(listed(found, MOST, "\n"))
+        raise UserError(some(found, MOST, "\n"))
 
 
 def _schedule(c: Values) -> Iterator[str]:
@@ -115,6 +115,4 @@ def _frames(c: Values, frames: Callable[[int], int]) -> Iterator[str]:
             )
     longest = c.get("data.max_seconds")
     if longest is not None and frames(round(longest * SAMPLE_RATE)) < 1:
-        yield (
-            f"utterances of {flag('data.max_seconds', longest)} have no frame; raise it"
-        )
+        yield (f"utterances of {flag('data.max_seconds', longest)} have no frame; raise it")
