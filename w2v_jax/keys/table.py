@@ -33,7 +33,7 @@ TEXT, FLAG = Text(), Flag()
 STEPS = 2**31 - 1  # the step is an int32
 COUNT = whole(1, STEPS)  # of updates
 WIDTH = whole(1, 65_536)
-POSITIVE_SECONDS = above(0.0, 1e7)  # a third of a year
+AT_ONCE = above(0.0, 1e6)  # seconds of a batch: 278 h
 ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
 LINEAR, TRI_STAGE = "optim.schedule=linear", "optim.schedule=tri_stage"
 WAVEFORM = "model.frontend.kind=waveform"
@@ -233,11 +233,11 @@ KEYS = {
     "data.mix_alpha": Key(
         PROBABILITY, "of data.mix=temperature: n hours count n ** alpha; 0: all languages alike"
     ),
-    "data.batch_seconds": Key(POSITIVE_SECONDS, "audio per update, all devices together", "s"),
-    "data.batch_tokens": Key(whole(2, 1_000_000_000), "per update, all devices together", "tokens"),
+    "data.batch_seconds": Key(AT_ONCE, "audio per update, all devices together", "s"),
+    "data.batch_tokens": Key(whole(2, 100_000_000), "per update, all devices together", "tokens"),
     "data.row_multiple": Key(whole(1, 65_536), "rows of a batch are a multiple of this", "rows"),
     "data.crop_seconds": Key(
-        Several(POSITIVE_SECONDS, 1, 64, "(2.0,5.0)", rising=True),
+        Several(above(0.0, 1e5), 1, 64, "(2.0,5.0)", rising=True),
         "lengths of the crops; an utterance gives the longest that it can fill, and every length "
         "is a shape to compile",
         "s",
