@@ -124,8 +124,9 @@ def test_the_choices_are_those_of_the_code():
 @pytest.mark.parametrize(
     ("kind", "key", "value", "words"),
     [
-        ("pretraining", "data.batch_seconds", 1e9, "above 0, at most 10,000,000 (s)"),
+        ("pretraining", "data.batch_seconds", 1e9, "above 0, at most 1,000,000 (s)"),
         ("pretraining", "loss.negatives", 0, "leave nothing to tell a frame from"),
+        ("pretraining", "masking", {"prob": 0.0, "span": 3, "minimum": 0}, "mask no frame"),
         ("pretraining", "masking.span", 60, "as long as the shortest crop, 49 frames"),
         ("pretraining", "data.crop_seconds", (0.001, 1.0), "crops of 0.001 s have 0 frames"),
         ("pretraining", "data.crop_seconds", (2.0, 1.0), "='(2.0,1.0)' must be 1 to 64 values in"),

@@ -71,7 +71,7 @@ KEYS = {
     "model.feed_forward": Key(whole(1, 1_048_576), "hidden width of the feed-forwards", "channels"),
     "model.feature_norm": Key(FLAG, "layer norm of the features before their projection"),
     "model.norm_order": Key(choice("post", "pre"), "layer norm after or before every sub-layer"),
-    "model.norm_eps": Key(above(0.0, 1.0), "of the layer norms"),
+    "model.norm_eps": Key(number(1e-12, 1.0), "of the layer norms"),
     "model.activation": Key(ACTIVATION, "in the feed-forwards"),
     "model.dropout": Key(SHARE, "of what every sub-layer adds, and of the first block's input"),
     "model.attention_dropout": Key(SHARE, "of the attention's weights"),
@@ -103,7 +103,7 @@ KEYS = {
         FLAG, "waveforms to zero mean and unit variance per utterance", only=WAVEFORM
     ),
     "model.frontend.normalize_eps": Key(
-        number(0.0, 1.0), "added to that variance; transformers: 1e-7", only=WAVEFORM
+        number(1e-12, 1.0), "added to that variance; transformers: 1e-7", only=WAVEFORM
     ),
     "model.frontend.smoothing": Key(
         PROBABILITY, "how much the kernels start as averages over time", only=WAVEFORM
@@ -209,11 +209,11 @@ KEYS = {
         "of their masked frames, shrink with run.accumulation",
         "frames",
     ),
-    "loss.temperature": Key(above(0.0, 1e3), "by which cosines are divided"),
+    "loss.temperature": Key(number(1e-3, 1e3), "by which cosines are divided"),
     "loss.diversity_weight": Key(number(0.0, 1e6), "of the term for an even use of the codes"),
     "loss.penalty_weight": Key(number(0.0, 1e6), "of the mean square of the features"),
-    "gumbel.start": Key(above(0.0, 1e3), "temperature of the choice of codes at first"),
-    "gumbel.end": Key(above(0.0, 1e3), "below which it does not fall"),
+    "gumbel.start": Key(number(1e-3, 1e3), "temperature of the choice of codes at first"),
+    "gumbel.end": Key(number(1e-3, 1e3), "below which it does not fall"),
     "gumbel.decay": Key(above(0.0, 1.0), "factor that it falls by", "per update"),
     # data
     "data.train": Key(
@@ -282,7 +282,7 @@ KEYS = {
     ),
     "optim.b1": Key(SHARE, "of Adam: decay of the mean of the gradient"),
     "optim.b2": Key(SHARE, "of Adam: decay of the mean of its square"),
-    "optim.eps": Key(above(0.0, 1.0), "of Adam: added to the root of that"),
+    "optim.eps": Key(number(1e-30, 1.0), "of Adam: added to the root of that"),
     "optim.weight_decay": Key(number(0.0, 10.0), "decoupled, of all parameters"),
     "optim.clip_norm": Key(number(0.0, 1e9), "of the whole gradient, at most; 0: any"),
     # what changes no number beyond rounding: where from, how much at once, how often, how long

@@ -81,6 +81,11 @@ def _loss(c: Values) -> Iterator[str]:
             "--config.loss.negatives=0 and --config.loss.cross_negatives=0 leave nothing to tell a "
             "frame from; set --config.loss.negatives=100 say"
         )
+    if c.get("masking.prob") == 0 and not c["masking.minimum"]:
+        yield (
+            "--config.masking.prob=0 and --config.masking.minimum=0 mask no frame, so that "
+            "nothing is learnt; set --config.masking.prob=0.65 say"
+        )
     if "gumbel.start" in c and c["gumbel.end"] > c["gumbel.start"]:
         yield (
             f"{flag('gumbel.end', c['gumbel.end'])} is above "
