@@ -1,4 +1,7 @@
-"""What the recipes share: model sizes and the blocks of a config with their usual values."""
+"""What the recipes share: model sizes and the blocks of a config with their usual values.
+
+What the keys mean, and what they may be: w2v_jax/keys/table.py, docs/keys.md.
+"""
 
 import re
 from collections.abc import Mapping
@@ -114,9 +117,9 @@ def masked(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.data = data()
     # of lengths like LibriSpeech's a pass leaves 7.7 % outside its crops (python -m
-    # tests.measure.padding_share); every length is a shape to compile
+    # tests.measure.padding_share)
     config.data.crop_seconds = (2.0, 5.0, 7.4, 9.8, 11.6, 13.4, 14.4, 15.6)
-    config.data.concatenate_seconds = 0.0  # join short utterances of a speaker up to this length
+    config.data.concatenate_seconds = 0.0
     config.optim = ConfigDict(
         dict(
             schedule="linear", peak_lr=5e-4, warmup_steps=32_000,
@@ -138,10 +141,7 @@ def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict
     config.loss = ConfigDict(
         dict(
             negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
-            negatives_from="masked",  # | everywhere: any frame of the utterance
-            # so many more from the whole micro-batch; its rows, and with them the memory of all
-            # pairs of their masked frames, shrink with run.accumulation
-            cross_negatives=0,
+            negatives_from="masked", cross_negatives=0,
         )
     )  # fmt: skip
     config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
@@ -162,12 +162,11 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
         dropout=0.0, attention_dropout=0.0, activation_dropout=0.1, dropout_input=0.0,
         layerdrop=0.1,
     )  # fmt: skip
-    config.reinit_layers = 0  # top blocks that start from random weights (arXiv 2107.04734)
-    config.letters = ""  # the alphabet; empty: English, as in the published models
-    # of the texts, tr say: whether I and ı, İ and i are pairs; empty: where the letters have both
+    config.reinit_layers = 0
+    config.letters = ""
     config.language = ""
     config.final_dropout = 0.0
-    config.freeze_steps = 10_000  # updates during which the encoder does not move
+    config.freeze_steps = 10_000
     config.time_masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.channel_masking = ConfigDict(dict(prob=0.25, span=64, minimum=0))
     config.data = data()
@@ -186,39 +185,24 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
 
 def data() -> ConfigDict:
     config = ConfigDict()
-    # manifests or folders of shards, written by python -m w2v_jax.prepare: one, or several with
-    # commas or as a pattern; `mix` says how much is heard of each (w2v_jax/data/mixing.py)
     config.train = ""
     config.valid = ""
     config.update(mixing.DEFAULTS)
-    config.batch_seconds = 5760.0  # audio per update, all devices together
-    config.row_multiple = 8  # rows of a batch are a multiple of this
+    config.batch_seconds = 5760.0
+    config.row_multiple = 8
     config.augment = ConfigDict(augmentation.DEFAULTS)
     return config
 
 
 def add_run(config: ConfigDict) -> None:
-    config.ema_decay = 0.0  # of an average of the weights, which is evaluated and exported; 0: none
+    config.ema_decay = 0.0
     config.num_steps = 400_000
-    # what changes no number beyond rounding: where from, how much at once, how often, how long
     config.run = ConfigDict(
         dict(
-            init_from="",  # a checkpoint whose weights a new run begins with; empty: random
-            partial_init=False,  # True: take over what fits of a model of other shape
-            mesh=dict(data=-1, fsdp=1, tensor=1),
-            # micro-batches per update; dropout and LayerDrop are drawn for each, and negatives of
-            # other utterances come from it alone
-            accumulation=1,
-            threads=4,  # that read audio
-            workers=0,  # processes with that many threads each; 0: they are this process's
-            cache_gigabytes=0.0,  # decoded audio kept in memory
-            max_bad_share=0.05,  # of unreadable files before a run stops
+            init_from="", partial_init=False, mesh=dict(data=-1, fsdp=1, tensor=1),
+            accumulation=1, threads=4, workers=0, cache_gigabytes=0.0, max_bad_share=0.05,
             log_steps=200, save_steps=5_000, eval_steps=5_000,
-            # checkpoints: the newest ones, besides them every so many steps, the best of `valid`
             keep_last=2, keep_every=0, keep_best=0,
-            max_skipped=10,  # updates in a row with non-finite gradients before a run stops
-            hang_seconds=1800.0,  # without a finished step before stacks are dumped; 0: never
-            profile_steps="",  # first:last step of a trace, e.g. 100:105
-            dry_run=False,  # read a batch, compile the step, say what it needs, and stop
+            max_skipped=10, hang_seconds=1800.0, profile_steps="", dry_run=False,
         )
     )  # fmt: skip

@@ -38,21 +38,14 @@ def get_config(size: str = "letters_base"):
     config.kind = "language"
     config.seed = 0
     config.unit = size.partition("_")[0]
-    config.letters = ""  # the alphabet; empty: English, as in the published models
-    # of the texts, tr say: whether I and ı, İ and i are pairs; empty: where the letters have both
+    config.letters = ""
     config.language = ""
-    config.num_words = 200_000  # of a model of words: the most frequent of the training text
+    config.num_words = 200_000
     config.model = ConfigDict(LanguageConfig(**SIZES[size]).to_dict())
     config.execution = common.execution("dtype", "remat", "scan", "attention")
     config.data = ConfigDict(
-        dict(
-            # text files, plain or .gz, a sentence per line; several with commas
-            train="", valid="",
-            batch_tokens=262_144,  # per update, all devices together
-            num_buckets=8,  # lengths of batches, and shapes to compile
-            row_multiple=8,  # rows of a batch are a multiple of this
-        )
-    )  # fmt: skip
+        dict(train="", valid="", batch_tokens=262_144, num_buckets=8, row_multiple=8)
+    )
     config.optim = ConfigDict(
         dict(
             schedule="linear", peak_lr=5e-4, warmup_steps=16_000,

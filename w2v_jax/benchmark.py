@@ -44,7 +44,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from w2v_jax import command_line
+from w2v_jax import command_line, config_flag
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation
 from w2v_jax.data.batches import check_rows
@@ -246,10 +246,12 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in SUBCOMMANDS:
         names = ", ".join(SUBCOMMANDS)
         raise UserError(f"name what is measured, one of {names}, and nothing else: {argv[1:]}")
-    config = None if values.config is None else command_line.given_config()
+    config = None if values.config is None else config_flag.given_config()
     if argv[1] in ("data", "step") and config is None:
         raise UserError(f"benchmark {argv[1]} needs --config, a file of configs/")
-    kind = config and kind_of(config)
+    kind = None if config is None else kind_of(config)
+    if config is not None:
+        make_task(config)  # all of its values make sense
     if argv[1] == "data" and TASKS[kind].reads != "manifest":
         raise UserError(f"benchmark data reads audio, but --config is of the kind {kind}")
     if argv[1] == "decode" and kind not in (None, "ctc"):

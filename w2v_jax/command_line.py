@@ -1,22 +1,19 @@
 """What all entry points share: flags, logging, errors without stack traces."""
 
-import difflib
 import logging
 import multiprocessing
 import os
-import re
-import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from w2v_jax import usage
+from w2v_jax import config_flag, usage
 from w2v_jax.config_files import with_located
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.stopping import PREEMPTED, stop
 from w2v_jax.training.distributed import initialize
 
@@ -46,53 +43,12 @@ def run(main: Callable[[list[str]], None]) -> None:
                 print(usage.page(argv))
                 sys.exit(0)
             return flags.FLAGS(argv)
-        except (
-            flags.Error, UserError, KeyError, AttributeError, TypeError, ValueError, OSError
-        ) as error:  # fmt: skip
-            message = wrong_key(argv) or str(error).replace("\n", ". ")
+        except Exception as error:  # a file of --config may raise whatever it likes
+            message = config_flag.complaint(argv) or brief(error)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
     app.run(guarded, flags_parser=parse)
-
-
-def wrong_key(argv: list[str]) -> str:
-    """What is wrong with the first --config.KEY=VALUE whose key is none of the config; "" if all
-    are or there is no config. ml_collections says no more than the last part of the key."""
-    text = "\n".join(argv)
-    named = re.search(r"^--?config[=\n](.*)$", text, re.MULTILINE)
-    if not named:
-        return ""
-    file, _, argument = named[1].partition(":")
-    try:  # ml_collections keeps no config that it could not change
-        make = runpy.run_path(file)["get_config"]
-        config = make(argument) if argument else make()
-    except Exception:  # what is wrong with the file is in ml_collections' own words
-        return ""
-    known = list(_leaves(config))
-    for key in re.findall(r"^--?config\.([\w.]+)", text, re.MULTILINE):
-        if key in known:
-            continue
-        if any(name.startswith(f"{key}.") for name in known):
-            return (
-                f"--config.{key} is a group of keys; kinds of the parts of a model are chosen in "
-                "the argument of the config: --config=FILE:SIZE,block=conformer"
-            )
-        leaf = key.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == leaf]
-        near = near or difflib.get_close_matches(key, known, 3)
-        hint = f"; did you mean {' or '.join(f'--config.{name}' for name in near)}?" if near else ""
-        return f"the config has no key {key!r}{hint}"
-    return ""
-
-
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """All dotted keys."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def run_training(main: Callable[..., object]) -> None:
@@ -113,7 +69,7 @@ def run_training(main: Callable[..., object]) -> None:
 
     def start(argv: list[str]) -> None:
         no_arguments(argv)
-        values = given_config()
+        values = config_flag.given_config()
         given = flags.FLAGS
         try:
             initialize(
@@ -144,16 +100,6 @@ def run_training(main: Callable[..., object]) -> None:
             os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     run(start)
-
-
-def given_config() -> ConfigDict:
-    """The value of --config. Raises UserError for a file that cannot be read."""
-    config = flags.FLAGS.config
-    try:
-        config.keys()  # ml_collections reports a file that it could not load only now
-    except OSError as error:
-        raise UserError(f"the config file cannot be read: {error}") from None
-    return config
 
 
 def define_overwrite() -> None:

@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from w2v_jax import command_line
+from w2v_jax import command_line, config_flag
 from w2v_jax.data.batches import check_rows
 from w2v_jax.measuring.collectives import sent
 from w2v_jax.measuring.compiled import TooLarge, compile_step, times
@@ -115,7 +115,7 @@ def _too_large_text(found: TooLarge) -> str:
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
     given = flags.FLAGS
-    config = command_line.given_config()
+    config = config_flag.given_config()
     if given.output:
         check_replaceable(given.output, "--output", overwrite=given.overwrite)
     jax.config.update("jax_enable_compilation_cache", False)  # needs the devices to read from it

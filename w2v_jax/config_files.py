@@ -1,24 +1,22 @@
 """Where the config of a command is: a recipe of the package by its name, or a file by its path."""
 
 import ast
-import runpy
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from w2v_jax.errors import UserError
-
 RECIPES = Path(__file__).parent / "configs"  # in a clone a link to the folder at its top
+PARTS = ("__init__", "common")  # files there that are no recipes
 
 
 def recipes() -> dict[str, str]:
     """{name: first line of what it says of itself} of the configs that come with the package."""
-    found = {}
-    for path in sorted(RECIPES.glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        if any(getattr(node, "name", "") == "get_config" for node in tree.body):
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return found
+    names = [path.stem for path in sorted(RECIPES.glob("*.py"))]
+    return {name: says(name).partition("\n")[0] for name in names if name not in PARTS}
+
+
+def says(config: str) -> str:
+    """What the file of a config says of itself."""
+    file = located(config).partition(":")[0]
+    return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8"))) or ""
 
 
 def located(config: str) -> str:
@@ -45,15 +43,3 @@ def with_located(argv: list[str]) -> list[str]:
         elif i + 1 < len(found):
             found[i + 1] = located(found[i + 1])
     return found
-
-
-def loaded(config: str) -> tuple[str, ConfigDict]:
-    """(what its file says of itself, the config) of a value of --config, its file by its path.
-    Raises UserError where there is none."""
-    file, _, argument = config.partition(":")
-    try:
-        module = runpy.run_path(file)
-    except OSError as error:
-        raise UserError(f"--config={config}: {error.strerror}: {file}") from None
-    make = module["get_config"]
-    return module["__doc__"] or "", make(argument) if argument else make()

@@ -1,6 +1,6 @@
 """What is said to the user: the one exception without a stack trace, and what was left out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from logging import Logger
 
 
@@ -16,12 +16,13 @@ def brief(error: BaseException) -> str:
     """The first line of what a library says about the cause of an error, shortened."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def some(names: Sequence[object], most: int = 6) -> str:
+def some(names: Iterable[object], most: int = 6, between: str = ", ") -> str:
     """The first names with commas between them, and how many more there are."""
-    shown = ", ".join(map(str, names[:most]))
+    names = [str(name) for name in names]
+    shown = between.join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 

@@ -21,9 +21,8 @@ from glob import has_magic
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from w2v_jax import command_line
+from w2v_jax import command_line, config_flag
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.config_files import RECIPES
 from w2v_jax.data.batches import iterate
@@ -229,7 +228,7 @@ def main(argv: list[str]) -> None:
     output = values.output or f"{folder}/{Path(values.data).stem}.decoded.tsv"
     evaluate(
         values.checkpoint, values.data, output,
-        options=SearchOptions(**command_line.given_config().to_dict()),
+        options=SearchOptions.from_config(config_flag.given_config()),
         tune=values.tune, trials=values.trials, players=values.players,
         processes=values.processes,
         batch_seconds=values.batch_seconds, max_bad_share=values.max_bad_share,
@@ -238,7 +237,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", str(CONFIG), "how to decode")
+    config_flag.define(str(CONFIG), "how to decode")
     flags.DEFINE_string("checkpoint", None, HELP, required=True)
     flags.DEFINE_string("data", None, "manifest with transcripts", required=True)
     flags.DEFINE_string(

@@ -39,18 +39,19 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     """Trains as `config` says, from the newest checkpoint of WORKDIR on; the last state, None of a
     dry run. command: the entry point that was called, if one was."""
     command_line.enable_compilation_cache()
-    check(config, command)
-    options = LoopOptions.from_config(config)
+    task, options = check(config, command), LoopOptions.from_config(config)
     with contextlib.ExitStack() as stack:
         if is_first() and not config.run.dry_run:
             lock = stack.enter_context(Lock(workdir))
             stack.enter_context(stop.leaving(lock.release))
-        return _run(config, workdir, options)
+        return _run(config, workdir, task, options)
 
 
-def _run(config: ConfigDict, workdir: str, options: LoopOptions) -> TrainState | None:
+def _run(
+    config: ConfigDict, workdir: str, task: Task, options: LoopOptions
+) -> TrainState | None:
     """`run`, where no other process writes to WORKDIR."""
-    task, mesh = make_task(config), make_mesh(config.run.mesh)
+    mesh = make_mesh(config.run.mesh)
     settings, described = settings_of(config), task.described()
     check_unchanged(workdir, settings, described)
     data = task.open(config.data.train, mesh)
@@ -99,8 +100,9 @@ def _run(config: ConfigDict, workdir: str, options: LoopOptions) -> TrainState |
         )  # fmt: skip
 
 
-def check(config: ConfigDict, command: str = "") -> None:
-    """Raises UserError for a config of another command, or one that names no data."""
+def check(config: ConfigDict, command: str = "") -> Task:
+    """The task of a config. Raises UserError for a config of another command, for one that names no
+    data, and for values that make no sense."""
     kind = kind_of(config)
     if command and TASKS[kind].command != command:
         raise UserError(
@@ -108,13 +110,10 @@ def check(config: ConfigDict, command: str = "") -> None:
             f"trains; {command} takes "
             + ", ".join(name for name, task in TASKS.items() if task.command == command)
         )
+    task = make_task(config)
     if not config.data.train:
         raise UserError(f"set --config.data.train to {READS[TASKS[kind].reads]}")
-    if config.run.keep_best and not config.data.valid:
-        raise UserError(
-            f"--config.run.keep_best={config.run.keep_best} keeps what scores best on "
-            "--config.data.valid, which is empty; set it, or keep_best=0"
-        )
+    return task
 
 
 def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, data: Data, step: FittingStep) -> None:

@@ -37,6 +37,7 @@ from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.decoding.subtitles import cues, srt, vtt
 from w2v_jax.errors import UserError
 from w2v_jax.interop import checkpoints
+from w2v_jax.keys.table import SEARCH
 from w2v_jax.places import Place, check_replaceable, file_names, place, write_whole
 from w2v_jax.recognizers import HELP as CHECKPOINT
 from w2v_jax.recognizers import open_recognizer
@@ -222,23 +223,6 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
 
 
-HELP = {
-    "lm": "n-gram model: an ARPA file, plain or .gz, or a binary of KenLM",
-    "lexicon": "the only words that are found, one per line (default: those of lm)",
-    "any_word": "find other words too, which lm knows as <unk>",
-    "library": "flashlight, python, or auto: flashlight where it is installed",
-    "beam": "hypotheses kept at every frame",
-    "threshold": "how much worse than the best one they may be, in ln p",
-    "letters": "letters tried at every frame, the likeliest (0: all)",
-    "lm_weight": "of ln p under lm",
-    "word_score": "added for every word",
-    "best": "hypotheses that transformer_lm scores again",
-    "transformer_lm": "language model, an export or a run, that scores the best texts again",
-    "transformer_weight": "of ln p under transformer_lm",
-    "transformer_word_score": "added for every word instead of word_score",
-    "ngram_weight": "of lm beside transformer_lm",
-}
-
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, CHECKPOINT, required=True)
     flags.DEFINE_enum("format", "txt", list(FORMATS), "of the transcripts")
@@ -249,6 +233,6 @@ if __name__ == "__main__":
         int: flags.DEFINE_integer, float: flags.DEFINE_float,
     }  # fmt: skip
     for field in dataclasses.fields(SearchOptions):
-        define[type(field.default)](field.name, field.default, HELP[field.name])
+        define[type(field.default)](field.name, field.default, SEARCH[field.name].meaning)
     command_line.define_overwrite()
     command_line.run(main)

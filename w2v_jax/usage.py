@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterator
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from w2v_jax.config_files import loaded, recipes
+from w2v_jax import config_flag
+from w2v_jax.config_files import recipes, says
+from w2v_jax.keys.check import lines
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
@@ -66,19 +67,11 @@ def _configs(argv: list[str]) -> Iterator[str]:
             yield f"  {name:<{width}}{line}"
         yield "With --config=NAME:ARGUMENT --help prints its arguments and all its keys."
         return
-    said, config = loaded(given[0])
-    yield said.strip()
+    config = config_flag.load(given[0])
+    yield says(given[0]).strip()
     yield ""
-    yield "Keys, each set by --config.KEY=VALUE, with the values of this config:"
-    yield from _keys(config)
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"  {prefix}{key} = {value!r}"
+    yield "Keys, each set by --config.KEY=VALUE: the value here, what it may be, what it means"
+    yield from lines(config)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

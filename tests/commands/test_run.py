@@ -26,7 +26,8 @@ def test_a_dry_run_compiles_and_writes_nothing(kind, manifests, tmp_path, capsys
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(profile_steps="abc"), "profile_steps=abc is no window"),
+        (dict(profile_steps="abc"), "profile_steps=abc must be FIRST:LAST"),
+        (dict(profile_steps="5:3"), "profile_steps=5:3 is no window"),
         (dict(max_skipped=-1), "max_skipped=-1"),
         (dict(keep_last=0), "keep_last=0"),
         (dict(init_from="/nowhere"), "/nowhere does not exist"),
@@ -50,5 +51,5 @@ def test_a_config_of_another_command(manifests, tmp_path):
     with pytest.raises(UserError, match=r"kind ctc, which .* w2v_jax\.finetune trains"):
         run(config, str(tmp_path / "run"), command="pretrain")
     config.kind = "hubert"
-    with pytest.raises(UserError, match="kind 'hubert'; a training needs one of wav2vec2, ctc"):
+    with pytest.raises(UserError, match="kind 'hubert'; one of the kinds wav2vec2, ctc"):
         run(config, str(tmp_path / "run"), command="pretrain")

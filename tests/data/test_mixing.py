@@ -128,10 +128,8 @@ def test_errors_name_the_key(corpus):
     buckets = crop_buckets(corpus.lengths, CROPS, 320_000, 2)
     assert by_config(buckets, corpus, "none") == buckets
     for kind, settings, words in (
-        ("size", {}, "data.mix='size'"),
         ("weights", {"weights": (1,)}, "2 numbers.*a, b"),
         ("weights", {"weights": (0, 0)}, "mix_weights"),
-        ("temperature", {"alpha": 2}, "mix_alpha=2"),
     ):
         with pytest.raises(UserError, match=words):
             by_config(buckets, corpus, kind, **settings)

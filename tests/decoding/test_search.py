@@ -49,10 +49,10 @@ def test_which_library(arpa, tmp_path):
 
 def test_options_that_make_no_sense():
     for wrong, words in (
-        (dict(library="kenlm"), "library='kenlm'"),
-        (dict(beam=0), "beam=0 must be at least 1"),
-        (dict(threshold=0.0), "threshold=0 must be positive"),
-        (dict(letters=-1), "letters=-1"),
+        (dict(library="kenlm"), "library is 'kenlm'; it must be one of auto, flashlight, python"),
+        (dict(beam=0), "beam is 0; it must be a whole number from 1"),
+        (dict(threshold=0.0), r"threshold is 0\.0; it must be a number above 0"),
+        (dict(letters=-1), "letters is -1"),
         (dict(any_word=True), "set that too"),
         (dict(any_word=True, lm="lm", lexicon="words"), "forbids"),
     ):

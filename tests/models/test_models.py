@@ -186,7 +186,7 @@ def test_misspelt_and_impossible_values_are_named():
         EncoderConfig.from_dict({"block": "lstm"})
     with pytest.raises(ConfigError, match=r"no key model\.positions\.kernel; .* relative: none"):
         EncoderConfig.from_dict({"positions": {"kind": "relative", "kernel": 3}})
-    with pytest.raises(ConfigError, match=r"model\.block\.kernel is 4; it must be odd"):
+    with pytest.raises(ConfigError, match=r"model\.block\.kernel is 4; it must be an odd number"):
         EncoderConfig.from_dict({"block": {"kind": "conformer", "kernel": 4}})
     with pytest.raises(ConfigError, match=r"execution\.attention is 'fused'; .* heads, whole"):
         EncoderConfig.from_dict({}, {"attention": "fused"})

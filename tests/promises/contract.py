@@ -252,7 +252,7 @@ def evaluation_is_deterministic(case: Case) -> None:
 def exports_load(case: Case, folder) -> None:
     """What a run exports says by itself what it is: the arrays are those that it describes."""
     config = case.copy(
-        num_steps=1, data__valid="", run__save_steps=1, run__hang_seconds=0.0, **case.one_shape()
+        num_steps=2, data__valid="", run__save_steps=2, run__hang_seconds=0.0, **case.one_shape()
     )
     with one_device():
         state = run.run(config, f"{folder}/exported")

@@ -1,7 +1,8 @@
-"""A small slice of tests/measure/fuzz_audio.py."""
+"""Small slices of tests/measure/fuzz_audio.py and fuzz_configs.py."""
 
 import pytest
 
+from tests.measure import fuzz_configs
 from tests.measure.fuzz_audio import KINDS, fuzz
 
 
@@ -13,3 +14,10 @@ def test_damaged_files_are_read_or_counted(kind):
     assert 8 < unreadable <= 30
     assert by_damage["empty"] > 0
     assert slowest < 10
+
+
+def test_damaged_configs_run_or_are_refused(tmp_path):
+    counts, failed = fuzz_configs.fuzz(30, 0, fuzz_configs.corpora(tmp_path))
+    assert not failed, failed[0][1]
+    assert counts["runs"] > 2
+    assert counts["refused"] > 15

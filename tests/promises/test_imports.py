@@ -11,9 +11,10 @@ ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
     "compile_check", "align", "train_lm", "build_ngram",
 }  # fmt: skip
-EVERYWHERE = {"errors", "places", "samples", "stopping"}  # what every room may import
+EVERYWHERE = {"errors", "places", "samples", "stopping", "keys"}  # what every room may import
 # room -> the rooms it may import from, besides itself
 ROOMS = {
+    "keys": set(),
     "audio": set(),
     "text": set(),
     "data": {"audio", "text"},
@@ -41,9 +42,10 @@ SHARED = {
     "stopping": set(),
     "places": {"errors"},
     "__main__": set(),  # ends as the tool that it names
-    "config_files": {"errors"},
-    "usage": {"config_files"},
-    "command_line": {"config_files", "errors", "stopping", "training", "usage"},
+    "config_files": set(),
+    "config_flag": {"config_files", "errors", "keys"},
+    "usage": {"config_files", "config_flag", "keys"},
+    "command_line": {"config_files", "config_flag", "errors", "stopping", "training", "usage"},
     "recognizers": {"text", "decoding", "interop"},
     "run": {
         "command_line", "errors", "places", "stopping", "data", "measuring", "tasks", "training",
@@ -71,19 +73,19 @@ DOORS = {
     "matplotlib": {"evaluation/figures.py", "report.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {
-        "command_line.py", "config_files.py", "run.py", "usage.py",
+        "command_line.py", "config_flag.py", "run.py",
         *(f"{name}.py" for name in ENTRY_POINTS),
     },
     # grain's worker processes want absl's flags parsed
     "absl": {
-        "command_line.py", "data/batches.py", "usage.py",
+        "command_line.py", "config_flag.py", "data/batches.py", "usage.py",
         *(f"{name}.py" for name in ENTRY_POINTS),
     },
     "transformers": set(),
     "tensorflow": set(),
 }
 # rooms of NumPy alone, which worker processes import
-WITHOUT_JAX = {"audio", "text", "data", "corpora", "evaluation"}
+WITHOUT_JAX = {"keys", "audio", "text", "data", "corpora", "evaluation"}
 JAX = {"jax", "flax", "optax", "orbax"}
 WITH_JAX = {
     "data/batches.py",  # puts batches on devices

@@ -248,8 +248,6 @@ def test_newest_every_nth_and_best_are_kept(tmp_path):
         1, 3,
     ]  # fmt: skip
     assert kept(tmp_path / "c", [1, 2, 3, 4], {}) == [3, 4]
-    with pytest.raises(UserError, match="keep_last=0"):
-        Checkpoints(tmp_path, keep_last=0)
 
 
 def test_export_takes_the_average_and_the_step_that_is_asked_for(tmp_path, monkeypatch):

@@ -157,7 +157,7 @@ def test_pretraining_goes_on_from_an_exported_model(tmp_path):
     with pytest.raises(UserError, match="num_layers: 2 there, 3 here"):
         Wav2Vec2(config).begin(state)
     config.model.num_layers, config.quantizer.codes = 2, 9
-    with pytest.raises(UserError, match="quantizer in"):
+    with pytest.raises(UserError, match=r"codes: 8 there, 9 here.*config\.quantizer\.codes=8,"):
         Wav2Vec2(config).begin(state)
 
 
@@ -218,9 +218,6 @@ def test_rows_that_fill_up_are_no_candidates(place):
     assert float(loss(variables, silent, context)[0]) == pytest.approx(float(first), rel=1e-6)
     moved = batch | {"audio": batch["audio"] * np.array([[1], [-1], [1]], np.int16)}
     assert float(loss(variables, moved, context)[0]) != pytest.approx(float(first), rel=1e-6)
-    config.loss.negatives_from = "nowhere"
-    with pytest.raises(UserError, match="negatives_from is 'nowhere'"):
-        Wav2Vec2(config)
 
 
 @pytest.mark.parametrize("place", ["masked", "everywhere"])

@@ -16,17 +16,16 @@ from w2v_jax.audio.augment import (
 from w2v_jax.audio.waveform import AudioError
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.sources import open_sources
-from w2v_jax.errors import UserError
 
 KINDS = ("speed", "pitch", "reverb", "noise", "gain")  # in the order in which they are applied
-# keys of config.data.augment; every probability is per utterance
+# of config.data.augment; every probability is per utterance
 DEFAULTS = {
     "speed_prob": 0.0,
-    "speed_factors": (0.9, 1.1),  # one of these
+    "speed_factors": (0.9, 1.1),
     "pitch_prob": 0.0,
-    "pitch_semitones": 3.0,  # up or down by at most this much
+    "pitch_semitones": 3.0,
     "reverb_prob": 0.0,
-    "reverb_manifest": "",  # impulse responses
+    "reverb_manifest": "",
     "noise_prob": 0.0,
     "noise_manifest": "",
     "noise_snr_db": (5.0, 20.0),
@@ -41,8 +40,7 @@ class Augmentation:
     """Draws and applies what `settings` (config.data.augment) allow.
 
     Every kind has a stream of random numbers of its own, so that switching one on or off changes
-    no other; so has every view of an utterance, which are counted from 0. Raises UserError for
-    settings that make no sense.
+    no other; so has every view of an utterance, which are counted from 0.
     """
 
     def __init__(
@@ -55,21 +53,6 @@ class Augmentation:
         self.settings = dict(settings)
         self._seed = seed
         self.recordings = {"noise": noise, "reverb": impulses}
-        for kind in KINDS:
-            prob = settings[f"{kind}_prob"]
-            if not 0 <= prob <= 1:
-                raise UserError(f"--config.data.augment.{kind}_prob={prob} must be from 0 to 1")
-        for kind, corpus in self.recordings.items():
-            if settings[f"{kind}_prob"] > 0 and not corpus:
-                raise UserError(
-                    f"--config.data.augment.{kind}_prob={settings[f'{kind}_prob']} needs "
-                    f"recordings; set --config.data.augment.{kind}_manifest"
-                )
-        factors = settings["speed_factors"]
-        if not factors or not all(0.5 <= factor <= 2 for factor in factors):
-            raise UserError(
-                f"--config.data.augment.speed_factors={tuple(factors)} must be from 0.5 to 2"
-            )
 
     def _draw(self, kind: str, step: int, item: int, view: int) -> np.random.Generator | None:
         """The random numbers of this utterance and kind, or None where it is spared."""

@@ -8,10 +8,10 @@ import numpy as np
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.plan import Bucket
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, some
+from w2v_jax.keys.check import flag
 
 DEFAULTS = {"mix": "none", "mix_weights": (), "mix_alpha": 0.5}  # keys of config.data
-KINDS = ("none", "hours", "weights", "temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,8 @@ def mixture(
     "temperature"  n hours in proportion to n ** alpha, over the languages of a corpus and then over
                    the corpora (XLS-R, arXiv 2111.09296 section 3.1, alpha 0.5). A source whose
                    manifest names no corpus is one.
-    Raises UserError for another kind and for weights that do not fit the sources.
+    Raises UserError for weights that do not fit the sources.
     """
-    if kind not in KINDS[1:]:
-        raise UserError(f"--config.data.mix={kind!r} is not one of {', '.join(KINDS)}")
     if kind == "temperature":
         codes, parts = _languages(corpus)
     else:
@@ -58,8 +56,6 @@ def mixture(
     codes = codes[corpus.first_rows]
     hours = np.bincount(codes, corpus.lengths, len(parts)) / SAMPLE_RATE / 3600
     if kind == "temperature":
-        if not 0 <= alpha <= 1:
-            raise UserError(f"--config.data.mix_alpha={alpha} must be from 0 to 1")
         _, corpora = np.unique([name for name, _ in parts], return_inverse=True)
         within = hours**alpha
         total = np.bincount(corpora, hours) ** alpha
@@ -68,8 +64,8 @@ def mixture(
         shares = np.array(weights, float)
         if shares.shape != hours.shape or (shares < 0).any() or not shares.sum() > 0:
             raise UserError(
-                f"--config.data.mix_weights={tuple(weights)} must be {len(parts)} numbers from 0 "
-                f"on, one for each of {', '.join(name for name, _ in parts)}"
+                f"{flag('data.mix_weights', tuple(weights))} must be {len(parts)} numbers from 0 "
+                f"on, one for each of {some(name for name, _ in parts)}"
             )
     else:
         shares = hours

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shlex
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +39,10 @@ def open_sources(names: str) -> list[Source]:
         if not os.path.exists(name) and glob.has_magic(name):
             paths = sorted(glob.glob(name))
             if not paths:
-                raise UserError(f"no manifest fits {name!r}")
+                raise UserError(
+                    f"no manifest fits the pattern {shlex.quote(name)}; python -m w2v_jax.prepare "
+                    "writes them"
+                )
         for path in paths:
             stem = os.path.splitext(os.path.basename(path))[0]
             found.append(Shards(path) if is_shards(path) else Files(Manifest.read(path), stem))

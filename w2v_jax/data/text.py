@@ -80,7 +80,7 @@ def open_text(paths: str, vocabulary: Vocabulary, max_tokens: int) -> TextCorpus
         try:
             text = vocabulary.usable(line)
             if not text:
-                raise TextError(f"{line.strip()!r} has no letters")
+                raise TextError(f"{line.strip()[:60]!r} has no letters")
         except TextError as error:
             left_out += 1
             if left_out <= MAX_NAMED:

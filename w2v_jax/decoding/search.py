@@ -13,50 +13,55 @@ from w2v_jax.decoding.flashlight import FlashlightSearch, is_installed
 from w2v_jax.decoding.lexicon import CLOSED, check_known, is_kenlm_binary, spellable, words_of
 from w2v_jax.decoding.ngram import LN10, read_arpa
 from w2v_jax.errors import UserError
+from w2v_jax.keys.check import check_values, complaint, shown
+from w2v_jax.keys.table import SEARCH
 from w2v_jax.text.alphabet import Alphabet
 
 log = logging.getLogger(__name__)
-LIBRARIES = ("auto", "flashlight", "python")
 Search = Callable[[np.ndarray], list[Hypothesis]]  # of ln p [T, V]; best first, at least one
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """How a text is searched for. Weights are those of natural logarithms.
+    """How a text is searched for; keys/table.py says what the fields mean. Weights are those of
+    natural logarithms.
 
     The defaults of fairseq: beam 50, threshold 50, weight 2 (base 10), word score -1.
     """
 
-    lm: str = ""  # n-gram model: an ARPA file, plain or .gz, or a binary of KenLM
-    lexicon: str = ""  # the only words that are found, one per line; empty: those of lm
-    any_word: bool = False  # find other words too, which lm knows as <unk> (by the library python)
-    library: str = "auto"  # flashlight | python | auto: flashlight where it is installed
+    lm: str = ""
+    lexicon: str = ""
+    any_word: bool = False
+    library: str = "auto"
     beam: int = 50
     threshold: float = 50.0
     letters: int = 0
     lm_weight: float = 2.0 / LN10
     word_score: float = -1.0
-    best: int = 50  # hypotheses of an utterance
-    # a Transformer language model that scores these again (python -m w2v_jax.train_lm and export)
+    best: int = 50
     transformer_lm: str = ""
     transformer_weight: float = 1.0
     transformer_word_score: float = -1.0
-    ngram_weight: float = 0.0  # of `lm` beside it; the papers have 0
+    ngram_weight: float = 0.0
 
     def __post_init__(self):
-        if self.library not in LIBRARIES:
-            raise UserError(f"library={self.library!r} must be one of {', '.join(LIBRARIES)}")
-        for key in ("beam", "best"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        if not self.threshold > 0:
-            raise UserError(f"threshold={self.threshold:g} must be positive")
-        if self.letters < 0:
-            raise UserError(f"letters={self.letters} must be at least 0")
+        if wrong := complaint(self, table=SEARCH):
+            raise UserError(wrong)
         if self.any_word and not self.lm:
             raise UserError("any_word is about the words of lm; set that too")
         if self.any_word and self.lexicon:
             raise UserError("any_word finds words that lexicon forbids; set one of them")
+
+    @classmethod
+    def from_config(cls, config) -> "SearchOptions":
+        """Of a config, configs/evaluate.py's. Raises UserError for one of something else, and for
+        values that make no sense."""
+        if "kind" in config:
+            raise UserError(
+                f"this config is of the kind {shown(config['kind'])}, of a training; what decodes "
+                "takes one of configs/evaluate.py"
+            )
+        return cls(**check_values(config, tuple(SEARCH), SEARCH))
 
     @property
     def searches(self) -> bool:

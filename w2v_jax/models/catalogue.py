@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
+from w2v_jax.keys.check import shown
 from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.ctc import CTCModel
@@ -77,10 +78,10 @@ MODELS = {
 def kind_of(description: Description) -> Kind:
     """Raises UserError for a description of no model that is known here."""
     name = description.get("kind")
-    if name not in MODELS or "model" not in description:
+    if not isinstance(name, str) or name not in MODELS or "model" not in description:
         raise UserError(
-            f"a model of the kind {name!r} is none of {', '.join(MODELS)}, or nothing says how it "
-            "is built; export or convert it again"
+            f"a model of the kind {shown(name)} is none of {', '.join(MODELS)}, or nothing says "
+            "how it is built; export or convert it again"
         )
     return MODELS[name]
 

@@ -1,11 +1,20 @@
 """The hyper-parameters of an encoder and of the heads on it."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from w2v_jax.errors import some
+from w2v_jax.keys.check import MOST, flag, shown
 from w2v_jax.models.frontends import FRONTENDS, Frontend, WaveformConfig
-from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
-from w2v_jax.models.settings import ConfigError, ModelSettings, Settings, choices, free, nested
+from w2v_jax.models.settings import (
+    ConfigError,
+    ModelSettings,
+    Settings,
+    free,
+    nearest_multiples,
+    nested,
+)
 
 NORM_GROUPS = 16  # of model.block.norm=group
 
@@ -17,7 +26,7 @@ class TransformerConfig(Settings):
     kind: ClassVar[str] = "transformer"
     path: ClassVar[str] = "model.block"
 
-    adapter_dim: int = 0  # bottleneck of an adapter at the end of a block (MMS); 0: none
+    adapter_dim: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +37,8 @@ class ConformerConfig(Settings):
     path: ClassVar[str] = "model.block"
 
     kernel: int = 31
-    norm: str = "batch"  # | layer | group: the norm inside the convolution module
-    dropout: float = free(0.1)  # at the end of the convolution module
-
-    def __post_init__(self):
-        choices("model.block.norm", self.norm, ("batch", "layer", "group"))
-        self.check_rates()
-        if self.kernel % 2 == 0:
-            raise ConfigError(f"model.block.kernel is {self.kernel}; it must be odd")
+    norm: str = "batch"
+    dropout: float = free(0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +50,8 @@ class ConvPositions(Settings):
 
     kernel: int = 128
     groups: int = 16
-    norm: str = "weight"  # of the kernel | batch: batch norm of the input
-    activation: str = "gelu"  # | gelu_tanh | relu | swish
-
-    def __post_init__(self):
-        choices("model.positions.norm", self.norm, ("weight", "batch"))
-        choices("model.positions.activation", self.activation, tuple(ACTIVATIONS))
+    norm: str = "weight"
+    activation: str = "gelu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +96,8 @@ class StridedOutput(Settings):
     path: ClassVar[str] = "model.output"
 
     layers: int = 3
-    width: int = 0  # 0: as the model's, and then without a projection before the convolutions
+    width: int = 0
     stride: int = 2
-
-    def __post_init__(self):
-        if self.layers < 1 or self.stride < 1:
-            raise ConfigError(
-                f"model.output has {self.layers} layers of stride {self.stride}; both must be at "
-                "least 1, or model.output.kind plain"
-            )
 
 
 BLOCKS = {c.kind: c for c in (TransformerConfig, ConformerConfig)}
@@ -128,24 +120,20 @@ class EncoderConfig(ModelSettings):
     num_layers: int = 12
     num_heads: int = 12
     feed_forward: int = 3072
-    feature_norm: bool = True  # layer norm of the features before their projection
-    norm_order: str = "post"  # | pre
+    feature_norm: bool = True
+    norm_order: str = "post"
     norm_eps: float = 1e-5
-    activation: str = "gelu"  # | gelu_tanh | relu | swish: in the feed-forwards
+    activation: str = "gelu"
     # regularisation
     dropout: float = free(0.1)
     attention_dropout: float = free(0.1)
     activation_dropout: float = free(0.0)
-    dropout_input: float = free(0.1)  # of the projected features, before the mask
+    dropout_input: float = free(0.1)
     layerdrop: float = free(0.05)
-    # True: group norm, batch norm and depthwise convolution see the padding, as the published
-    # checkpoints were trained. False: padding never changes a valid output.
     padding_leaks: bool = free(False)
 
     def __post_init__(self):
-        choices("model.norm_order", self.norm_order, ("post", "pre"))
-        choices("model.activation", self.activation, tuple(ACTIVATIONS))
-        self.check_rates()
+        super().__post_init__()
         divisors = {"num_heads": self.num_heads}
         if isinstance(self.positions, ConvPositions):
             divisors["positions.groups"] = self.positions.groups
@@ -154,14 +142,21 @@ class EncoderConfig(ModelSettings):
         for key, divisor in divisors.items():
             if self.width % divisor:
                 raise ConfigError(
-                    f"model.width {self.width} is not divisible by model.{key} {divisor}"
+                    f"model.width {self.width} is not divisible by model.{key} {divisor}; "
+                    f"{nearest_multiples('model.width', self.width, divisor)}"
                 )
         positions = self.positions.kind
         if positions == "rotary" and (self.width // self.num_heads) % 2:
-            raise ConfigError("model.positions.kind=rotary needs an even width per head")
+            raise ConfigError(
+                f"model.positions.kind=rotary needs an even width per head, which {self.width} / "
+                f"{self.num_heads} is not; change model.num_heads"
+            )
         if not self.conformer:
             if self.block.adapter_dim and self.norm_order != "pre":
-                raise ConfigError("model.block.adapter_dim needs model.norm_order=pre")
+                raise ConfigError(
+                    f"model.block.adapter_dim={self.block.adapter_dim} needs model.norm_order=pre; "
+                    "set that, or adapter_dim=0"
+                )
             if positions in ("relative", "rotary"):
                 raise ConfigError(
                     f"model.positions.kind={positions} needs model.block.kind=conformer; a "
@@ -199,19 +194,34 @@ class EncoderConfig(ModelSettings):
 
     def check_same(self, other: "EncoderConfig", where: str) -> None:
         """Raises ConfigError naming what differs from the encoder in `where`."""
-        old, new = other.architecture(), self.architecture()
-        changed = [key for key in dict.fromkeys((*new, *old)) if old.get(key) != new.get(key)]
-        if changed:
-            there = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in changed)
-            kinds = [key for key in changed if key.endswith(".kind")]
-            flags = " ".join(f"--config.model.{key}={old[key]}" for key in changed if key in old)
-            if kinds:  # its other keys do not exist here: no flag can set them
-                flags = ",".join(f"{key.removesuffix('.kind')}={old[key]}" for key in kinds)
-                flags = f"one with {flags} in its argument (configs/wav2vec2.py:base,{flags})"
-            raise ConfigError(
-                f"the encoder in {where} is another one ({there}); use a config of the same size, "
-                f"or {flags}, or take over what fits with --config.run.partial_init=True"
-            )
+        changes = self.changes(other)
+        if not changes:
+            return
+        kinds = [key for key in changes if key.endswith(".kind")]
+        if kinds:  # its other keys do not exist here: no flag can set them
+            names = (key.removeprefix("model.").removesuffix(".kind") for key in kinds)
+            parts = (f"{name}={changes[key][0]}" for name, key in zip(names, kinds, strict=True))
+            argument = ",".join(parts)
+            remedy = f"one with {argument} in its argument (configs/wav2vec2.py:base,{argument})"
+        else:
+            remedy = flags_of(changes)
+        raise ConfigError(
+            f"the encoder in {where} is another one ({differences(changes)}); use a config of the "
+            f"same size, or {remedy}, or take over what fits with --config.run.partial_init=True"
+        )
+
+
+def differences(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """What `Settings.changes` found, for a message."""
+    return some(
+        (f"{key}: {shown(old)} there, {shown(new)} here" for key, (old, new) in changes.items()),
+        MOST, "; ",
+    )  # fmt: skip
+
+
+def flags_of(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The flags that undo them."""
+    return " ".join(flag(key, old, longest=500) for key, (old, _) in changes.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,15 +230,14 @@ class PredictionConfig(Settings):
 
     path: ClassVar[str] = "prediction"
 
-    classes: tuple[int, ...] = (504,)  # per set of labels; fairseq adds 4 to the clusters
-    projection: int = 256  # where context and label embeddings are compared
-    tied: bool = False  # one projection for all sets of labels
-    label_rate: float = 50.0  # labels per second
+    classes: tuple[int, ...] = (504,)
+    projection: int = 256
+    tied: bool = False
+    label_rate: float = 50.0
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "classes", tuple(int(n) for n in self.classes))
-        if not self.classes:
-            raise ConfigError("prediction.classes is empty; name the classes of every label set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,14 +247,15 @@ class QuantizerConfig(Settings):
     path: ClassVar[str] = "quantizer"
 
     groups: int = 2
-    codes: int = 320  # per group
-    width: int = 256  # of a quantized vector, all groups together
-    projection: int = 256  # where context and target are compared
-    dropout: float = free(0.1)  # of the features that it sees
+    codes: int = 320
+    width: int = 256
+    projection: int = 256
+    dropout: float = free(0.1)
 
     def __post_init__(self):
-        self.check_rates()
+        super().__post_init__()
         if self.width % self.groups:
             raise ConfigError(
-                f"quantizer.width {self.width} is not divisible by quantizer.groups {self.groups}"
+                f"quantizer.width {self.width} is not divisible by quantizer.groups {self.groups}; "
+                f"{nearest_multiples('quantizer.width', self.width, self.groups)}"
             )

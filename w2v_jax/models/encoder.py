@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from w2v_jax.errors import some
 from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
@@ -208,7 +209,7 @@ class Encoder(nn.Module):
             raise ConfigError(f"taps is {taps!r}; it must be names in a tuple, ({taps!r},)")
         if unknown := sorted(set(taps) - set(tap_names(cfg))):
             raise ConfigError(
-                f"the encoder has no {', '.join(unknown)}; it has {', '.join(tap_names(cfg))}"
+                f"the encoder has no {some(unknown)}; it has {some(tap_names(cfg))}"
             )
         features = feature_encoder(cfg, name="feature_encoder")(audio, length)  # [B, T, C]
         features = features[:, :frames]

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from w2v_jax.models.config import NoPositions, TransformerConfig
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.kernels.dropout import Dropout
-from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.layers import boxed, layer_norm, sinusoids
-from w2v_jax.models.settings import ConfigError, ModelSettings, choices, free
+from w2v_jax.models.settings import ConfigError, ModelSettings, free, nearest_multiples
 from w2v_jax.models.transformer import TransformerBlock
 
 
@@ -29,9 +28,9 @@ class LanguageConfig(ModelSettings):
     num_layers: int = 20
     num_heads: int = 16
     feed_forward: int = 6144
-    max_tokens: int = 256  # longer sentences are cut: of later positions nothing is learnt
+    max_tokens: int = 256
     norm_eps: float = 1e-5
-    activation: str = "relu"  # | gelu | gelu_tanh | swish
+    activation: str = "relu"
     # regularisation
     dropout: float = free(0.1)
     attention_dropout: float = free(0.1)
@@ -43,17 +42,15 @@ class LanguageConfig(ModelSettings):
     positions: ClassVar[NoPositions] = NoPositions()  # the embeddings have them
 
     def __post_init__(self):
-        choices("model.activation", self.activation, tuple(ACTIVATIONS))
-        self.check_rates()
+        super().__post_init__()
         if self.execution.attention == "auto":  # sentences are short: no loop over heads
             whole = dataclasses.replace(self.execution, attention="whole")
             object.__setattr__(self, "execution", whole)
-        if self.max_tokens < 2:
-            raise ConfigError(f"model.max_tokens is {self.max_tokens}; it must be at least 2")
-        for key, divisor in (("num_heads", self.num_heads), ("width", 2)):
+        for of, divisor in ((", model.num_heads", self.num_heads), ("", 2)):
             if self.width % divisor:
                 raise ConfigError(
-                    f"model.width {self.width} is not divisible by {divisor}; change model.{key}"
+                    f"model.width {self.width} is not divisible by {divisor}{of}; "
+                    f"{nearest_multiples('model.width', self.width, divisor)}"
                 )
 
 

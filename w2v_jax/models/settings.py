@@ -6,18 +6,12 @@ from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 
-from w2v_jax.errors import UserError
-from w2v_jax.models.kernels import FORMS
+from w2v_jax.errors import UserError, some
+from w2v_jax.keys.check import complaint, shown
 
 
 class ConfigError(UserError):
     """A value of the configuration that cannot be used; the message names the key."""
-
-
-def choices(key: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raises ConfigError where the value of a dotted key is none of these."""
-    if value not in allowed:
-        raise ConfigError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
 def free(default: Any) -> Any:
@@ -32,7 +26,8 @@ def nested(union: Mapping[str, type], default: type) -> Any:
 
 
 class Settings:
-    """What the frozen dataclasses of a config have in common.
+    """What the frozen dataclasses of a config have in common: fields, whose ranges and meanings
+    stand in keys/table.py.
 
     `kind` names the members of a union; it is a key of their dicts. `path` is where an instance
     stands in a config, for messages.
@@ -40,6 +35,10 @@ class Settings:
 
     kind: ClassVar[str] = ""
     path: ClassVar[str] = "model"
+
+    def __post_init__(self):
+        if wrong := complaint(self, self.path):
+            raise ConfigError(wrong)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], path: str = "") -> Self:
@@ -49,10 +48,10 @@ class Settings:
         values = {k: v for k, v in dict(values).items() if k != "kind" or not cls.kind}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            keys = ", ".join(sorted(fields)) or "none"
+            keys = some(sorted(fields)) or "none"
             of = f" of the kind {cls.kind}" if cls.kind else ""
             raise ConfigError(
-                f"there is no key {', '.join(f'{path}.{key}' for key in unknown)}; the keys of "
+                f"there is no key {some(f'{path}.{key}' for key in unknown)}; the keys of "
                 f"{path}{of}: {keys}"
                 + "; kinds are chosen in the argument of a config, base,block=conformer say, not "
                 "by a flag" * bool(cls.kind)
@@ -75,6 +74,16 @@ class Settings:
         """The dotted keys that decide shapes and meaning of the parameters."""
         return dict(self._decisive(""))
 
+    def changes(self, old: "Settings") -> dict[str, tuple[Any, Any]]:
+        """{key in a config: (value of `old`, own value)} of what another model has otherwise; None
+        for a key that one of them lacks."""
+        there, here = old.architecture(), self.architecture()
+        return {
+            f"{self.path}.{key}": (there.get(key), here.get(key))
+            for key in dict.fromkeys((*here, *there))
+            if there.get(key) != here.get(key)
+        }
+
     def _decisive(self, prefix: str) -> Iterator[tuple[str, Any]]:
         if self.kind:
             yield f"{prefix}kind", self.kind
@@ -85,14 +94,11 @@ class Settings:
             elif not (field.metadata.get("free") or field.metadata.get("apart")):
                 yield f"{prefix}{field.name}", value
 
-    def check_rates(self) -> None:
-        """Raises ConfigError for a dropout rate that is none."""
-        for field in dataclasses.fields(self):
-            if "drop" in field.name and not 0 <= getattr(self, field.name) < 1:
-                raise ConfigError(
-                    f"{self.path}.{field.name} is {getattr(self, field.name)}; it must be 0 or "
-                    "more, below 1"
-                )
+
+def nearest_multiples(key: str, value: int, divisor: int) -> str:
+    """The remedy where `divisor` does not divide the value of a key."""
+    low = value // divisor * divisor
+    return f"set --config.{key}={f'{low} or ' if low else ''}{low + divisor}, or another divisor"
 
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,10 +125,11 @@ def member(union: Mapping[str, type], value: Any, path: str) -> Settings:
     if isinstance(value, Settings):
         return value
     if not isinstance(value, str) and not hasattr(value, "keys"):
-        raise ConfigError(f"{path} is {value!r}; it must name a kind of {', '.join(union)}")
+        raise ConfigError(f"{path} is {shown(value)}; it must name a kind of {', '.join(union)}")
     values = {"kind": value} if isinstance(value, str) else dict(value)
     kind = values.get("kind", "")
-    choices(f"{path}.kind", kind, tuple(union))
+    if kind not in union:
+        raise ConfigError(f"{path}.kind is {shown(kind)}; it must be one of {', '.join(union)}")
     return union[kind].from_dict(values, path)
 
 
@@ -132,21 +139,14 @@ class Execution(Settings):
 
     path: ClassVar[str] = "execution"
 
-    dtype: str = "float32"  # of the computation; parameters stay float32
-    remat: str = "none"  # | full | dots: what the backward pass computes again in the blocks
-    remat_features: bool = False  # and norms and activations of the front end
-    scan: bool = True  # one compiled block for all layers; False unrolls them
-    # forms of kernels; auto: what is best on the platform that a program is compiled for
-    attention: str = "auto"  # | whole | heads: one head after the other
-    positional_conv: str = "auto"  # | conv | fft
-    depthwise_conv: str = "auto"  # | conv | shifts
-
-    def __post_init__(self):
-        choices("execution.dtype", self.dtype, ("float32", "bfloat16"))
-        choices("execution.remat", self.remat, ("none", "full", "dots"))
-        for operation, forms in FORMS.items():
-            allowed = ("auto", *dict.fromkeys(forms.values()))
-            choices(f"execution.{operation}", getattr(self, operation), allowed)
+    dtype: str = "float32"
+    remat: str = "none"
+    remat_features: bool = False
+    scan: bool = True
+    # forms of kernels, see models/kernels
+    attention: str = "auto"
+    positional_conv: str = "auto"
+    depthwise_conv: str = "auto"
 
     @property
     def compute_dtype(self) -> jnp.dtype:

@@ -2,6 +2,7 @@
 evaluation, alarms and arithmetic. `TASKS` is the only place that lists them."""
 
 from w2v_jax.errors import UserError
+from w2v_jax.keys.check import check_values, shown
 from w2v_jax.tasks.ctc import CTC
 from w2v_jax.tasks.language import Language
 from w2v_jax.tasks.task import Task
@@ -13,14 +14,20 @@ TASKS: dict[str, type[Task]] = {"wav2vec2": Wav2Vec2, "ctc": CTC, "language": La
 def kind_of(config) -> str:
     """The kind of training of a config (configs/). Raises UserError for one that is not here."""
     kind = config.get("kind", "")
-    if kind not in TASKS:
+    if not isinstance(kind, str) or kind not in TASKS:
+        what = f"has the kind {shown(kind)}" if kind else "is of no training"
         raise UserError(
-            f"this config has the kind {kind!r}; a training needs one of {', '.join(TASKS)}, as "
-            "the files configs/wav2vec2.py, finetune.py and lm.py make them"
+            f"this config {what}; one of the kinds {', '.join(TASKS)} is needed, as the files "
+            "configs/wav2vec2.py, finetune.py and lm.py make them"
         )
     return kind
 
 
 def make_task(config) -> Task:
-    """The task of a config. Raises UserError for a kind or values that make no sense."""
-    return TASKS[kind_of(config)](config)
+    """The task of a config, all of whose values make sense. Raises UserError naming key, value and
+    remedy of what does not."""
+    kind = TASKS[kind_of(config)]
+    values = check_values(config, kind.keys)
+    task = kind(config)
+    task.check(values)
+    return task

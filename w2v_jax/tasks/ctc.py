@@ -46,6 +46,10 @@ class CTC(EncodingTask):
     best_by = "valid/wer"
     loss_scalar = "train/ctc_loss"
     freeze = "encoder"
+    keys = (
+        *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds", "letters", "language",
+        "reinit_layers", "final_dropout", "freeze_steps", "time_masking", "channel_masking",
+    )  # fmt: skip
 
     def __init__(self, config):
         self.alphabet = Alphabet.from_letters(config.letters, config.language)

@@ -23,6 +23,7 @@ from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
+from w2v_jax.tasks.rules import check_rules
 from w2v_jax.tasks.task import Data, Shape, Task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.initial import take_over
@@ -34,9 +35,17 @@ from w2v_jax.training.task import Variables
 class EncodingTask(Task):
     """A training of an encoder: lengths are samples, `self.encoder` is the encoder's config."""
 
+    keys = (
+        *Task.keys, "data.batch_seconds", "data.mix", "data.mix_weights", "data.mix_alpha",
+        "data.augment",
+    )  # fmt: skip
+
     def __init__(self, config):
         self.encoder = EncoderConfig.from_dict(config.model, config.execution)
         super().__init__(config)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        check_rules(values, self.encoder.frontend.frames)
 
     def rows(self, mesh: Mesh, held_out: bool) -> tuple[int, int]:
         """(samples of a batch, what its rows are a multiple of). What is held out is read as much

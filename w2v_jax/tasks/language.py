@@ -22,7 +22,7 @@ from w2v_jax.models.language import LanguageConfig, LanguageModel, block_stack
 from w2v_jax.objectives.language import next_token_loss
 from w2v_jax.tasks.task import Data, Shape, Task
 from w2v_jax.text.alphabet import Alphabet
-from w2v_jax.text.vocabulary import UNITS, Vocabulary
+from w2v_jax.text.vocabulary import Vocabulary
 from w2v_jax.training.metrics import TOKENS
 from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
@@ -38,12 +38,14 @@ class Language(Task):
     loss_scalar = "train/loss"
     reads = "text"
     measure = TOKENS
+    keys = (
+        *Task.keys, "data.batch_tokens", "data.num_buckets", "unit", "letters", "language",
+        "num_words",
+    )  # fmt: skip
 
     def __init__(self, config):
         self.model = LanguageConfig.from_dict(config.model, config.execution)
         self.letters = Vocabulary(Alphabet.from_letters(config.letters, config.language))
-        if config.unit not in UNITS:
-            raise UserError(f"--config.unit={config.unit!r} must be one of {', '.join(UNITS)}")
         super().__init__(config)
 
     @functools.cached_property

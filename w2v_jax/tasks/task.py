@@ -1,7 +1,7 @@
 """What a kind of training tells the rest of the house about itself."""
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from w2v_jax.data.batches import BatchLoader, iterate
 from w2v_jax.data.plan import Bucket, sequential
 from w2v_jax.measuring.part_timing import Part
+from w2v_jax.tasks.rules import check_rules
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.metrics import AUDIO, Measure
 from w2v_jax.training.optim import make_optimizer, make_schedule
@@ -58,6 +59,11 @@ class Task(abc.ABC):
     reads: ClassVar[str] = "manifest"  # what config.data.train names: manifest | text
     measure: ClassVar[Measure] = AUDIO
     pads: ClassVar[bool] = True  # whether rows are shorter than their batch
+    # the keys and groups of keys of its config; what they are: keys/table.py
+    keys: ClassVar[tuple[str, ...]] = (
+        "kind", "seed", "num_steps", "ema_decay", "model", "execution", "optim", "run",
+        "data.train", "data.valid", "data.row_multiple",
+    )  # fmt: skip
     # weights of terms of the loss that are means over a micro-batch: these alone change with
     # config.run.accumulation
     over_micro_batch: ClassVar[tuple[str, ...]] = ()
@@ -73,6 +79,10 @@ class Task(abc.ABC):
         )
         self.schedule = make_schedule(config.optim, config.num_steps)
         self.follower: Follower | None = averaged(config.ema_decay)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raises UserError where values of its config do not go together; `values`: its leaves."""
+        check_rules(values)
 
     # data
 

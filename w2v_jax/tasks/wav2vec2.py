@@ -15,7 +15,7 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.flops import contrastive_flops
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.config import QuantizerConfig
+from w2v_jax.models.config import QuantizerConfig, differences, flags_of
 from w2v_jax.models.heads.quantizer import Quantizer
 from w2v_jax.models.heads.wav2vec2 import PretrainingOutput, Wav2Vec2Model
 from w2v_jax.models.layers import torch_dense
@@ -62,15 +62,16 @@ class Wav2Vec2(EncodingTask):
     best_by = "valid/contrastive_bits"
     loss_scalar = "train/contrastive_bits"
     pads = False
+    keys = (
+        *EncodingTask.keys, "data.crop_seconds", "data.concatenate_seconds", "masking",
+        "quantizer", "loss", "gumbel",
+    )  # fmt: skip
     over_micro_batch = ("loss.diversity_weight", "loss.penalty_weight")
 
     def __init__(self, config):
         self.quantizer = QuantizerConfig.from_dict(config.quantizer)
         self.masking = config.masking.to_dict()
-        source = config.loss.negatives_from
-        if source not in ("masked", "everywhere"):
-            raise UserError(f"loss.negatives_from is {source!r}; it must be masked or everywhere")
-        self.everywhere = source == "everywhere"
+        self.everywhere = config.loss.negatives_from == "everywhere"
         super().__init__(config)
         self.alarms = alarms(
             groups=self.quantizer.groups, codes=self.quantizer.codes,
@@ -99,10 +100,10 @@ class Wav2Vec2(EncodingTask):
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
         old = QuantizerConfig.from_dict(exported["quantizer"])
-        if self.quantizer.architecture() != old.architecture():
+        if changes := self.quantizer.changes(old):
             raise UserError(
-                f"the quantizer in {path} is another one: {old} there, {self.quantizer} here; "
-                "use the same, or take over what fits with --config.run.partial_init=True"
+                f"the quantizer in {path} is another one ({differences(changes)}); set "
+                f"{flags_of(changes)}, or take over what fits with --config.run.partial_init=True"
             )
 
     def forward(

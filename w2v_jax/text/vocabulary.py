@@ -11,7 +11,6 @@ from w2v_jax.errors import UserError
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet, TextError, excerpt, quoted
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-UNITS = ("letters", "words")
 MAX_LETTERS = 200  # of an alphabet in a message
 
 

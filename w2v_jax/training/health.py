@@ -20,10 +20,6 @@ class Skipped:
     """
 
     def __init__(self, limit: int, content: Mapping[str, int] | None = None):
-        if limit < 0:
-            raise UserError(
-                f"--config.run.max_skipped={limit} must be at least 1, or 0 to skip without end"
-            )
         self._limit = limit
         self.content = {"in_a_row": 0, "total": 0, **(content or {})}
 

@@ -13,6 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError
+from w2v_jax.keys.check import complaint
 from w2v_jax.places import place
 from w2v_jax.stopping import PREEMPTED, Stopped, stop
 from w2v_jax.training.checkpoint import Checkpoints
@@ -20,7 +21,6 @@ from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.health import Alarm, Alarms, Skipped
 from w2v_jax.training.metrics import AUDIO, Measure, Window
 from w2v_jax.training.profiling import Profile
-from w2v_jax.training.retention import retention
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
 from w2v_jax.training.watchdog import Watchdog
@@ -45,14 +45,9 @@ class LoopOptions:
     profile_steps: str = ""
 
     def __post_init__(self):
-        for key in ("num_steps", "log_steps", "save_steps", "eval_steps"):
-            if getattr(self, key) < 1:
-                where = "config" if key == "num_steps" else "config.run"
-                raise UserError(f"--{where}.{key}={getattr(self, key)} must be at least 1")
-        # what the loop would not take is refused before anything large is made
-        Profile(self.profile_steps, "")
-        Skipped(self.max_skipped)
-        retention(self.keep_last, self.keep_every, self.keep_best, {})
+        if wrong := complaint(self, "run") or complaint(self):
+            raise UserError(wrong)
+        Profile(self.profile_steps, "")  # its window is refused before anything large is made
 
     @classmethod
     def from_config(cls, config) -> "LoopOptions":

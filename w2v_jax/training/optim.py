@@ -5,7 +5,6 @@ import math
 import jax.numpy as jnp
 import optax
 
-from w2v_jax.errors import UserError
 from w2v_jax.training.task import Schedule
 
 
@@ -45,9 +44,7 @@ def make_schedule(config, total_steps: int) -> Schedule:
     """From config.optim: schedule, peak_lr, warmup_steps (linear) or phases (tri_stage)."""
     if config.schedule == "linear":
         return linear_schedule(config.peak_lr, config.warmup_steps, total_steps)
-    if config.schedule == "tri_stage":
-        return tri_stage_schedule(config.peak_lr, total_steps, tuple(config.phases))
-    raise UserError(f"optim.schedule is {config.schedule!r}; it must be linear or tri_stage")
+    return tri_stage_schedule(config.peak_lr, total_steps, tuple(config.phases))
 
 
 def warmup_steps(config, total_steps: int) -> int:

@@ -12,8 +12,6 @@ from orbax.checkpoint.checkpoint_managers import (
     PreservationPolicy,
 )
 
-from w2v_jax.errors import UserError
-
 
 def best_steps(scores: Mapping[int, float], count: int) -> list[int]:
     """The `count` steps of the lowest scores, best first; of equals the earlier one.
@@ -44,12 +42,7 @@ def retention(
     keep_last: int, keep_every: int, keep_best: int, scores: Mapping[int, float]
 ) -> PreservationPolicy:
     """Keeps the newest, the steps that `keep_every` divides (0: none) and the best by `scores`,
-    which may grow. Raises UserError where not even the newest would be kept."""
-    for name, value, least in (
-        ("keep_last", keep_last, 1), ("keep_every", keep_every, 0), ("keep_best", keep_best, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise UserError(f"--config.run.{name}={value} must be at least {least}")
+    which may grow."""
     policies = [LatestN(keep_last), _Best(keep_best, scores)]
     if keep_every:
         policies.append(EveryNSteps(keep_every))

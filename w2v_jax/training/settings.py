@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v_jax.errors import UserError
+from w2v_jax.keys.check import shown
 from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
 
-LONGEST = 200  # letters of a value that are shown: a vocabulary has more
 # parts of a config that decide no number beyond rounding: where, how fast, how often, how long
 FREE = ("run", "execution")
 FILES = ("train", "valid")  # of config.data: names; the digest of what they hold is in checkpoints
@@ -39,7 +39,7 @@ def check_unchanged(
     changed = ["kind"] if "kind" in changed else changed  # nothing else is comparable then
     if changed:
         lines = [
-            f"  {key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed[:10]
+            f"  {key}: {shown(old.get(key))} -> {shown(new.get(key))}" for key in changed[:10]
         ] + [f"  and {len(changed) - 10} more"] * (len(changed) > 10)
         raise UserError(
             f"{workdir} was started with another config:\n" + "\n".join(lines)
@@ -82,8 +82,3 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, dict):
         return {k: v for key, x in tree.items() for k, v in _flatten(x, f"{prefix}.{key}").items()}
     return {prefix.lstrip("."): tree}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from w2v_jax.errors import UserError
-
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, as a Linen module takes them
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight)
 Schedule = Callable[[jax.Array], jax.Array]  # of the updates done before
@@ -40,8 +38,6 @@ def averaged(decay: float) -> Follower | None:
     (1 + t) / (10 + t), so that it does not remember the first values for long."""
     if not decay:
         return None
-    if not 0 < decay < 1:
-        raise UserError(f"--config.ema_decay={decay} must be above 0 and below 1, or 0 for none")
     return Follower(lambda step: jnp.minimum(decay, (1 + step) / (10 + step)))
 
 

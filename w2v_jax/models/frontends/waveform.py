@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.layers import GroupNorm, boxed, frame_mask, layer_norm
-from w2v_jax.models.settings import ConfigError, Execution, Settings, choices, free
+from w2v_jax.models.settings import Execution, Settings, free
 
 WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
@@ -23,27 +23,20 @@ class WaveformConfig(Settings):
     kind: ClassVar[str] = "waveform"
     path: ClassVar[str] = "model.frontend"
 
-    # (channels, kernel, stride) per convolution
     conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
     bias: bool = False
-    norm: str = "group"  # group: the first layer, every channel over time | layer: every layer
-    activation: str = "gelu"  # | gelu_tanh | relu | swish
-    normalize: bool = False  # waveforms to zero mean, unit variance per utterance
-    normalize_eps: float = free(1e-5)  # added to that variance; transformers: 1e-7
-    smoothing: float = free(0.0)  # 0 to 1: how much the kernels start as averages over time
-    grad_mult: float = free(0.1)  # scales the gradient into the front end; 0 freezes it
-    # which frames of a padded row count | samples: all whose share of the row, cut into as many
-    # parts as there are frames, holds a sample (fairseq's HuBERT; depends on the longest row)
+    norm: str = "group"
+    activation: str = "gelu"
+    normalize: bool = False
+    normalize_eps: float = free(1e-5)
+    smoothing: float = free(0.0)
+    grad_mult: float = free(0.1)
     frame_rule: str = free("convolution")
 
     def __post_init__(self):
+        super().__post_init__()
         layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
         object.__setattr__(self, "conv_layers", layers)
-        choices("model.frontend.norm", self.norm, ("group", "layer"))
-        choices("model.frontend.activation", self.activation, tuple(ACTIVATIONS))
-        choices("model.frontend.frame_rule", self.frame_rule, ("convolution", "samples"))
-        if not 0 <= self.smoothing <= 1:
-            raise ConfigError(f"model.frontend.smoothing is {self.smoothing}; it must be in 0..1")
 
     @property
     def width(self) -> int:

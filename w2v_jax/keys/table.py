@@ -1,0 +1,365 @@
+"""The table of all keys of a config: what its values may be, and what they mean.
+
+The defaults stand in configs/ and in the dataclasses of the models; their ranges and meanings stand
+here alone. docs/keys.md is made of this table (python -m w2v_jax.keys).
+"""
+
+from typing import NamedTuple
+
+from w2v_jax.keys.ranges import (
+    PROBABILITY,
+    SHARE,
+    Flag,
+    Range,
+    Several,
+    Text,
+    above,
+    choice,
+    number,
+    whole,
+)
+
+
+class Key(NamedTuple):
+    """A row. only: the key exists where another one has this value, KEY=VALUE."""
+
+    range: Range
+    meaning: str
+    unit: str = ""
+    only: str = ""
+
+
+TEXT, FLAG = Text(), Flag()
+STEPS = 2**31 - 1  # the step is an int32
+COUNT = whole(1, STEPS)  # of updates
+WIDTH = whole(1, 65_536)
+AT_ONCE = above(0.0, 1e6)  # seconds of a batch: 278 h
+ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
+LINEAR, TRI_STAGE = "optim.schedule=linear", "optim.schedule=tri_stage"
+WAVEFORM = "model.frontend.kind=waveform"
+TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
+CONV, STRIDED = "model.positions.kind=conv", "model.output.kind=strided"
+SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
+SPAN_LEAST = "spans of every utterance, at least"
+
+# groups whose keys have defaults of their own: a config may leave keys of them out
+DEFAULTED = ("model", "execution", "quantizer", "prediction")
+
+KEYS = {
+    # the training
+    "kind": Key(TEXT, "kind of training: wav2vec2, ctc, language"),
+    "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
+    "num_steps": Key(COUNT, "length of the training", "updates"),
+    "ema_decay": Key(
+        SHARE,
+        "of an average of the weights, which is evaluated and exported; 0: none",
+    ),
+    "letters": Key(TEXT, "the alphabet; empty: English, as in the published models"),
+    "language": Key(
+        TEXT,
+        "of the texts, tr say: whether I and ı, İ and i are pairs; empty: where the letters have "
+        "both",
+    ),
+    "reinit_layers": Key(
+        whole(0, 1_000), "top blocks that start from random weights (arXiv 2107.04734)", "blocks"
+    ),
+    "final_dropout": Key(SHARE, "of the context, before the layer of letters"),
+    "freeze_steps": Key(whole(0, STEPS), "during which the encoder does not move", "updates"),
+    "unit": Key(choice("letters", "words"), "what a language model predicts"),
+    "num_words": Key(
+        whole(1, 10_000_000), "of a model of words: the most frequent of the training text", "words"
+    ),
+    # model
+    "model.width": Key(WIDTH, "of the context network", "channels"),
+    "model.num_layers": Key(whole(1, 1_000), "blocks"),
+    "model.num_heads": Key(whole(1, 65_536), "of the attention"),
+    "model.feed_forward": Key(whole(1, 1_048_576), "hidden width of the feed-forwards", "channels"),
+    "model.feature_norm": Key(FLAG, "layer norm of the features before their projection"),
+    "model.norm_order": Key(choice("post", "pre"), "layer norm after or before every sub-layer"),
+    "model.norm_eps": Key(number(1e-12, 1.0), "of the layer norms"),
+    "model.activation": Key(ACTIVATION, "in the feed-forwards"),
+    "model.dropout": Key(SHARE, "of what every sub-layer adds, and of the first block's input"),
+    "model.attention_dropout": Key(SHARE, "of the attention's weights"),
+    "model.activation_dropout": Key(SHARE, "inside the feed-forwards"),
+    "model.dropout_input": Key(SHARE, "of the projected features, before the mask"),
+    "model.layerdrop": Key(SHARE, "probability that a block is left out of an update"),
+    "model.padding_leaks": Key(
+        FLAG,
+        "group norm, batch norm and depthwise convolution see the padding, as the published "
+        "checkpoints were trained; False: padding never changes a valid output",
+    ),
+    "model.max_tokens": Key(
+        whole(2, 65_536), "longer sentences are cut: of later positions nothing is learnt", "tokens"
+    ),
+    "model.frontend.kind": Key(choice("waveform"), "how samples become frames"),
+    "model.frontend.conv_layers": Key(
+        Several(Several(whole(1, 65_536), 3, 3), 1, 32, "((512,10,5),(512,3,2))"),
+        "(channels, kernel, stride) of every convolution",
+        only=WAVEFORM,
+    ),
+    "model.frontend.bias": Key(FLAG, "whether the convolutions have one", only=WAVEFORM),
+    "model.frontend.norm": Key(
+        choice("group", "layer"),
+        "group: in the first convolution, every channel over time; layer: in every one",
+        only=WAVEFORM,
+    ),
+    "model.frontend.activation": Key(ACTIVATION, "after every convolution", only=WAVEFORM),
+    "model.frontend.normalize": Key(
+        FLAG, "waveforms to zero mean and unit variance per utterance", only=WAVEFORM
+    ),
+    "model.frontend.normalize_eps": Key(
+        number(1e-12, 1.0), "added to that variance; transformers: 1e-7", only=WAVEFORM
+    ),
+    "model.frontend.smoothing": Key(
+        PROBABILITY, "how much the kernels start as averages over time", only=WAVEFORM
+    ),
+    "model.frontend.grad_mult": Key(
+        number(0.0, 1e3), "scales the gradient into the front end; 0 freezes it", only=WAVEFORM
+    ),
+    "model.frontend.frame_rule": Key(
+        choice("convolution", "samples"),
+        "which frames of a padded row count; samples: all whose share of the row, cut into as many "
+        "parts as there are frames, holds a sample (fairseq's HuBERT; depends on the longest row)",
+        only=WAVEFORM,
+    ),
+    "model.block.kind": Key(choice("transformer", "conformer"), "the blocks"),
+    "model.block.adapter_dim": Key(
+        whole(0, 65_536),
+        "bottleneck of an adapter at the end of a block (MMS); 0: none",
+        only=TRANSFORMER,
+    ),
+    "model.block.kernel": Key(
+        whole(1, 4_095, odd=True), "of the convolution module", "frames", only=CONFORMER
+    ),
+    "model.block.norm": Key(
+        choice("batch", "layer", "group"), "inside the convolution module", only=CONFORMER
+    ),
+    "model.block.dropout": Key(SHARE, "at the end of the convolution module", only=CONFORMER),
+    "model.positions.kind": Key(
+        choice("conv", "relative", "rotary", "none"),
+        "what says where a frame stands; relative and rotary need conformer blocks",
+    ),
+    "model.positions.kernel": Key(
+        whole(1, 4_096), "of the convolution over time", "frames", only=CONV
+    ),
+    "model.positions.groups": Key(whole(1, 65_536), "of its channels", only=CONV),
+    "model.positions.norm": Key(
+        choice("weight", "batch"),
+        "weight: of the kernel; batch: batch norm of the input",
+        only=CONV,
+    ),
+    "model.positions.activation": Key(ACTIVATION, "after that convolution", only=CONV),
+    "model.output.kind": Key(
+        choice("plain", "strided"),
+        "strided: convolutions on top, fewer frames (transformers' add_adapter)",
+    ),
+    "model.output.layers": Key(whole(1, 16), "convolutions on top", only=STRIDED),
+    "model.output.width": Key(
+        whole(0, 65_536),
+        "of the output; 0: the model's, without a projection",
+        "channels",
+        only=STRIDED,
+    ),
+    "model.output.stride": Key(whole(1, 16), "of each of them", "frames", only=STRIDED),
+    # execution
+    "execution.dtype": Key(
+        choice("float32", "bfloat16"), "of the computation; parameters stay float32"
+    ),
+    "execution.remat": Key(
+        choice("none", "full", "dots"), "what the backward pass computes again in the blocks"
+    ),
+    "execution.remat_features": Key(FLAG, "and norms and activations of the front end"),
+    "execution.scan": Key(FLAG, "one compiled block for all layers; False unrolls them"),
+    "execution.attention": Key(
+        choice("auto", "heads", "whole"),
+        "whole, or one head after the other; auto: what is best on the platform",
+    ),
+    "execution.positional_conv": Key(choice("auto", "fft", "conv"), "likewise"),
+    "execution.depthwise_conv": Key(choice("auto", "shifts", "conv"), "likewise"),
+    # heads
+    "quantizer.groups": Key(whole(1, 64), "codebooks, of each of which a code is chosen"),
+    "quantizer.codes": Key(whole(2, 65_536), "entries of a codebook"),
+    "quantizer.width": Key(WIDTH, "of a quantized vector, all groups together", "channels"),
+    "quantizer.projection": Key(WIDTH, "where context and target are compared", "channels"),
+    "quantizer.dropout": Key(SHARE, "of the features that the quantizer sees"),
+    "prediction.classes": Key(
+        Several(whole(1, 1_000_000), 1, 64, "(504,)"),
+        "of every set of labels; fairseq adds 4 to the clusters",
+    ),
+    "prediction.projection": Key(
+        WIDTH, "where context and label embeddings are compared", "channels"
+    ),
+    "prediction.tied": Key(FLAG, "one projection for all sets of labels"),
+    "prediction.label_rate": Key(above(0.0, 16_000.0), "of the labels", "per second"),
+    # masks
+    "masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
+    "masking.span": Key(whole(1, 65_536), "length of a span", "frames"),
+    "masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),
+    "time_masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
+    "time_masking.span": Key(whole(1, 65_536), "length of a span", "frames"),
+    "time_masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),
+    "channel_masking.prob": Key(PROBABILITY, SPAN_PROB.format("the channels")),
+    "channel_masking.span": Key(whole(1, 65_536), "width of a span", "channels"),
+    "channel_masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),
+    # the loss of wav2vec 2.0
+    "loss.negatives": Key(
+        whole(0, 100_000), "drawn for every masked frame from its own utterance", "frames"
+    ),
+    "loss.negatives_from": Key(
+        choice("masked", "everywhere"), "from masked frames, or from any of the utterance"
+    ),
+    "loss.cross_negatives": Key(
+        whole(0, 100_000),
+        "so many more from the whole micro-batch; its rows, and with them the memory of all pairs "
+        "of their masked frames, shrink with run.accumulation",
+        "frames",
+    ),
+    "loss.temperature": Key(number(1e-3, 1e3), "by which cosines are divided"),
+    "loss.diversity_weight": Key(number(0.0, 1e6), "of the term for an even use of the codes"),
+    "loss.penalty_weight": Key(number(0.0, 1e6), "of the mean square of the features"),
+    "gumbel.start": Key(number(1e-3, 1e3), "temperature of the choice of codes at first"),
+    "gumbel.end": Key(number(1e-3, 1e3), "below which it does not fall"),
+    "gumbel.decay": Key(above(0.0, 1.0), "factor that it falls by", "per update"),
+    # data
+    "data.train": Key(
+        TEXT,
+        "manifests or folders of shards, written by python -m w2v_jax.prepare: one, or several "
+        "with commas or as a pattern, data.mix says how much is heard of each; of language "
+        "models text files, plain or .gz, a sentence per line",
+    ),
+    "data.valid": Key(TEXT, "likewise, of the evaluation; empty: none"),
+    "data.mix": Key(
+        choice("none", "hours", "weights", "temperature"),
+        "how much of every source is heard (w2v_jax/data/mixing.py)",
+    ),
+    "data.mix_weights": Key(
+        Several(number(0.0, 1e9), 0, 10_000, "(3.0,1.0)"), "of data.mix=weights, one per source"
+    ),
+    "data.mix_alpha": Key(
+        PROBABILITY, "of data.mix=temperature: n hours count n ** alpha; 0: all languages alike"
+    ),
+    "data.batch_seconds": Key(AT_ONCE, "audio per update, all devices together", "s"),
+    "data.batch_tokens": Key(whole(2, 100_000_000), "per update, all devices together", "tokens"),
+    "data.row_multiple": Key(whole(1, 65_536), "rows of a batch are a multiple of this", "rows"),
+    "data.crop_seconds": Key(
+        Several(above(0.0, 1e5), 1, 64, "(2.0,5.0)", rising=True),
+        "lengths of the crops; an utterance gives the longest that it can fill, and every length "
+        "is a shape to compile",
+        "s",
+    ),
+    "data.concatenate_seconds": Key(
+        number(0.0, 1e5), "short utterances of a speaker are joined up to this; 0: none", "s"
+    ),
+    "data.num_buckets": Key(whole(1, 1_000), "lengths of padded batches, each a shape to compile"),
+    "data.min_seconds": Key(number(0.0, 1e5), "shorter utterances are left out", "s"),
+    "data.max_seconds": Key(above(0.0, 1e5), "longer utterances are left out", "s"),
+    "data.augment.speed_prob": Key(PROBABILITY, "that an utterance is played faster or slower"),
+    "data.augment.speed_factors": Key(
+        Several(number(0.5, 2.0), 1, 64, "(0.9,1.1)"), "by one of these"
+    ),
+    "data.augment.pitch_prob": Key(PROBABILITY, "that the pitch is shifted"),
+    "data.augment.pitch_semitones": Key(number(0.0, 24.0), "up or down by at most", "semitones"),
+    "data.augment.reverb_prob": Key(PROBABILITY, "that an utterance is heard in another room"),
+    "data.augment.reverb_manifest": Key(TEXT, "manifest of the impulse responses for that"),
+    "data.augment.noise_prob": Key(PROBABILITY, "that noise is added"),
+    "data.augment.noise_manifest": Key(TEXT, "manifest of the noises"),
+    "data.augment.noise_snr_db": Key(
+        Several(number(-100.0, 100.0), 2, 2, "(5.0,20.0)", rising=True),
+        "signal to noise ratio, from and to",
+        "dB",
+    ),
+    "data.augment.gain_prob": Key(PROBABILITY, "that an utterance is made louder or softer"),
+    "data.augment.gain_db": Key(
+        Several(number(-100.0, 100.0), 2, 2, "(-6.0,6.0)", rising=True), "from and to", "dB"
+    ),
+    # optimizer
+    "optim.schedule": Key(
+        choice("linear", "tri_stage"),
+        "of the learning rate; linear: up to its peak, down to 0; tri_stage: up, constant, "
+        "exponentially down",
+    ),
+    "optim.peak_lr": Key(above(0.0, 10.0), "the highest learning rate"),
+    "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=LINEAR),
+    "optim.phases": Key(
+        Several(PROBABILITY, 3, 3, "(0.1,0.4,0.5)"),
+        "shares of the updates in which it rises, stays and falls; together 1",
+        only=TRI_STAGE,
+    ),
+    "optim.b1": Key(SHARE, "of Adam: decay of the mean of the gradient"),
+    "optim.b2": Key(SHARE, "of Adam: decay of the mean of its square"),
+    "optim.eps": Key(number(1e-30, 1.0), "of Adam: added to the root of that"),
+    "optim.weight_decay": Key(number(0.0, 10.0), "decoupled, of all parameters"),
+    "optim.clip_norm": Key(number(0.0, 1e9), "of the whole gradient, at most; 0: any"),
+    # what changes no number beyond rounding: where from, how much at once, how often, how long
+    "run.init_from": Key(
+        TEXT, "a checkpoint whose weights a new run begins with; empty: random weights"
+    ),
+    "run.partial_init": Key(FLAG, "take over what fits of a model of other shape"),
+    "run.mesh.data": Key(
+        whole(1, 1_000_000, other=-1),
+        "parts that rows are cut into; -1: what the other axes leave",
+        "devices",
+    ),
+    "run.mesh.fsdp": Key(
+        whole(1, 1_000_000, other=-1), "parts that rows and the state are cut into", "devices"
+    ),
+    "run.mesh.tensor": Key(
+        whole(1, 1_000_000, other=-1), "parts that every layer is cut into", "devices"
+    ),
+    "run.accumulation": Key(
+        whole(1, 65_536),
+        "micro-batches per update; dropout and LayerDrop are drawn for each, and negatives of "
+        "other utterances come from it alone",
+    ),
+    "run.threads": Key(whole(0, 1_024), "that read data"),
+    "run.workers": Key(
+        whole(0, 1_024), "processes with that many threads each; 0: they are this process's"
+    ),
+    "run.cache_gigabytes": Key(number(0.0, 1e6), "decoded audio kept in memory", "GB"),
+    "run.max_bad_share": Key(PROBABILITY, "of unreadable files before a run stops"),
+    "run.log_steps": Key(COUNT, "between lines of the log", "updates"),
+    "run.save_steps": Key(COUNT, "between checkpoints", "updates"),
+    "run.eval_steps": Key(COUNT, "between evaluations", "updates"),
+    "run.keep_last": Key(whole(1, STEPS), "newest checkpoints that are kept"),
+    "run.keep_every": Key(
+        whole(0, STEPS), "and besides them one every so many; 0: none", "updates"
+    ),
+    "run.keep_best": Key(whole(0, STEPS), "and so many of the best on data.valid"),
+    "run.max_skipped": Key(
+        whole(0, STEPS),
+        "in a row with non-finite gradients before a run stops; 0: never",
+        "updates",
+    ),
+    "run.hang_seconds": Key(
+        number(0.0, 1e7), "without a finished update before stacks are dumped; 0: never", "s"
+    ),
+    "run.profile_steps": Key(
+        Text("([0-9]+:[0-9]+)?", "FIRST:LAST, 100:105 say, or empty"),
+        "updates of a trace, both included; empty: none",
+    ),
+    "run.dry_run": Key(FLAG, "read a batch, compile the step, say what it needs, and stop"),
+}
+
+# of configs/evaluate.py, and the flags of transcribe: how a text is searched for. Weights are those
+# of natural logarithms
+SEARCH = {
+    "lm": Key(TEXT, "n-gram model: an ARPA file, plain or .gz, or a binary of KenLM"),
+    "lexicon": Key(TEXT, "the only words that are found, one per line; empty: those of lm"),
+    "any_word": Key(FLAG, "find other words too, which lm knows as <unk> (by the library python)"),
+    "library": Key(
+        choice("auto", "flashlight", "python"), "auto: flashlight where it is installed"
+    ),
+    "beam": Key(whole(1, 1_000_000), "hypotheses kept at every frame"),
+    "threshold": Key(above(0.0, 1e9), "how much worse than the best one they may be", "nats"),
+    "letters": Key(whole(0, 1_000_000), "tried at every frame, the likeliest; 0: all"),
+    "lm_weight": Key(number(-1e3, 1e3), "of the n-gram model"),
+    "word_score": Key(number(-1e3, 1e3), "added for every word", "nats"),
+    "best": Key(whole(1, 1_000_000), "hypotheses of an utterance"),
+    "transformer_lm": Key(
+        TEXT,
+        "language model, an export or a run of train_lm, that scores these again",
+    ),
+    "transformer_weight": Key(number(-1e3, 1e3), "of that model"),
+    "transformer_word_score": Key(number(-1e3, 1e3), "added for every word beside it", "nats"),
+    "ngram_weight": Key(number(-1e3, 1e3), "of lm beside it; the papers have 0"),
+}

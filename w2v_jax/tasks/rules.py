@@ -1,0 +1,123 @@
+"""What the values of a config must be to each other; each value alone: keys/table.py."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.errors import UserError, some
+from w2v_jax.keys.check import MOST, flag
+
+Values = Mapping[str, Any]  # the leaves of a config
+
+
+def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> None:
+    """Raises UserError for values that do not go together, naming keys, values and remedy.
+
+    values: the leaves of a config, each in its range. frames: of so many samples, where the model
+    hears audio.
+    """
+    found = [*_schedule(values), *_data(values), *_loss(values), *_run(values)]
+    if frames is not None:
+        found += _frames(values, frames)
+    if found:
+        raise UserError(some(found, MOST, "\n"))
+
+
+def _schedule(c: Values) -> Iterator[str]:
+    steps = c["num_steps"]
+    for key in ("optim.warmup_steps", "freeze_steps"):
+        if c.get(key, 0) > steps:
+            yield (
+                f"{flag(key, c[key])} is more than --config.num_steps={steps}; train for longer or "
+                f"set --config.{key}={steps // 10}"
+            )
+    phases = c.get("optim.phases")
+    if phases is not None and not math.isclose(sum(phases), 1, abs_tol=1e-3):
+        yield (
+            f"{flag('optim.phases', phases)} add up to {sum(phases):g}, not to 1; set "
+            "--config.optim.phases='(0.1,0.4,0.5)' say"
+        )
+    layers = c.get("model.num_layers", math.inf)
+    if c.get("reinit_layers", 0) > layers:
+        yield (
+            f"{flag('reinit_layers', c['reinit_layers'])} is more than the model's "
+            f"--config.model.num_layers={layers}; set --config.reinit_layers={layers} or less"
+        )
+
+
+def _data(c: Values) -> Iterator[str]:
+    if "data.min_seconds" in c and c["data.min_seconds"] >= c["data.max_seconds"]:
+        yield (
+            f"{flag('data.min_seconds', c['data.min_seconds'])} is not below "
+            f"{flag('data.max_seconds', c['data.max_seconds'])}; no utterance would be left: lower "
+            "the one or raise the other"
+        )
+    joined, crops = c.get("data.concatenate_seconds"), c.get("data.crop_seconds")
+    if joined and joined < crops[0]:
+        yield (
+            f"{flag('data.concatenate_seconds', joined)} is below the shortest of "
+            f"{flag('data.crop_seconds', crops)}, so that no joined utterance would fill it; set "
+            f"--config.data.concatenate_seconds={crops[0]:g} or more, or 0"
+        )
+    if c.get("data.mix") == "weights" and not sum(c["data.mix_weights"]) > 0:
+        yield (
+            f"--config.data.mix=weights needs a number above 0 in "
+            f"{flag('data.mix_weights', c['data.mix_weights'])}; set "
+            "--config.data.mix_weights='(3.0,1.0)' say, a number per source"
+        )
+    for kind in ("noise", "reverb"):
+        key = f"data.augment.{kind}"
+        if c.get(f"{key}_prob", 0) > 0 and not c[f"{key}_manifest"]:
+            yield (
+                f"{flag(f'{key}_prob', c[f'{key}_prob'])} needs recordings; set "
+                f"--config.{key}_manifest to a manifest of them"
+            )
+
+
+def _loss(c: Values) -> Iterator[str]:
+    if "loss.negatives" in c and not c["loss.negatives"] + c["loss.cross_negatives"]:
+        yield (
+            "--config.loss.negatives=0 and --config.loss.cross_negatives=0 leave nothing to tell a "
+            "frame from; set --config.loss.negatives=100 say"
+        )
+    if c.get("masking.prob") == 0 and not c["masking.minimum"]:
+        yield (
+            "--config.masking.prob=0 and --config.masking.minimum=0 mask no frame, so that "
+            "nothing is learnt; set --config.masking.prob=0.65 say"
+        )
+    if "gumbel.start" in c and c["gumbel.end"] > c["gumbel.start"]:
+        yield (
+            f"{flag('gumbel.end', c['gumbel.end'])} is above "
+            f"{flag('gumbel.start', c['gumbel.start'])}; the temperature falls: lower the one or "
+            "raise the other"
+        )
+
+
+def _run(c: Values) -> Iterator[str]:
+    if c["run.keep_best"] and not c["data.valid"]:
+        yield (
+            f"--config.run.keep_best={c['run.keep_best']} keeps what scores best on "
+            "--config.data.valid, which is empty; set it, or keep_best=0"
+        )
+
+
+def _frames(c: Values, frames: Callable[[int], int]) -> Iterator[str]:
+    crops = c.get("data.crop_seconds")
+    if crops:
+        shortest = frames(round(crops[0] * SAMPLE_RATE))
+        span = c.get("masking.span", 1)
+        if shortest < 2:
+            yield (
+                f"crops of {crops[0]:g} s have {shortest} frames, of which none can be masked; "
+                f"raise the shortest of {flag('data.crop_seconds', crops)}"
+            )
+        elif span >= shortest:
+            yield (
+                f"{flag('masking.span', span)} is as long as the shortest crop, {shortest} frames "
+                f"of {crops[0]:g} s; set --config.masking.span={max(shortest // 2, 1)} or less, or "
+                f"raise the shortest of {flag('data.crop_seconds', crops)}"
+            )
+    longest = c.get("data.max_seconds")
+    if longest is not None and frames(round(longest * SAMPLE_RATE)) < 1:
+        yield (f"utterances of {flag('data.max_seconds', longest)} have no frame; raise it")
