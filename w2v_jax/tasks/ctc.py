@@ -47,8 +47,9 @@ class CTC(EncodingTask):
     loss_scalar = "train/ctc_loss"
     freeze = "encoder"
     keys = (
-        *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds", "letters", "language",
-        "reinit_layers", "final_dropout", "freeze_steps", "time_masking", "channel_masking",
+        *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds", "letters",
+        "language", "reinit_layers", "final_dropout", "freeze_steps", "time_masking",
+        "channel_masking",
     )  # fmt: skip
 
     def __init__(self, config):
