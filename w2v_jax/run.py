@@ -18,7 +18,13 @@ from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.loop import LoopOptions, train
 from w2v_jax.training.settings import check_unchanged, settings_of, write_settings
-from w2v_jax.training.sharding import batch_sharding, make_mesh, parameter_table, shards_of_batch
+from w2v_jax.training.sharding import (
+    batch_sharding,
+    make_mesh,
+    parameter_summary,
+    parameter_table,
+    shards_of_batch,
+)
 from w2v_jax.training.state import TrainState, abstract_state, first_state, jitted_step, on_mesh
 
 READS = {
@@ -48,17 +54,19 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     if config.data.valid:
         held_out = task.open(config.data.valid, mesh, held_out=True)
         evaluate = task.evaluation(held_out, mesh)
-    table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
-    print(table, flush=True)
+    parameters = jax.eval_shape(task.init)["params"]
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
     if config.run.dry_run:
+        print(parameter_table(parameters, mesh), flush=True)
         if not has_checkpoint(workdir):
             first()
         rehearse(task, mesh, plan, data)
         return None
     if is_first():
         write_settings(workdir, settings, described)
-        write_whole(place(workdir) / "parameters.txt", table + "\n")
+        table = place(workdir) / "parameters.txt"
+        write_whole(table, parameter_table(parameters, mesh) + "\n")
+        print(f"{parameter_summary(parameters, mesh)}; each array: {table}", flush=True)
     return train(
         workdir,
         options,

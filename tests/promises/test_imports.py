@@ -61,7 +61,7 @@ DOORS = {
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"evaluation/scoring.py"},
     "flashlight": {"decoding/flashlight.py"},
-    "matplotlib": {"evaluation/figures.py", "report.py"},
+    "matplotlib": {"evaluation/figures.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {"command_line.py", "run.py", *(f"{name}.py" for name in ENTRY_POINTS)},
     # grain's worker processes want absl's flags parsed
