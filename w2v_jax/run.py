@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
         table = place(workdir) / "parameters.txt"
         write_whole(table, parameter_table(parameters, mesh) + "\n")
         print(f"{parameter_summary(parameters, mesh)}; each array: {table}", flush=True)
-    return train(
+    state = train(
         workdir,
         options,
         first,
@@ -84,6 +84,12 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
         measure=task.measure,
         meta=data.loader.meta,
     )  # fmt: skip
+    if is_first():
+        print(
+            f"its curves: python -m w2v_jax.report --workdir={workdir}\nthe model:  "
+            f"python -m w2v_jax.export --workdir={workdir} --output={place(workdir) / 'export'}"
+        )
+    return state
 
 
 def check(config: ConfigDict, command: str = "") -> None:

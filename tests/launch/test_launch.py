@@ -17,7 +17,7 @@ import time
 import pytest
 import yaml
 
-from tests.launch.launch_sandbox import ROOT, TPU, Sandbox
+from tests.launch.launch_sandbox import PYTHON, ROOT, TPU, Sandbox
 
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.s*"))
 
@@ -83,12 +83,82 @@ def test_dry_modes_run_nothing(sandbox):
     ],
 )
 def test_what_is_missing_is_named(sandbox, script, arguments, variables, message):
+    for name in ("gcloud", "kubectl"):
+        sandbox.program(name, "#!/bin/bash\n")
     output = sandbox.run(script, *arguments, status=2, **variables)
     assert message in output
     assert not (sandbox.root / ".venv").exists(), "nothing is installed for a mistake"
 
 
+@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"dry.sh", "env.sh"}))
+def test_help_is_the_head_of_the_script(sandbox, name):
+    for word in ("--help", "-h"):
+        output = sandbox.run(name, word)
+        lines = (sandbox.root / "launch" / name).read_text().splitlines()
+        assert output.splitlines()[:3] == [line.removeprefix("# ") for line in lines[1:4]]
+        assert "\nset -" not in output
+    if name in ("quickstart.sh", "decode.sh", "test.sh"):
+        assert "minute" in output
+    assert not (sandbox.root / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "message"),
+    [
+        ("tpu_vm.sh", ["create"], TPU, "gcloud is not on the PATH; https://cloud.google.com/sdk"),
+        ("gke.sh", ["fake"], GKE, "kubectl is not on the PATH; https://kubernetes.io"),
+    ],
+)
+def test_programs_that_are_missing_are_named(sandbox, script, arguments, variables, message):
+    if shutil.which(message.split()[0], path="/usr/bin:/bin"):
+        pytest.skip("it is here")
+    assert message in sandbox.run(script, *arguments, status=2, **variables)
+
+
 # env.sh
+
+
+def stand_in(version="3, 11, 4", *, broken="nothing"):
+    """A Python of a version; where an argument has the word `broken`, it fails."""
+    return f"""#!/bin/bash
+case "$*" in
+*"{broken}"*) echo "its own words" >&2; exit 1 ;;
+--version) echo "Python {version.replace(", ", ".")}" ;;
+"-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*version_info*) exec {sys.executable} -c "import sys; sys.exit(({version}) < (3, 11, 4))" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        (stand_in("3, 9, 18"), "or later is needed, python3 is Python 3.9.18; install it"),
+        (stand_in(broken="ensurepip"), "install its venv module (Debian, Ubuntu: sudo apt install"),
+        (stand_in(broken="-m venv"), "could not make {root}/.venv"),
+        (stand_in(broken="-m pip"), "It needs a network once"),
+    ],
+)  # fmt: skip
+def test_what_installing_lacks_is_named(sandbox, python, message):
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        sandbox.program(name, python)
+    output = sandbox.run("local.sh", "fake", status=2, PYTHON="", PLAN="0")
+    assert message.format(root=sandbox.root) in output.splitlines()[-1]
+    absent = sandbox.run("local.sh", "fake", status=2, PYTHON="/no/python", PLAN="0")
+    assert "/no/python is not there" in absent
+    assert list(sandbox.calls_to.iterdir()) == []
+    assert not list(sandbox.root.glob(".venv/installed*")), "it tries again"
+
+
+def test_a_newer_python_is_found_and_a_broken_environment_is_made_again(sandbox):
+    sandbox.program("python3", stand_in("3, 9, 18"))
+    (sandbox.root / ".venv/bin").mkdir(parents=True)
+    (sandbox.root / ".venv/bin/python").symlink_to("/gone/python3.11")
+    (sandbox.root / ".venv/left").touch()
+    sandbox.program("python3.12", PYTHON)
+    assert "installing" in sandbox.run("local.sh", "fake", PYTHON="", PLAN="0 0")
+    assert not (sandbox.root / ".venv/left").exists()
+    assert "installing" not in sandbox.run("local.sh", "fake", PYTHON="", PLAN="0 0")
 
 
 def variables_of_env(sandbox, **variables):
