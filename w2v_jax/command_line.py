@@ -32,6 +32,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:  # of `| head`: what is still printed at exit goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
     def parse(argv: list[str]) -> list[str]:
         try:
