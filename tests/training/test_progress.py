@@ -31,7 +31,7 @@ def test_compiling_is_said_and_counts_to_no_rate(clock, capsys):
     meter = Progress(0, 100, CLOCK, AUDIO)
     updates(meter, clock, [30.0])
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("compiling the update for 6 rows of 4 s of audio; once for each")
+    assert said[0].startswith("compiling the update for 6 rows of 4 s of audio (done once")
     assert said[1] == "compiled in 30.0 s; training"
     clock.now += 2.0  # the device still computes when the call is back
     scalars = meter.rates(1, CLOCK, 0.0)
@@ -46,11 +46,17 @@ def test_compiling_is_said_and_counts_to_no_rate(clock, capsys):
     assert meter.rates(6, CLOCK, 0.0)["time/seconds_per_step"] == pytest.approx(2.0)
 
 
-def test_the_time_left_is_of_several_windows(clock):
+def test_the_time_left_is_of_several_windows(clock, capsys):
     meter = Progress(10, 1000, CLOCK, AUDIO)
     updates(meter, clock, [5.0])
     for step in range(11, 31):
         updates(meter, clock, [1.0 if step % 2 else 2.0])
         meter.rates(step, CLOCK, 0.0)
     assert meter.left(30) == "left 0:25:52"  # 1.6 s each, not 2
-    meter.show(30, meter.rates(31, {**CLOCK, "hours_heard": 1.0}, 0.0) | {"train/accuracy": 0.5})
+    updates(meter, clock, [2.0])
+    scalars = meter.rates(31, {**CLOCK, "hours_heard": 0.1}, 0.5) | {"train/accuracy": 0.5}
+    capsys.readouterr()
+    meter.show(31, scalars)
+    assert capsys.readouterr().out == (
+        "step 31/1000  left 0:25:50  audio 180 h/h  wait 25.0%  accuracy 0.5\n"
+    )

@@ -52,7 +52,7 @@ class Progress:
         self._shapes.add(shape)
         rows = self._rows(shape)
         if first:
-            print(f"compiling the update{rows}; {_kept()}", flush=True)
+            print(f"compiling the update{rows} ({_kept()}) ...", flush=True)
         begin = time.monotonic()
         yield
         took = time.monotonic() - begin
@@ -103,8 +103,9 @@ class Progress:
         shown = {k.removeprefix("train/"): v for k, v in scalars.items() if k.startswith("train/")}
         shown = "  ".join(f"{k} {v:.4g}" for k, v in shown.items() if k != "skipped" or v)
         parts = (
-            f"step {step}/{self._num_steps}", shown, rate,
-            f"wait {scalars['time/loader_wait_share']:.1%}", self.left(step),
+            # what one looks for first: lines are longer than many terminals are wide
+            f"step {step}/{self._num_steps}", self.left(step), rate,
+            f"wait {scalars['time/loader_wait_share']:.1%}", shown,
         )  # fmt: skip
         print("  ".join(filter(None, parts)), flush=True)
 
@@ -112,6 +113,4 @@ class Progress:
 def _kept() -> str:
     """That it is done once, and where the compiled program is kept."""
     folder = jax.config.jax_compilation_cache_dir
-    if not folder:
-        return "once for each shape of batch"
-    return f"once for each shape of batch, then kept in {folder}"
+    return "done once for each shape" + (f", then read from {folder}" if folder else "")
