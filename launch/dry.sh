@@ -3,7 +3,8 @@
 # --help a script prints the comment at its head, with DRY=1 its commands, one a line and quoted so
 # that they can be pasted, and runs nothing.
 set -euo pipefail
-script="$(cd "$(dirname "$0")" && pwd)/$(basename "$0")"
+# once: this is sourced by a script and by env.sh, and $0 is seen from where the script was called
+[ -n "${launched:-}" ] || launched="$(cd "$(dirname "$0")" && pwd)/$(basename "$0")"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # in ${text//from/to} an & stays an &, as before bash 5.2; macOS has bash 3.2
 shopt -u patsub_replacement 2>/dev/null || true
@@ -28,6 +29,6 @@ need() {  # need NAME EXAMPLE: the environment variable must be set
 tool() {  # tool NAME REMEDY: a program that must be on the PATH
   [ -n "${DRY:-}" ] || command -v "$1" >/dev/null || fail "$1 is not on the PATH; $2"
 }
-describe() { awk 'NR > 1 { if (!sub(/^# /, "")) exit; print }' "$script"; }
+describe() { awk 'NR > 1 { if (!sub(/^# /, "")) exit; print }' "$launched"; }
 usage() { describe >&2; exit 2; }
 case "${1:-}" in -h | --help) describe; exit 0 ;; esac

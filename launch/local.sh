@@ -6,6 +6,7 @@
 # DRY=1  prints the commands
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 [ $# -gt 0 ] || usage
+[ -e "w2v_jax/$1.py" ] || fail "there is no tool w2v_jax.$1; write pretrain, finetune, train_lm, ..."
 source launch/env.sh
 entry="$1"; shift
 processes="${PROCESSES:-1}"

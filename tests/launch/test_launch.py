@@ -78,6 +78,8 @@ def test_dry_modes_run_nothing(sandbox):
         ("slurm.sbatch", ["fake"], {}, "sbatch launch/slurm.sbatch fake"),
         ("slurm.sbatch", [], {}, "launch/slurm.sbatch pretrain --config="),
         ("local.sh", [], {}, "launch/local.sh pretrain --config="),
+        ("local.sh", ["pretrian"], {}, "there is no tool w2v_jax.pretrian; write pretrain, fine"),
+        ("quickstart.sh", ["a", "b"], {}, "launch/quickstart.sh [FOLDER]"),
         ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
         ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
     ],
@@ -193,6 +195,17 @@ def test_local_runs_again_as_long_as_the_status_is_75(sandbox):
     output = sandbox.run("local.sh", "fake", "--a=b c", PLAN="75 75 0")
     assert output.count("preempted") == 2
     assert sandbox.calls() == [["--a=b c"]] * 3
+
+
+def test_a_script_may_be_called_from_elsewhere(sandbox):
+    (sandbox.root / "deep").mkdir()
+    for words, status in ((["../launch/local.sh", "fake"], 0), (["../launch/local.sh"], 2)):
+        found = subprocess.run(
+            words, cwd=sandbox.root / "deep", env=sandbox.environment | {"PLAN": "0"}, text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert found.returncode == status, found.stderr
+    assert "Runs an entry point" in found.stderr
 
 
 @pytest.mark.parametrize("status", [2, 1, 134])
