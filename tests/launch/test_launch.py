@@ -205,6 +205,7 @@ def test_a_script_may_be_called_from_elsewhere(sandbox):
             capture_output=True, check=False,
         )  # fmt: skip
         assert found.returncode == status, found.stderr
+        assert "No such file" not in found.stderr
     assert "Runs an entry point" in found.stderr
 
 
