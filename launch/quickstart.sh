@@ -50,3 +50,4 @@ for name in finetuned scratch; do
   done
 done
 run report --runs="$runs"
+say "for these commands in this terminal: source .venv/bin/activate"

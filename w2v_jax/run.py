@@ -64,9 +64,10 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
         return None
     if is_first():
         write_settings(workdir, settings, described)
-        table = place(workdir) / "parameters.txt"
-        write_whole(table, parameter_table(parameters, mesh) + "\n")
-        print(f"{parameter_summary(parameters, mesh)}; each array: {table}", flush=True)
+        table = parameter_table(parameters, mesh)
+        write_whole(place(workdir) / "parameters.txt", table + "\n")
+        print(parameter_summary(parameters, mesh))
+        print(f"each of them, and how it is cut: {workdir}/parameters.txt", flush=True)
     state = train(
         workdir,
         options,
@@ -86,8 +87,8 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
     )  # fmt: skip
     if is_first():
         print(
-            f"its curves: python -m w2v_jax.report --workdir={workdir}\nthe model:  "
-            f"python -m w2v_jax.export --workdir={workdir} --output={place(workdir) / 'export'}"
+            f"its curves: python -m w2v_jax.report --workdir={workdir}\n"
+            f"the model:  python -m w2v_jax.export --workdir={workdir} --output={workdir}/export"
         )
     return state
 
