@@ -2,7 +2,7 @@
 # Decodes the held-out speech of the quickstart with its fine-tuned model, alone, with a 4-gram and
 # with a Transformer language model, and prints a table. Both are trained here: on the transcripts of
 # the training speech and, as these are few, on the manual of Python, which every Python carries.
-# Some 10 minutes on two CPU cores, after launch/quickstart.sh.
+# Two to six minutes on two CPU cores, after launch/quickstart.sh.
 #   launch/decode.sh [FOLDER]            FOLDER: of launch/quickstart.sh (default: runs)
 #   MODEL=EXPORT launch/decode.sh        decodes with another fine-tuned model
 #   DRY=1 launch/decode.sh [FOLDER]      prints the commands
