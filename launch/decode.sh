@@ -2,6 +2,7 @@
 # Decodes the held-out speech of the quickstart with its fine-tuned model, alone, with a 4-gram and
 # with a Transformer language model, and prints a table. Both are trained here: on the transcripts of
 # the training speech and, as these are few, on the manual of Python, which every Python carries.
+# Two to six minutes on two CPU cores, after launch/quickstart.sh.
 #   launch/decode.sh [FOLDER]            FOLDER: of launch/quickstart.sh (default: runs)
 #   MODEL=EXPORT launch/decode.sh        decodes with another fine-tuned model
 #   DRY=1 launch/decode.sh [FOLDER]      prints the commands
@@ -10,8 +11,7 @@ runs="${1:-runs}"
 model="${MODEL:-$runs/finetuned-0/export}"
 say() { echo "${DRY:+# }$1"; }
 run() { act python -m "w2v_jax.$1" "${@:2}"; }
-[ -n "${DRY:-}" ] || [ -e "$model" ] || {
-  echo "error: $model is missing; run launch/quickstart.sh $runs" >&2; exit 1; }
+[ -n "${DRY:-}" ] || [ -e "$model" ] || fail "$model is missing; run launch/quickstart.sh $runs"
 
 say "1/3 build_ngram: a 4-gram of words"
 act python launch/python_manual.py "$runs/lm/manual.txt"

@@ -4,16 +4,36 @@
 # W2V_EXTRAS  extras of setup.cfg to install besides dev, e.g. gpu or tpu,gcs
 # PYTHON      the interpreter to use (default: python3)
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
-python="${PYTHON:-python3}"
 extras="${W2V_EXTRAS:-dev}"
 stamp=".venv/installed-$(cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)-$extras"
-if [ ! -e "$stamp" ] && [ -z "${DRY:-}" ]; then
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "error: Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-  echo "installing into .venv (a minute or two) ..."
-  "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,$extras]"
+
+choose_python() {  # sets `python`
+  local said
+  local candidates=(python3 python3.13 python3.12 python3.11)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for python in "${candidates[@]}"; do
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' >/dev/null 2>&1 && return
+  done
+  said="$("${candidates[0]}" --version 2>/dev/null)" || said="not there"
+  fail "Python 3.11.4 or later is needed, ${candidates[0]} is $said; install it (apt install \
+python3.12 python3.12-venv, brew install python, uv python install 3.12) and set PYTHON=/path/to/it"
+}
+make_venv() {
+  local python
+  choose_python
+  "$python" -c 'import venv, ensurepip' 2>/dev/null || fail "$python makes no virtual environments; \
+install its venv module (Debian, Ubuntu: sudo apt install python3-venv) or set PYTHON to another"
+  echo "installing into $PWD/.venv with $("$python" --version): once, a minute or two ..."
+  # the old one is of no use when its interpreter is gone
+  .venv/bin/python -c '' 2>/dev/null || rm -rf .venv
+  "$python" -m venv .venv || fail "$python could not make $PWD/.venv, its message is above"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,$extras]" ||
+    fail "pip could not install the packages, its message is above. It needs a network once (or \
+PIP_NO_INDEX=1 PIP_FIND_LINKS=/folder/of/wheels) and 2 GB of disk; the same command goes on"
   touch "$stamp"
+}
+if [ -z "${DRY:-}" ]; then
+  { [ -e "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; } || make_venv
 fi
 export PATH="$PWD/.venv/bin:$PATH"
 # compiled programs survive restarts

@@ -9,7 +9,8 @@
 # JAX_COMPILATION_CACHE_DIR  e.g. gs://bucket/jax (default: /workdir/jax, lost with the pod)
 # Watch it with kubectl get jobset, end it with kubectl delete jobset NAME.
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
-[ $# -gt 0 ] || usage launch/gke.sh
+[ $# -gt 0 ] || usage
+tool kubectl 'https://kubernetes.io/docs/tasks/tools has it'
 need IMAGE us-docker.pkg.dev/PROJECT/REPOSITORY/w2v_jax:1
 need ACCELERATOR tpu-v5-lite-podslice
 need TOPOLOGY 4x4

@@ -5,11 +5,12 @@
 # PORT   where they meet (default: another one at each start)
 # DRY=1  prints the commands
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
-[ $# -gt 0 ] || usage launch/local.sh
+[ $# -gt 0 ] || usage
+[ -e "w2v_jax/$1.py" ] || fail "there is no tool w2v_jax.$1; write pretrain, finetune, train_lm, ..."
 source launch/env.sh
 entry="$1"; shift
 processes="${PROCESSES:-1}"
-[[ "$processes" =~ ^[1-9][0-9]*$ ]] || { echo "error: PROCESSES=$processes is no number" >&2; exit 2; }
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "PROCESSES=$processes is no number"
 children=() stopping=""
 
 start() {  # starts all processes

@@ -18,15 +18,16 @@
 # DRY=1          prints the commands
 # Workers share no disk: --workdir, and manifests unless setup copies them, must be gs:// paths.
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
-[ $# -gt 0 ] || usage launch/tpu_vm.sh
+[ $# -gt 0 ] || usage
 action="$1"; shift
 case "$action" in
-run | babysit) [ $# -gt 0 ] || usage launch/tpu_vm.sh ;;
+run | babysit) [ $# -gt 0 ] || usage ;;
 create | setup | status | log | stop | ssh | delete) ;;
-*) usage launch/tpu_vm.sh ;;
+*) usage ;;
 esac
 need TPU_NAME w2v
 need ZONE us-west4-a
+tool gcloud 'https://cloud.google.com/sdk/docs/install has it'
 poll="${POLL:-60}"  # seconds between two looks
 gone="^(SUSPENDED|FAILED|PREEMPTED|TERMINATED|STOPPED|HIDDEN|UNKNOWN)$"  # and does not come back
 
@@ -61,6 +62,9 @@ setup() {
   # what git tracks, changes included: no data, no runs, no .venv
   local archive="${TMPDIR:-/tmp}/w2v_jax-$TPU_NAME.tar.gz"
   # shellcheck disable=SC2016  # expanded by that bash
+  tool git 'setup copies what git tracks'
+  [ -n "${DRY:-}" ] || git rev-parse --git-dir >/dev/null 2>&1 ||
+    fail "$PWD is no git repository; setup copies what git tracks: git init && git add ."
   act bash -c 'git ls-files -z | tar --null -T - -czf "$0"' "$archive" &&
     vm scp "$archive" "$TPU_NAME:w2v_jax.tar.gz" --worker=all &&
     on_all "mkdir -p w2v_jax && tar -xzf w2v_jax.tar.gz -C w2v_jax" &&

@@ -7,7 +7,7 @@
 #   launch/worker.sh stop                    SIGTERM: the training saves, then ends
 # DRY=1  prints the commands
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
-[ $# -gt 0 ] || usage launch/worker.sh
+[ $# -gt 0 ] || usage
 export W2V_EXTRAS="${W2V_EXTRAS:-tpu,gcs}"
 home=runs/worker
 action="$1"; shift
@@ -31,7 +31,7 @@ setup)
   act env PYTHON="${PYTHON:-python3}" bash launch/env.sh
   ;;
 start)
-  [ $# -gt 0 ] || usage launch/worker.sh
+  [ $# -gt 0 ] || usage
   # shellcheck disable=SC2016  # expanded by the bash in the session
   session='launch/local.sh "$@" & echo $! >runs/worker/pid
     status=0; wait $! || status=$?; echo $status >runs/worker/status'
@@ -59,5 +59,5 @@ stop)
     act flock "$home/lock" true  # until the session has ended
   fi
   ;;
-*) usage launch/worker.sh ;;
+*) usage ;;
 esac

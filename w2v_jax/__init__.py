@@ -1,8 +1,21 @@
 """Self-supervised speech in JAX: pre-train on unlabelled audio, fine-tune with CTC, transcribe."""
 
-import importlib
+import importlib.util
+import sys
 
 __version__ = "0.1.0"
+
+_WRONG = ""
+if sys.version_info < (3, 11):  # noqa: UP036 - what another Python is told
+    _WRONG = f"Python 3.11.4 or later is needed, this is {sys.version.split()[0]}"
+elif any(importlib.util.find_spec(name) is None for name in ("jax", "flax", "absl")):
+    _WRONG = (
+        f"{sys.executable} has not the packages that w2v_jax needs; source .venv/bin/activate, "
+        "which launch/test.sh makes, or pip install ."
+    )
+if _WRONG:
+    # with the name `python -m` makes one line of it instead of a trace
+    raise ImportError(_WRONG, name=__name__)
 
 
 def __getattr__(name: str):

@@ -30,11 +30,15 @@ def run(main: Callable[[list[str]], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr, flush=True)
+            print("\
+interrupted", file=sys.stderr, flush=True)
             for child in multiprocessing.active_children():
                 child.kill()
             # a regular end while XLA compiles is a segmentation fault
             os._exit(130)
+        except BrokenPipeError:  # of `| head`: what is still printed at exit goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
     def parse(argv: list[str]) -> list[str]:
         argv = with_located(argv)

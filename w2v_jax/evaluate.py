@@ -133,12 +133,15 @@ def evaluate(
     reports = [analyse(x) for x in found]
     last, report = found[-1], reports[-1]
     print(f"{data}: {len(items)} utterances, {sum(seconds) / 60:.1f} min")
-    print_table(decoded, found, reports)
-    print(f"\n{decoded[-1].system}: {report}")
+    headings, *rows = systems = table(decoded, found, reports)
+    # without the files of language models, which the command names
+    shown = [("", *headings[2:]), *((name, *rest) for name, _, *rest in rows)]
+    print("\n".join(columns(shown)))
     file = io.StringIO(newline="")
-    table = csv.writer(file, delimiter="\t", lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows((x.name, x.reference, x.hypothesis) for x in last)
+    texts = csv.writer(file, delimiter="\\t", lineterminator="\
+")
+    texts.writerow(COLUMNS)
+    texts.writerows((x.name, x.reference, x.hypothesis) for x in last)
     write_whole(place(output), file.getvalue())
 
     def audio(index: int):
@@ -148,8 +151,12 @@ def evaluate(
             return None
 
     html = f"{base}.html"
-    page.write_page(html, report, last, audio, f"{checkpoint} on {data}", players=players)
-    print(f"\nreferences and hypotheses: {output}; to read and hear: {html}")
+    title = f"{checkpoint} on {data}"
+    page.write_page(html, report, last, audio, title, systems=systems, players=players)
+    print(f"\
+{decoded[-1].system}: {report}")
+    print(f"\
+references and hypotheses: {output}; to read and hear: {html}")
     return report.score
 
 
@@ -202,18 +209,21 @@ def check_apart(tune: str, data: str) -> None:
         )
 
 
-def print_table(
+def table(
     decoded: Sequence[Decoded], found: Sequence[list[Utterance]], reports: Sequence[Report]
-) -> None:
-    """A row per system; the last column compares it with the one above."""
-    rows = [("", "WER %", "95 %", "CER %", "LM weight, word score", "real-time factor", "better")]
+) -> list[tuple[str, ...]]:
+    """Headings and a row per system; the last column compares it with the one above."""
+    rows = [
+        ("system", "language model", "WER %", "95 %", "CER %", "LM weight, word score",
+         "real-time factor", "better"),
+    ]  # fmt: skip
     for i, (system, report) in enumerate(zip(decoded, reports, strict=True)):
         low, high = report.wer_interval
         better = f"{compare(found[i - 1], found[i]).improvement:.3f}" if i else ""
         rates = f"{report.score.wer:.2f}", f"{low:.1f}-{high:.1f}", f"{report.score.cer:.2f}"
         factor = f"{system.seconds / 60 / report.minutes:.5f}"
-        rows.append((system.system, *rates, system.weights, factor, better))
-    print("\n".join(columns(rows)))
+        rows.append((system.system, system.models, *rates, system.weights, factor, better))
+    return rows
 
 
 def main(argv: list[str]) -> None:

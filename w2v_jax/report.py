@@ -1,46 +1,137 @@
-"""The table and the picture at the end of launch/quickstart.sh.
+"""Draws trainings, one or several against each other, and says how far they came.
 
+python -m w2v_jax.report --workdir=runs/base
+python -m w2v_jax.report --workdir=runs/base --workdir=runs/large --output=both.png
 python -m w2v_jax.report --runs=runs
+
+Trainings of any kind; curves have the colour of their folder. The last draws those of
+launch/quickstart.sh, with its table of results.
 """
 
 import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 from absl import flags
 
 from w2v_jax import command_line
 from w2v_jax.errors import UserError
+from w2v_jax.evaluation import figures
+from w2v_jax.evaluation.figures import Run
 from w2v_jax.evaluation.reports import columns
 from w2v_jax.evaluation.scoring import Score, score
+from w2v_jax.places import place
+from w2v_jax.tasks import TASKS
+from w2v_jax.training.settings import read_settings
 from w2v_jax.training.writer import read_lines
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+PRETRAINED = ("valid/accuracy", "valid/code_perplexity")
+TUNED = {"finetuned": "pre-trained, then CTC", "scratch": "CTC from scratch"}
 
-TASK = ("accuracy", "code_perplexity")
-MODELS = {"finetuned": "pre-trained, then CTC", "scratch": "CTC from scratch"}
+
+def read(workdir: str, name: str = "") -> tuple[Run, Mapping[str, Any]]:
+    """(metrics, settings) of a training. Raises UserError for a folder that is of none, or that has
+    no metrics yet."""
+    settings = read_settings(workdir)["settings"]
+    lines = read_lines(place(workdir) / "metrics.jsonl")
+    if not lines:
+        raise UserError(
+            f"{workdir} has no metrics yet; the first come after config.run.log_steps updates"
+        )
+    negatives = settings.get("loss", {}).get("negatives", 0)
+    chance = {}
+    if negatives:
+        chance = {"contrastive_bits": math.log2(1 + negatives), "accuracy": 1 / (1 + negatives)}
+    return Run(name, lines, chance), settings
+
+
+def names(workdirs: Sequence[str]) -> list[str]:
+    """As many of the last parts of the paths as tell them apart."""
+    parts = [path.split("/") for path in workdirs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(part[-depth:]) for part in parts]
+        if len(set(found)) == len(found):
+            break
+    return found
+
+
+def summary(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> str:
+    """One row per training: how far it came, and its score on held-out data, last and best."""
+    rows = [("", "kind", "updates", "minutes", "held out", "last", "best")]
+    for run, values in zip(runs, settings, strict=True):
+        kind = str(values.get("kind"))
+        step = f"{run.lines[-1]['step']:,} of {values.get('num_steps', 0):,}"
+        _, seconds = run.curve("time/seconds")
+        minutes = f"{seconds[-1] / 60:.1f}" if seconds else ""
+        best_by = TASKS[kind].best_by if kind in TASKS else ""
+        steps, scores = run.curve(best_by)
+        score = "", "", ""
+        if scores:
+            best, at = min(zip(scores, steps, strict=True), key=lambda x: (math.isnan(x[0]), x))
+            score = best_by.rpartition("/")[2], f"{scores[-1]:.4g}", f"{best:.4g} at {at:,}"
+        rows.append((run.name, kind, step, minutes, *score))
+    return "\n".join(columns(rows))
+
+
+def draw(workdirs: Sequence[str], output: str = "") -> None:
+    """Prints the summary of trainings and draws their curves; output: the picture, by default in
+    the first of the folders. Raises UserError for folders that are of no training."""
+    workdirs = list(dict.fromkeys(path.rstrip("/") or path for path in workdirs))
+    if len(workdirs) > figures.MOST_RUNS:
+        raise UserError(f"{len(workdirs)} --workdir; a picture can tell {figures.MOST_RUNS} apart")
+    found = [read(*pair) for pair in zip(workdirs, names(workdirs), strict=True)]
+    runs, settings = zip(*found, strict=True)
+    output = output or os.path.join(workdirs[0], "report.png")
+    write_picture(output, figures.trainings(runs))
+    print(summary(runs, settings))
+    print(f"\ncurves: {output}")
+
+
+def write_picture(path: str, picture: bytes) -> None:
+    """Raises UserError where it cannot be written, or another file is in its place."""
+    file = place(path)
+    try:
+        if file.exists() and (file.is_dir() or not figures.is_ours(file.read_bytes())):
+            raise UserError(f"{path} is there and no picture of report; set --output")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; set --output") from None
+
+
+# the quickstart --------------------------------------------------------------------------------
 
 
 def decoded(path: Path) -> Score:
     """The score of a table that evaluate wrote."""
-    try:
-        rows = list(csv.DictReader(path.open(encoding="utf-8"), delimiter="\t"))
-    except OSError:
-        raise UserError(f"{path} is missing; run launch/quickstart.sh") from None
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
     return score([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
 
 
-def curve(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric."""
-    points = [(line["step"], line[name]) for line in lines if name in line]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def seeds(runs: Path, name: str) -> list[Path]:
-    """The finished runs of one model, one folder per seed."""
-    folders = sorted(runs.glob(f"{name}-*"))
-    return [folder for folder in folders if (folder / "test.decoded.tsv").exists()]
+def read_quickstart(runs: Path) -> tuple[Run, dict[str, list[tuple[Run, Score]]]]:
+    """(pre-training, {label: fine-tuned models that are scored, one per seed}). Raises UserError
+    where it has not come to its end."""
+    try:
+        pretrained, _ = read(str(runs / "pretrain"))
+        tuned = {
+            label: [
+                (read(str(path.parent))[0], decoded(path))
+                for path in sorted(runs.glob(f"{name}-*/test.decoded.tsv"))
+            ]
+            for name, label in TUNED.items()
+        }
+        if all(pretrained.curve(name)[0] for name in PRETRAINED) and all(tuned.values()):
+            return pretrained, tuned
+    except UserError:
+        pass
+    raise UserError(
+        f"{runs} holds no finished quickstart; run launch/quickstart.sh {runs}, or name the "
+        "folders of trainings with --workdir"
+    )
 
 
 def spread(values: list[float]) -> str:
@@ -49,62 +140,58 @@ def spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.1f}-{max(values):.1f})"
 
 
-def minutes(folders: list[Path]) -> float:
+def minutes(runs: Sequence[Run]) -> str:
     """The time that training took, on average."""
-    times = [curve(read_lines(f / "metrics.jsonl"), "time/seconds")[1][-1] for f in folders]
-    return sum(times) / len(times) / 60
+    return f"{sum(run.curve('time/seconds')[1][-1] for run in runs) / len(runs) / 60:.1f}"
 
 
-def table(runs: Path) -> str:
+def table(pretrained: Run, tuned: Mapping[str, Sequence[tuple[Run, Score]]]) -> str:
     """One row per stage: error rates on the test set over all seeds, the contrastive task, the
     minutes of one training."""
-    pretrain = read_lines(runs / "pretrain" / "metrics.jsonl")
-    models = {label: seeds(runs, name) for name, label in MODELS.items()}
-    if not pretrain or not all(models.values()):
-        raise UserError(f"{runs} holds no finished quickstart; run launch/quickstart.sh")
-    accuracy, perplexity = (curve(pretrain, f"valid/{name}")[1][-1] for name in TASK)
+    accuracy, perplexity = (pretrained.curve(name)[1][-1] for name in PRETRAINED)
     rows = [["", "seeds", "WER %", "CER %", "contrastive accuracy", "code perplexity", "minutes"]]
     task = [f"{accuracy:.3f}", f"{perplexity:.1f}"]
-    rows.append(["pre-training", "", "", "", *task, f"{minutes([runs / 'pretrain']):.1f}"])
-    for label, folders in models.items():
-        scores = [decoded(folder / "test.decoded.tsv") for folder in folders]
+    rows.append(["pre-training", "", "", "", *task, minutes([pretrained])])
+    for label, found in tuned.items():
+        runs, scores = zip(*found, strict=True)
         rates = [spread([s.wer for s in scores]), spread([s.cer for s in scores])]
-        rows.append([label, str(len(folders)), *rates, "", "", f"{minutes(folders):.1f}"])
+        rows.append([label, str(len(runs)), *rates, "", "", minutes(runs)])
     return "\n".join(columns(rows, left=0))
 
 
-def picture(runs: Path, path: Path) -> None:
-    """The curves: contrastive loss, contrastive accuracy and codes, CER of both models."""
-    pretrain = read_lines(runs / "pretrain" / "metrics.jsonl")
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for name, label in (("train", "training"), ("valid", "held out")):
-        axes[0].plot(*curve(pretrain, f"{name}/contrastive_bits"), label=label)
-        axes[1].plot(*curve(pretrain, f"{name}/accuracy"), label=label)
-    axes[0].axhline(6.658, color="grey", linestyle=":", label="chance")
-    axes[0].set(title="Pre-training", xlabel="updates", ylabel="contrastive loss (bits)")
-    axes[1].axhline(1 / 101, color="grey", linestyle=":", label="chance")
-    axes[1].set(title="Pre-training", xlabel="updates", ylabel="contrastive accuracy")
-    for color, (name, label) in zip(("C0", "C1"), MODELS.items(), strict=True):
-        for i, folder in enumerate(seeds(runs, name)):
-            lines = read_lines(folder / "metrics.jsonl")
-            axes[2].plot(*curve(lines, "valid/cer"), color, label="" if i else label)
-    axes[2].set(title="CTC fine-tuning", xlabel="updates", ylabel="held-out CER (%)", ylim=(0, 105))
-    for axis in axes:
-        axis.legend(frameon=False)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def quickstart(runs: Path, output: str = "") -> None:
+    """Prints the table and draws the curves of launch/quickstart.sh; output: the picture, by
+    default in the folder."""
+    pretrained, tuned = read_quickstart(runs)
+    print(f"\n{table(pretrained, tuned)}\n")
+    curves = {label: [run for run, _ in found] for label, found in tuned.items()}
+    picture = output or str(runs / "quickstart.png")
+    write_picture(picture, figures.quickstart(pretrained, curves))
+    first = next(iter(sorted(runs.glob("finetuned-*"))))
+    print(f"curves:              {picture}")
+    print(f"to read and hear:    {first / 'test.decoded.html'}")
+    print(f"all its metrics:     python -m w2v_jax.report --workdir={first}")
+    print(f"your own recording:  python -m w2v_jax.transcribe --checkpoint={first / 'export'} FILE")
 
 
 def main(argv: list[str]) -> None:
     command_line.no_arguments(argv)
-    runs = Path(flags.FLAGS.runs)
-    print("\n" + table(runs))
-    picture(runs, runs / "quickstart.png")
-    print(f"\ncurves: {runs / 'quickstart.png'}; texts: {runs}/*/test.decoded.tsv; "
-          f"all metrics: tensorboard --logdir {runs}")  # fmt: skip
+    given = flags.FLAGS
+    if bool(given.workdir) == bool(given.runs):
+        raise UserError(
+            "set --workdir=FOLDER, of a training (several draw them against each other), or "
+            "--runs=FOLDER, of launch/quickstart.sh"
+        )
+    if given.runs:
+        quickstart(Path(given.runs), given.output)
+    else:
+        draw(given.workdir, given.output)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("runs", "runs", "folder of the quickstart")
+    flags.DEFINE_multi_string(
+        "workdir", [], "folder of a training; given again, runs are drawn against each other"
+    )
+    flags.DEFINE_string("output", "", "the picture, PNG (default: in the first folder)")
+    flags.DEFINE_string("runs", "", "folder of launch/quickstart.sh")
     command_line.run(main)

@@ -21,7 +21,13 @@ from w2v_jax.training.distributed import is_first
 from w2v_jax.training.lock import Lock
 from w2v_jax.training.loop import LoopOptions, train
 from w2v_jax.training.settings import check_unchanged, settings_of, write_settings
-from w2v_jax.training.sharding import batch_sharding, make_mesh, parameter_table, shards_of_batch
+from w2v_jax.training.sharding import (
+    batch_sharding,
+    make_mesh,
+    parameter_summary,
+    parameter_table,
+    shards_of_batch,
+)
 from w2v_jax.training.state import TrainState, abstract_state, first_state
 
 READS = {
@@ -61,8 +67,7 @@ def _run(
     if config.data.valid:
         held_out = task.open(config.data.valid, mesh, held_out=True)
         evaluate = task.evaluation(held_out, mesh)
-    table = parameter_table(jax.eval_shape(task.init)["params"], mesh)
-    print(table, flush=True)
+    parameters = jax.eval_shape(task.init)["params"]
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
     step = FittingStep(task, mesh, "batch_tokens" if "batch_tokens" in config.data else
                        "batch_seconds")  # fmt: skip
@@ -70,18 +75,22 @@ def _run(
         step.check_held(data.loader.arrays(bucket.rows, bucket.samples))
     start = max(checkpoint_steps(workdir), default=0)
     if config.run.dry_run:
+        print(parameter_table(parameters, mesh), flush=True)
         if not start:
             first()
         rehearse(task, mesh, plan, data, step)
         return None
     if is_first():
         write_settings(workdir, settings, described)
+        table = parameter_table(parameters, mesh)
         write_whole(place(workdir) / "parameters.txt", table + "\n")
+        print(parameter_summary(parameters, mesh))
+        print(f"each of them, and how it is cut: {workdir}/parameters.txt", flush=True)
     if start < config.num_steps:  # before the state is made and the first batch is read
         bucket = plan[start].bucket
         step.compile(data.loader.arrays(bucket.rows, bucket.samples))
     with step.speaking():
-        return train(
+        state = train(
             workdir,
             options,
             first,
@@ -98,6 +107,13 @@ def _run(
             measure=task.measure,
             meta=data.loader.meta,
         )  # fmt: skip
+    if is_first():
+        print(
+            f"its curves: python -m w2v_jax.report --workdir={workdir}\
+"
+            f"the model:  python -m w2v_jax.export --workdir={workdir} --output={workdir}/export"
+        )
+    return state
 
 
 def check(config: ConfigDict, command: str = "") -> Task:

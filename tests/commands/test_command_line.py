@@ -189,3 +189,15 @@ def test_models_of_the_wrong_kind(work, manifests, tmp_path):
     assert "w2v_jax.export" in error("evaluate", f"--checkpoint={tmp_path}", data)
     assert "training run" in error("export", f"--workdir={tmp_path}", f"--output={tmp_path}/x")
     assert "no audio file" in error("transcribe", f"--checkpoint={work}/ctc-export")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """`evaluate ... | head` ends without a trace."""
+    code = "from w2v_jax import command_line as c; c.run(lambda _: print('line\\n' * 100_000))"
+    tool = subprocess.Popen(
+        [sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert tool.stdout.readline() == "line\n"
+    tool.stdout.close()
+    assert tool.stderr.read() == ""
+    assert tool.wait(timeout=60) == 1

@@ -31,7 +31,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.open, self.tags, self.utterances = [], [], []
-        self.text, self.cells = {}, []
+        self.text, self.cells, self.bold = {}, [], []
         self.feed(path.read_text(encoding="utf-8"))
         assert not self.open
 
@@ -53,6 +53,8 @@ class Page(HTMLParser):
     def handle_data(self, data):
         tag = self.open[-1] if self.open else ""
         self.text[tag] = self.text.get(tag, "") + data
+        if not self.utterances and "b" in self.open:
+            self.bold.append(data)
         if "td" in self.open:
             self.cells.append(data)
         if self.utterances and tag in ("b", "i") and "p" in self.open:
@@ -134,3 +136,18 @@ def test_tables(written):
     assert "<i>bob 1 0.1 3 100.0" in cells
     assert cells.endswith(f"SIX SEX 1 بالعالم العالم 1 كيف 1 & 1 {EVIL} 1")
     assert not written(UTTERANCES[:1]).cells[6:], "one speaker, no errors"
+
+
+def test_systems_are_named(written):
+    headings = (
+        "system", "language model", "WER %", "95 %", "CER %", "LM weight, word score",
+        "real-time factor", "better",
+    )  # fmt: skip
+    rows = [
+        ("greedy", "", "40.00", "30.0-50.0", "9.00", "", "0.00001", ""),
+        ("n-gram", "<b>4-gram.arpa", "30.00", "20.0-40.0", "8.00", "0.9, -1", "0.00100", "0.990"),
+    ]
+    page = written(systems=(headings, *rows))
+    assert page.bold[:3] == ["n-gram", "<b>4-gram.arpa", "0.9, -1"]
+    assert page.cells[:13] == [x for row in rows for x in row if x]
+    assert written(systems=(headings, rows[0])).bold[:2] == ["greedy", "none"]

@@ -38,6 +38,7 @@ def test_as_many_rows_as_there_are_models(arpa, scorer):
     assert [x.system for x in Systems(ALPHABET, SearchOptions(), None)(UTTERANCES)] == [GREEDY]
     found = Systems(ALPHABET, options(arpa, transformer_weight=2.0), scorer)(UTTERANCES)
     assert [x.system for x in found] == [GREEDY, NGRAM, TRANSFORMER]
+    assert [x.models for x in found] == ["", arpa, arpa]
     assert len({x.texts for x in found}) == 3
     for x in found:
         assert len(x.texts) == len(UTTERANCES)

@@ -17,7 +17,7 @@ import time
 import pytest
 import yaml
 
-from tests.launch.launch_sandbox import ROOT, TPU, Sandbox
+from tests.launch.launch_sandbox import PYTHON, ROOT, TPU, Sandbox
 
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.s*"))
 
@@ -78,17 +78,85 @@ def test_dry_modes_run_nothing(sandbox):
         ("slurm.sbatch", ["fake"], {}, "sbatch launch/slurm.sbatch fake"),
         ("slurm.sbatch", [], {}, "launch/slurm.sbatch pretrain --config="),
         ("local.sh", [], {}, "launch/local.sh pretrain --config="),
+        ("local.sh", ["pretrian"], {}, "there is no tool w2v_jax.pretrian; write pretrain, fine"),
+        ("quickstart.sh", ["a", "b"], {}, "launch/quickstart.sh [FOLDER]"),
         ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
         ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
     ],
 )
 def test_what_is_missing_is_named(sandbox, script, arguments, variables, message):
+    for name in ("gcloud", "kubectl"):
+        sandbox.program(name, "#!/bin/bash\n")
     output = sandbox.run(script, *arguments, status=2, **variables)
     assert message in output
     assert not (sandbox.root / ".venv").exists(), "nothing is installed for a mistake"
 
 
+@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"dry.sh", "env.sh"}))
+def test_help_is_the_head_of_the_script(sandbox, name):
+    for word in ("--help", "-h"):
+        output = sandbox.run(name, word)
+        lines = (sandbox.root / "launch" / name).read_text().splitlines()
+        assert output.splitlines()[:3] == [line.removeprefix("# ") for line in lines[1:4]]
+        assert "\nset -" not in output
+    if name in ("quickstart.sh", "decode.sh", "test.sh"):
+        assert "minute" in output
+    assert not (sandbox.root / ".venv").exists()
+
+
+def test_programs_that_are_missing_are_named(sandbox):
+    found = subprocess.run(
+        ["bash", "-c", "source launch/dry.sh; tool bash x; tool no-such-program 'get it there'"],
+        cwd=sandbox.root, env=sandbox.environment, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert found.stderr == "error: no-such-program is not on the PATH; get it there\n"
+
+
 # env.sh
+
+
+def stand_in(version="3, 11, 4", *, broken="nothing"):
+    """A Python of a version; where an argument has the word `broken`, it fails."""
+    return f"""#!/bin/bash
+case "$*" in
+*"{broken}"*) echo "its own words" >&2; exit 1 ;;
+--version) echo "Python {version.replace(", ", ".")}" ;;
+"-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*version_info*) exec {sys.executable} -c "import sys; sys.exit(({version}) < (3, 11, 4))" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        (stand_in("3, 9, 18"), "or later is needed, python3 is Python 3.9.18; install it"),
+        (stand_in(broken="ensurepip"), "install its venv module (Debian, Ubuntu: sudo apt install"),
+        (stand_in(broken="-m venv"), "could not make {root}/.venv"),
+        (stand_in(broken="-m pip"), "It needs a network once"),
+    ],
+)  # fmt: skip
+def test_what_installing_lacks_is_named(sandbox, python, message):
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        sandbox.program(name, python)
+    output = sandbox.run("local.sh", "fake", status=2, PYTHON="", PLAN="0")
+    assert message.format(root=sandbox.root) in output.splitlines()[-1]
+    absent = sandbox.run("local.sh", "fake", status=2, PYTHON="/no/python", PLAN="0")
+    assert "/no/python is not there" in absent
+    assert list(sandbox.calls_to.iterdir()) == []
+    assert not list(sandbox.root.glob(".venv/installed*")), "it tries again"
+
+
+def test_a_newer_python_is_found_and_a_broken_environment_is_made_again(sandbox):
+    sandbox.program("python3", stand_in("3, 9, 18"))
+    (sandbox.root / ".venv/bin").mkdir(parents=True)
+    (sandbox.root / ".venv/bin/python").symlink_to("/gone/python3.11")
+    (sandbox.root / ".venv/left").touch()
+    sandbox.program("python3.12", PYTHON)
+    assert "installing" in sandbox.run("local.sh", "fake", PYTHON="", PLAN="0 0")
+    assert not (sandbox.root / ".venv/left").exists()
+    assert "installing" not in sandbox.run("local.sh", "fake", PYTHON="", PLAN="0 0")
 
 
 def variables_of_env(sandbox, **variables):
@@ -127,6 +195,18 @@ def test_local_runs_again_as_long_as_the_status_is_75(sandbox):
     output = sandbox.run("local.sh", "fake", "--a=b c", PLAN="75 75 0")
     assert output.count("preempted") == 2
     assert sandbox.calls() == [["--a=b c"]] * 3
+
+
+def test_a_script_may_be_called_from_elsewhere(sandbox):
+    (sandbox.root / "deep").mkdir()
+    for words, status in ((["../launch/local.sh", "fake"], 0), (["../launch/local.sh"], 2)):
+        found = subprocess.run(
+            words, cwd=sandbox.root / "deep", env=sandbox.environment | {"PLAN": "0"}, text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert found.returncode == status, found.stderr
+        assert "No such file" not in found.stderr
+    assert "Runs an entry point" in found.stderr
 
 
 @pytest.mark.parametrize("status", [2, 1, 134])

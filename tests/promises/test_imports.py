@@ -70,7 +70,7 @@ DOORS = {
     "safetensors": {"interop/safetensors.py"},
     "jiwer": {"evaluation/scoring.py"},
     "flashlight": {"decoding/flashlight.py"},
-    "matplotlib": {"evaluation/figures.py", "report.py"},
+    "matplotlib": {"evaluation/figures.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {
         "command_line.py", "config_flag.py", "run.py",

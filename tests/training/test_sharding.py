@@ -9,7 +9,7 @@ from tests import small
 from tests.promises.contract import mesh_of
 from w2v_jax.errors import UserError
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
-from w2v_jax.training.sharding import local_parts, make_mesh, parameter_table
+from w2v_jax.training.sharding import local_parts, make_mesh, parameter_summary, parameter_table
 from w2v_jax.training.state import abstract_state, jitted_step, on_mesh
 from w2v_jax.training.task import Follower
 
@@ -134,6 +134,15 @@ def test_parameter_table_says_what_stays_whole():
     assert inner.endswith("tensor 8")
     total = sum(x.size for x in jax.tree.leaves(abstract_state(task, mesh).params))
     assert f"{total:,} parameters" in table.splitlines()[-1]
+    summary = parameter_summary(jax.eval_shape(task.init)["params"], mesh).splitlines()
+    assert len(summary) < len(lines) / 3
+    *parts, totals, heads = summary
+    assert sum(int(line.split()[1].replace(",", "")) for line in parts) == total
+    assert "encoder/feature_encoder" in [line.split()[0] for line in parts]
+    assert totals == table.splitlines()[-1]
+    assert heads == f"whole in {table.count('divide heads')} arrays: " + (
+        "tensor 8 does not divide heads 36"
+    )
 
 
 def test_parts_of_a_batch():

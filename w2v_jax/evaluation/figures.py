@@ -1,15 +1,174 @@
-"""Pictures of decoding."""
+"""Pictures: of trainings, and of the search for weights of language models."""
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 
+from w2v_jax.errors import UserError
 from w2v_jax.evaluation.tuning import Trial, best
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+
+DPI = 110
+SOFTWARE = "w2v_jax"
+COLUMNS = 3  # panels side by side
+MOST_RUNS = 20  # that colours tell apart
+LONGEST = 40  # letters of a name in a legend
+ROOM = 160  # letters in a line of it, 8 of them for a key
+HELD_OUT = dict(linewidth=2.0, marker="o", markersize=3, zorder=3)
+
+
+class Panel(NamedTuple):
+    """What is drawn over the updates: metrics that end with `name`, whatever their group."""
+
+    name: str
+    label: str  # with its unit
+    log: bool = False
+    most: float | None = None  # the axis begins at 0 and does not go further than this
+
+
+# in this order, of every kind of training what it has
+PANELS = (
+    Panel("contrastive_bits", "contrastive loss (bits)"),
+    Panel("accuracy", "contrastive accuracy", most=np.inf),
+    Panel("code_perplexity", "code perplexity (all groups)", most=np.inf),
+    Panel("ctc_loss_per_letter", "CTC loss (nats per letter)"),
+    Panel("cer", "CER (%)", most=200.0),
+    Panel("wer", "WER (%)", most=200.0),
+    Panel("loss", "loss (nats per token)"),
+    Panel("perplexity", "perplexity (of tokens)", log=True),
+    Panel("word_perplexity", "perplexity (of words)", log=True),
+    Panel("gradient_norm", "gradient norm", log=True),
+    Panel("learning_rate", "learning rate", most=np.inf),
+    Panel("audio_hours_per_hour", "speed (hours of audio per hour)", most=np.inf),
+    Panel("tokens_per_second", "speed (tokens per second)", most=np.inf),
+)
+
+
+class Run(NamedTuple):
+    """The metrics of a training: lines of its metrics.jsonl; what some would be at chance."""
+
+    name: str
+    lines: Sequence[Mapping[str, float]]
+    chance: Mapping[str, float] = {}
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one metric."""
+        points = [(line["step"], line[name]) for line in self.lines if name in line]
+        return [step for step, _ in points], [value for _, value in points]
+
+
+def trainings(runs: Sequence[Run]) -> bytes:
+    """A picture (PNG) of the metrics of trainings over their updates: a colour for each run, thin
+    while it trains, thick on held-out data. Runs without any metric of `PANELS` give b""."""
+    names = {key.rpartition("/")[2] for run in runs for line in run.lines for key in line}
+    panels = [panel for panel in PANELS if panel.name in names]
+    if not panels:
+        raise UserError("none of these runs has a metric that can be drawn")
+    rows = -(-len(panels) // COLUMNS)
+    figure, axes = plt.subplots(
+        rows, COLUMNS, figsize=(4.4 * COLUMNS, 3.1 * rows + 0.5), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw(axis, panel, runs)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    lines = [Line2D([], [], color=_color(i)) for i in range(len(runs))]
+    labels = [_short(run.name) for run in runs]
+    for label, style in (
+        ("training", dict(linewidth=0.9, alpha=0.7)),
+        ("held out", HELD_OUT),
+        *([("chance", dict(linestyle=":"))] if any(run.chance for run in runs) else ()),
+    ):
+        lines.append(Line2D([], [], color="grey", **style))
+        labels.append(label)
+    side_by_side = max(1, min(len(labels), ROOM // (max(map(len, labels)) + 8)))
+    figure.legend(lines, labels, loc="outside upper center", ncols=side_by_side, frameon=False)
+    return _png(figure)
+
+
+def _draw(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
+    found: list[float] = []
+    for i, run in enumerate(runs):
+        for group in ("train", "time", "valid"):
+            steps, values = run.curve(f"{group}/{panel.name}")
+            thin = dict(linewidth=0.9, alpha=0.7, marker="" if len(steps) > 1 else ".")
+            axis.plot(steps, values, color=_color(i), **(HELD_OUT if group == "valid" else thin))
+            found += [value for value in values if np.isfinite(value)]
+    for value in {run.chance[panel.name] for run in runs if panel.name in run.chance}:
+        axis.axhline(value, color="grey", linestyle=":")
+    axis.set(xlabel="updates", ylabel=panel.label)
+    _updates(axis, runs)
+    plain = StrMethodFormatter("{x:,g}")
+    if panel.log and found and min(found) > 0:
+        axis.set_yscale("log")
+        wide = max(found) > 20 * min(found)  # labels between the powers of ten would overlap
+        axis.yaxis.set_minor_formatter(NullFormatter() if wide else plain)
+    elif panel.most and found:
+        axis.set_ylim(0, min(1.05 * max(found), panel.most) or 1.0)
+    axis.yaxis.set_major_formatter(plain)
+    axis.grid(alpha=0.3)
+
+
+def _updates(axis: Axes, runs: Sequence[Run]) -> None:
+    """The horizontal axis, the same for all panels."""
+    axis.set_xlim(0, 1.02 * max(line["step"] for run in runs for line in run.lines))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _color(index: int) -> str:
+    """Ten strong colours, then ten pale ones."""
+    return f"C{index}" if index < 10 else matplotlib.colormaps["tab20"](2 * index - 19)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"...{name[3 - LONGEST :]}"
+
+
+def quickstart(pretrained: Run, tuned: Mapping[str, Sequence[Run]]) -> bytes:
+    """A picture (PNG) of launch/quickstart.sh: what is learnt without labels, and the letter errors
+    of the models that were fine-tuned afterwards, {label: a run per seed}."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for axis, panel in zip(axes[:2], PANELS[:2], strict=True):
+        for name, label in (("train", "training"), ("valid", "held out")):
+            axis.plot(*pretrained.curve(f"{name}/{panel.name}"), label=label)
+        axis.axhline(pretrained.chance[panel.name], color="grey", linestyle=":", label="chance")
+        axis.set(title="Pre-training", xlabel="updates", ylabel=panel.label)
+    for color, (label, runs) in zip(("C0", "C1"), tuned.items(), strict=True):
+        for i, run in enumerate(runs):
+            axes[2].plot(*run.curve("valid/cer"), color, label="" if i else label)
+    axes[2].set(title="CTC fine-tuning", xlabel="updates", ylabel="CER on held-out speech (%)")
+    axes[1].set_ylim(bottom=0)
+    axes[2].set_ylim(0, 105)
+    every = [run for runs in tuned.values() for run in runs]
+    for axis, runs in zip(axes, ([pretrained], [pretrained], every), strict=True):
+        _updates(axis, runs)
+        axis.set_title(axis.get_title(), pad=28)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+        axis.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=DPI, metadata={"Software": SOFTWARE})
+    plt.close(figure)
+    return file.getvalue()
+
+
+def is_ours(content: bytes) -> bool:
+    """Whether a file is a picture that was made here."""
+    return content.startswith(b"\x89PNG") and f"Software\0{SOFTWARE}".encode() in content[:400]
 
 
 def surface(trials: Mapping[str, Sequence[Trial]]) -> bytes:
@@ -29,7 +188,4 @@ def surface(trials: Mapping[str, Sequence[Trial]]) -> bytes:
             xlabel="LM weight (natural logarithms)", ylabel="word score",
         )  # fmt: skip
         figure.colorbar(dots, ax=axis, label="WER on the development set (%)", extend="max")
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
-    return file.getvalue()
+    return _png(figure)

@@ -15,7 +15,9 @@ from w2v_jax.places import place, write_whole
 PLAYERS = 50
 SHOWN = 3000
 HEAD = b'<meta name="generator" content="w2v_jax evaluate">'  # by which a page is known as ours
-TEXTS = ("reference", "hypothesis", "speaker", "seconds")  # columns that begin at one place
+# columns that begin at one place
+TEXTS = ("reference", "hypothesis", "speaker", "seconds", "system", "language model")
+SYSTEM = ("system", "language model", "LM weight, word score")  # what is said of it first
 FREQUENT = 50  # rows of the tables of substitutions, deletions and insertions
 
 _STYLE = """
@@ -109,19 +111,23 @@ def write_page(
     audio: Callable[[int], np.ndarray | None],
     title: str,
     *,
+    systems: Sequence[Sequence[str]] = (),
     players: int = PLAYERS,
     shown: int = SHOWN,
 ) -> None:
     """Writes the report on `utterances` as an HTML page.
 
+    systems: the table of all that were scored, headings first; `utterances` are of the last.
     audio: an utterance's samples by its index, int16 [S] at 16 kHz, None where there are none; it
     is asked for the `players` worst utterances, which can be heard (as Opus, some 0.3 MB a
     minute). The `shown` worst ones are written out.
     """
-    write_whole(place(path), "".join(_page(report, utterances, audio, title, players, shown)))
+    write_whole(
+        place(path), "".join(_page(report, utterances, audio, title, systems, players, shown))
+    )
 
 
-def _page(report, utterances, audio, title, players, shown) -> Iterator[str]:
+def _page(report, utterances, audio, title, systems, players, shown) -> Iterator[str]:
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     # no script but ours, and nothing from anywhere else, whatever stands in a text
     policy = "default-src 'none'; media-src data:; style-src 'unsafe-inline'; "
@@ -136,7 +142,13 @@ def _page(report, utterances, audio, title, players, shown) -> Iterator[str]:
 <style>{_STYLE}</style>
 <h1 dir="auto">{escape(title)}</h1>
 """
+    if systems:
+        yield from _system(systems[0], systems[-1])
     yield from _summary(report)
+    if systems:
+        yield '<div class="tables">\n'
+        yield from _systems(*systems)
+        yield "</div>\n"
     yield from _tables(report)
     left_out = len(utterances) - shown
     yield "<h2>Utterances</h2>\n"
@@ -148,6 +160,28 @@ def _page(report, utterances, audio, title, players, shown) -> Iterator[str]:
         samples = audio(i) if rank < players else None
         yield from _utterance(utterances[i], report.alignments[i], samples)
     yield f"</main>\n<script>{_SCRIPT}</script>\n</html>\n"
+
+
+def _system(headings: Sequence[str], system: Sequence[str]) -> Iterator[str]:
+    """Which system all that follows is about."""
+    values = dict(zip(headings, system, strict=True))
+    values["language model"] = values["language model"] or "none"
+    said = (
+        f"{heading}: <b><bdi>{escape(values[heading])}</bdi></b>"
+        for heading in SYSTEM if values[heading]
+    )  # fmt: skip
+    yield f"<p>{' · '.join(said)}</p>\n"
+
+
+def _systems(headings: Sequence[str], *rows: Sequence[str]) -> Iterator[str]:
+    cells = [
+        "".join(
+            (_cell if heading in TEXTS else _number)(value)
+            for heading, value in zip(headings, row, strict=True)
+        )
+        for row in rows
+    ]
+    yield from _scrolled("Systems", headings, cells)
 
 
 def _summary(report: Report) -> Iterator[str]:

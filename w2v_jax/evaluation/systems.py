@@ -23,6 +23,7 @@ class Decoded:
     those of the search that a Transformer builds on, what is compiled and processes that start."""
 
     system: str
+    models: str  # files of what it knows of the language
     weights: str
     texts: tuple[str, ...]
     seconds: float
@@ -85,7 +86,7 @@ class Systems:
         options = self.options
         start = time.perf_counter()
         texts = tuple(greedy_text(log_probs, self._alphabet) for log_probs in utterances)
-        found = [Decoded(GREEDY, "", texts, time.perf_counter() - start)]
+        found = [Decoded(GREEDY, "", "", texts, time.perf_counter() - start)]
         if self._searches is None:
             return found
         start = time.perf_counter()
@@ -95,14 +96,18 @@ class Systems:
         weights = f"{lm_weight}, {options.word_score:.3g}"
         name = NGRAM if options.lm else "lexicon" if options.lexicon else "beam"
         texts = tuple(hypotheses[0].text for hypotheses in lists)
-        found.append(Decoded(name, weights, texts, seconds))
+        models = ", ".join(filter(None, (options.lm, options.lexicon)))
+        found.append(Decoded(name, models, weights, texts, seconds))
         if self._scorer is None:
             return found
         start = time.perf_counter()
         texts = tuple(rescore(x, self._language(x), options)[0].text for x in lists)
         seconds += time.perf_counter() - start
         weights = f"{options.transformer_weight:.3g}, {options.transformer_word_score:.3g}"
-        return [*found, Decoded(TRANSFORMER, weights, texts, seconds)]
+        if options.ngram_weight:
+            weights += f", n-gram {options.ngram_weight:.3g}"
+        models = ", ".join(filter(None, (options.transformer_lm, models)))
+        return [*found, Decoded(TRANSFORMER, models, weights, texts, seconds)]
 
     def close(self) -> None:
         if self._searches is not None:

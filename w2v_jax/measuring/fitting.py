@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from w2v_jax.training.sharding import batch_sharding
 from w2v_jax.training.state import TrainState, abstract_state, jitted_step, on_mesh
 from w2v_jax.training.task import Metrics, Trainable
 
+SLOW = 2.0  # seconds of a later compilation from which on it is worth a line
 REMEDY = (
     "lower --config.data.{amount}, raise --config.run.accumulation (smaller micro-batches), or set "
     "--config.execution.remat=full"
@@ -72,18 +74,36 @@ class FittingStep:
         self._compare(Memory(state, batch, 0, 0, 0), "even without intermediate results ")
 
     def compile(self, arrays: Arrays) -> Memory | None:
-        """Compiles the step for a batch, what a call then finds; what it needs of a device, None
-        where the compiler does not say it."""
+        """Compiles the step for a batch, what a call then finds, and says so; what it needs of a
+        device, None where the compiler does not say it."""
+        first, rows = not self._known, self._rows(arrays)
+        if first:
+            print(f"compiling the update{rows} ({_kept()}) ...", flush=True)
+        begin = time.monotonic()
         try:
             _, memory = LoweredStep(self._task, self._mesh, arrays, self._step).compile()
         except jax.errors.JaxRuntimeError as error:
             if out_of_memory(error):
                 raise self._refusal(str(error).splitlines()[0][:300]) from None
             raise
+        took = time.monotonic() - begin
+        if first:
+            print(f"compiled in {took:.1f} s", flush=True)
+        elif took > SLOW:
+            print(f"compiled the update{rows} in {took:.1f} s", flush=True)
         if memory is not None:
             self._compare(memory)
         self._known.add(_shapes(arrays))
         return memory
+
+    def _rows(self, arrays: Arrays) -> str:
+        """How many rows of which length: of the largest array [A, B, S]."""
+        largest = max((shape for shape, _ in arrays.values()), key=math.prod, default=())
+        if len(largest) < 3:
+            return ""
+        measure = self._task.measure
+        length = largest[2] / measure.per_row
+        return f" for {largest[0] * largest[1]} rows of {length:.3g} {measure.unit}"
 
     def _compare(self, memory: Memory, what: str = "") -> None:
         room = device_bytes(self._mesh)
@@ -117,6 +137,12 @@ class FittingStep:
                 raise
             reason = (str(error).splitlines() or ["out of memory"])[0][:300]
             raise self._refusal(reason) from None
+
+
+def _kept() -> str:
+    """That it is done once, and where the compiled program is kept."""
+    folder = jax.config.jax_compilation_cache_dir
+    return "done once for each shape" + (f", then read from {folder}" if folder else "")
 
 
 def _shapes(arrays: Arrays) -> tuple:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import logging
 import sys
 import time
@@ -21,6 +20,7 @@ from w2v_jax.training.distributed import from_first, is_first
 from w2v_jax.training.health import Alarm, Alarms, Skipped
 from w2v_jax.training.metrics import AUDIO, Measure, Window
 from w2v_jax.training.profiling import Profile
+from w2v_jax.training.progress import Progress
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
 from w2v_jax.training.watchdog import Watchdog
@@ -164,7 +164,7 @@ def train(
         }
         checkpoints.save(step, state.saved(), content)
 
-    progress = _Progress(start, num_steps, clock, measure)
+    progress = Progress(start, num_steps, clock, measure)
     waited = 0.0
     done = start
     stopping = False
@@ -195,7 +195,8 @@ def train(
                 batch, amount = next(iterator)
                 waited += time.monotonic() - before
                 # the first one compiles, for minutes where the model is large
-                with contextlib.nullcontext() if done > start else stop.nothing_to_save():
+                alone = contextlib.nullcontext() if done > start else stop.nothing_to_save()
+                with alone, progress.update(batch):
                     state, metrics = train_step(state, batch)
                 done = step
                 profile.after(step, metrics)
@@ -229,48 +230,3 @@ def train(
         sys.exit(PREEMPTED)
     log.info("trained %d steps in %.0f s", num_steps - start, time.monotonic() - started)
     return state
-
-
-class _Progress:
-    """Rates since the last log line, and the line itself."""
-
-    def __init__(self, start: int, num_steps: int, clock: Mapping[str, float], measure: Measure):
-        self._num_steps, self._measure = num_steps, measure
-        self._trained = clock["seconds_trained"]
-        self._begin = self._time = time.monotonic()
-        self._step, self._data = start, clock[measure.total]
-
-    def seconds(self) -> float:
-        """Seconds trained, those before a restart included."""
-        return self._trained + time.monotonic() - self._begin
-
-    def leave_out(self, seconds: float) -> None:
-        """The rates to come do not count the last `seconds`."""
-        self._time += seconds
-
-    def rates(self, step: int, clock: Mapping[str, float], waited: float) -> dict[str, float]:
-        now = time.monotonic()
-        elapsed = max(now - self._time, 1e-9)
-        self._per_step = elapsed / (step - self._step)
-        measure, total = self._measure, clock[self._measure.total]
-        rates = {
-            f"time/{measure.rate}": (total - self._data) / elapsed * measure.scale,
-            f"time/{measure.total}": total,
-            "time/seconds": self.seconds(),
-            "time/seconds_per_step": self._per_step,
-            "time/loader_wait_share": waited / elapsed,
-        }
-        self._time, self._step, self._data = now, step, total
-        return rates
-
-    def show(self, step: int, scalars: Mapping[str, float]) -> None:
-        rate = self._measure.shown.format(scalars[f"time/{self._measure.rate}"])
-        left = round(self._per_step * (self._num_steps - step))
-        shown = {k.removeprefix("train/"): v for k, v in scalars.items() if k.startswith("train/")}
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in shown.items() if k != "skipped" or v)
-        print(
-            f"step {step}/{self._num_steps}  {shown}  {rate}  "
-            f"wait {scalars['time/loader_wait_share']:.1%}  "
-            f"left {datetime.timedelta(seconds=left)}",
-            flush=True,
-        )

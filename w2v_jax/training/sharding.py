@@ -1,8 +1,8 @@
 """The mesh and the one table from logical axis names to mesh axes."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from w2v_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+PARTS = 2  # names of a path that say of which part of the model an array is
 # logical name -> mesh axis; a name that is not here, or an axis that does not divide, is replicated
 RULES = (
     ("batch", BATCH_AXES),
@@ -107,33 +108,73 @@ def tree_shardings(abstract: Any, mesh: Mesh) -> Any:
     )  # fmt: skip
 
 
-def parameter_table(boxed: Any, mesh: Mesh) -> str:
-    """A line per parameter: path, shape, size, sharding, and why a dimension stays whole.
+class _Parameter(NamedTuple):
+    """Of a model on a mesh."""
 
-    boxed: parameters with their logical names, from jax.eval_shape.
-    """
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    local: int  # numbers of it that one device holds
+    spec: PartitionSpec
+    remarks: list[str]  # why a dimension stays whole
+
+
+def _parameters(boxed: Any, mesh: Mesh) -> list[_Parameter]:
     specs = jax.tree.leaves(
         nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
-    rows = [("parameter", "shape", "size", "sharding", "")]
-    total = local = 0
+    found = []
     for (path, leaf), spec in zip(
         jax.tree_util.tree_leaves_with_path(nn.meta.unbox(boxed)), specs, strict=True
     ):
         spec, remarks = placement(tuple(spec), leaf.shape, mesh)
         parts = math.prod(mesh.shape[axis] for axis in spec if axis)
-        total, local = total + leaf.size, local + leaf.size // parts
-        axes = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in spec if axis)
-        axes = axes if parts > 1 else "replicated"
-        shape = " x ".join(map(str, leaf.shape))
         name = "/".join(str(key.key) for key in path)
-        rows.append((name, shape, f"{leaf.size:,}", axes, "; ".join(remarks)))
+        found.append(_Parameter(name, leaf.shape, leaf.size, leaf.size // parts, spec, remarks))
+    return found
+
+
+def parameter_table(boxed: Any, mesh: Mesh) -> str:
+    """A line per parameter: path, shape, size, sharding, and why a dimension stays whole.
+
+    boxed: parameters with their logical names, from jax.eval_shape.
+    """
+    parameters = _parameters(boxed, mesh)
+    rows = [("parameter", "shape", "size", "sharding", "")]
+    for x in parameters:
+        axes = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in x.spec if axis)
+        axes = axes if x.local < x.size else "replicated"
+        shape = " x ".join(map(str, x.shape))
+        rows.append((x.name, shape, f"{x.size:,}", axes, "; ".join(x.remarks)))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [
         f"{name:<{widths[0]}}  {shape:>{widths[1]}}  {size:>{widths[2]}}  {axes:<{widths[3]}}  "
         f"{remarks}".rstrip()
         for name, shape, size, axes, remarks in rows
     ]
-    text = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    lines.append(f"{total:,} parameters, {local:,} per device; mesh: {text}")
+    return "\n".join([*lines, _totals(parameters, mesh)])
+
+
+def parameter_summary(boxed: Any, mesh: Mesh) -> str:
+    """The table in short: a line per part of the model, one with the totals, and one per reason for
+    which arrays stay whole."""
+    parameters = _parameters(boxed, mesh)
+    sizes: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for x in parameters:
+        parent = x.name.rpartition("/")[0] or x.name
+        part = "/".join(parent.split("/")[:PARTS])
+        sizes[part] = sizes.get(part, 0) + x.size
+        for remark in x.remarks:
+            reasons[remark] = reasons.get(remark, 0) + 1
+    name, size = max(map(len, sizes)), len(f"{max(sizes.values()):,}")
+    lines = [f"{part:<{name}}  {count:>{size},}" for part, count in sizes.items()]
+    lines.append(_totals(parameters, mesh))
+    lines += [f"whole in {times} arrays: {reason}" for reason, times in reasons.items()]
     return "\n".join(lines)
+
+
+def _totals(parameters: Sequence[_Parameter], mesh: Mesh) -> str:
+    total, local = sum(x.size for x in parameters), sum(x.local for x in parameters)
+    text = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    return f"{total:,} parameters, {local:,} per device; mesh: {text}"

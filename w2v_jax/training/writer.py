@@ -119,7 +119,10 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     lines = []
     for line in path.read_text().splitlines():
         try:
-            lines.append(json.loads(line))
+            found = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(found, dict) or "step" not in found:
+            break
+        lines.append(found)
     return lines
