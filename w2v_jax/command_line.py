@@ -30,8 +30,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("\
-interrupted", file=sys.stderr, flush=True)
+            print("\ninterrupted", file=sys.stderr, flush=True)
             for child in multiprocessing.active_children():
                 child.kill()
             # a regular end while XLA compiles is a segmentation fault

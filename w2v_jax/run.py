@@ -69,8 +69,8 @@ def _run(
         evaluate = task.evaluation(held_out, mesh)
     parameters = jax.eval_shape(task.init)["params"]
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
-    step = FittingStep(task, mesh, "batch_tokens" if "batch_tokens" in config.data else
-                       "batch_seconds")  # fmt: skip
+    amount = "batch_tokens" if "batch_tokens" in config.data else "batch_seconds"
+    step = FittingStep(task, mesh, amount, task.measure)
     for bucket in data.buckets:
         step.check_held(data.loader.arrays(bucket.rows, bucket.samples))
     start = max(checkpoint_steps(workdir), default=0)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.compiled import Arrays, LoweredStep, Memory, local_bytes
+from w2v_jax.training.metrics import Measure
 from w2v_jax.training.sharding import batch_sharding
 from w2v_jax.training.state import TrainState, abstract_state, jitted_step, on_mesh
 from w2v_jax.training.task import Metrics, Trainable
@@ -51,12 +52,12 @@ class FittingStep:
     """The training step, `step(state, batch) -> (state, metrics)`; every batch shape is compiled,
     and its memory compared with the device's, before it runs for the first time.
 
-    amount: the key of config.data that says how large a batch is. Raises UserError where a shape
-    does not fit.
+    amount: the key of config.data that says how large a batch is; measure: of its rows. Raises
+    UserError where a shape does not fit.
     """
 
-    def __init__(self, task: Trainable, mesh: Mesh, amount: str):
-        self._task, self._mesh = task, mesh
+    def __init__(self, task: Trainable, mesh: Mesh, amount: str, measure: Measure):
+        self._task, self._mesh, self._measure = task, mesh, measure
         self._remedy = REMEDY.format(amount=amount)
         self._step = jitted_step(task, mesh)
         self._call = on_mesh(self._step, mesh)
@@ -101,9 +102,8 @@ class FittingStep:
         largest = max((shape for shape, _ in arrays.values()), key=math.prod, default=())
         if len(largest) < 3:
             return ""
-        measure = self._task.measure
-        length = largest[2] / measure.per_row
-        return f" for {largest[0] * largest[1]} rows of {length:.3g} {measure.unit}"
+        length = largest[2] / self._measure.per_row
+        return f" for {largest[0] * largest[1]} rows of {length:.3g} {self._measure.unit}"
 
     def _compare(self, memory: Memory, what: str = "") -> None:
         room = device_bytes(self._mesh)
