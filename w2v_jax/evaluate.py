@@ -138,8 +138,7 @@ def evaluate(
     shown = [("", *headings[2:]), *((name, *rest) for name, _, *rest in rows)]
     print("\n".join(columns(shown)))
     file = io.StringIO(newline="")
-    texts = csv.writer(file, delimiter="\\t", lineterminator="\
-")
+    texts = csv.writer(file, delimiter="\t", lineterminator="\n")
     texts.writerow(COLUMNS)
     texts.writerows((x.name, x.reference, x.hypothesis) for x in last)
     write_whole(place(output), file.getvalue())
@@ -153,10 +152,8 @@ def evaluate(
     html = f"{base}.html"
     title = f"{checkpoint} on {data}"
     page.write_page(html, report, last, audio, title, systems=systems, players=players)
-    print(f"\
-{decoded[-1].system}: {report}")
-    print(f"\
-references and hypotheses: {output}; to read and hear: {html}")
+    print(f"\n{decoded[-1].system}: {report}")
+    print(f"\nreferences and hypotheses: {output}; to read and hear: {html}")
     return report.score
 
 

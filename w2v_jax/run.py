@@ -109,8 +109,7 @@ def _run(
         )  # fmt: skip
     if is_first():
         print(
-            f"its curves: python -m w2v_jax.report --workdir={workdir}\
-"
+            f"its curves: python -m w2v_jax.report --workdir={workdir}\n"
             f"the model:  python -m w2v_jax.export --workdir={workdir} --output={workdir}/export"
         )
     return state
