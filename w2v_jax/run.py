@@ -17,6 +17,7 @@ from w2v_jax.tasks.task import Data, Task
 from w2v_jax.training.checkpoint import has_checkpoint
 from w2v_jax.training.distributed import is_first
 from w2v_jax.training.loop import LoopOptions, train
+from w2v_jax.training.progress import compiling
 from w2v_jax.training.settings import check_unchanged, settings_of, write_settings
 from w2v_jax.training.sharding import (
     batch_sharding,
@@ -68,16 +69,21 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | 
         write_whole(place(workdir) / "parameters.txt", table + "\n")
         print(parameter_summary(parameters, mesh))
         print(f"each of them, and how it is cut: {workdir}/parameters.txt", flush=True)
+
+    def batches(start: int):
+        print(compiling(len(data.buckets), jax.config.jax_compilation_cache_dir), flush=True)
+        return iterate(
+            plan, data.loader, start=start, threads=config.run.threads, workers=config.run.workers,
+            sharding=batch_sharding(mesh),
+        )
+
     state = train(
         workdir,
         options,
         first,
         abstract_state(task, mesh),
         on_mesh(jitted_step(task, mesh), mesh),
-        lambda start: iterate(
-            plan, data.loader, start=start, threads=config.run.threads, workers=config.run.workers,
-            sharding=batch_sharding(mesh),
-        ),
+        batches,
         evaluate=evaluate,
         best_by=task.best_by,
         alarms=task.alarms,

@@ -5,7 +5,7 @@ import pytest
 
 from w2v_jax.training import progress
 from w2v_jax.training.metrics import AUDIO
-from w2v_jax.training.progress import Progress
+from w2v_jax.training.progress import Progress, compiling
 
 CLOCK = {"seconds_trained": 0.0, "hours_heard": 0.0}
 
@@ -30,9 +30,8 @@ def updates(meter, clock, seconds, length=64_000):
 def test_compiling_is_said_and_counts_to_no_rate(clock, capsys):
     meter = Progress(0, 100, CLOCK, AUDIO)
     updates(meter, clock, [30.0])
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("compiling the update for 6 rows of 4 s of audio (done once")
-    assert said[1] == "compiled in 30.0 s; training"
+    said = capsys.readouterr().out
+    assert said == "compiled the update for 6 rows of 4 s of audio in 30.0 s\n"
     clock.now += 2.0  # the device still computes when the call is back
     scalars = meter.rates(1, CLOCK, 0.0)
     assert scalars["time/seconds_per_step"] == pytest.approx(2.0)
@@ -44,6 +43,11 @@ def test_compiling_is_said_and_counts_to_no_rate(clock, capsys):
     updates(meter, clock, [9.0, 3.0, 3.0], length=128_000)
     assert capsys.readouterr().out == "compiled the update for 6 rows of 8 s of audio in 9.0 s\n"
     assert meter.rates(6, CLOCK, 0.0)["time/seconds_per_step"] == pytest.approx(2.0)
+
+
+def test_compiling_is_announced_with_the_place_of_the_programs():
+    assert compiling(1, "/cache") == "compiling the update, once; then it is read from /cache"
+    assert compiling(4, None) == "compiling the update, once for each of 4 shapes of batch"
 
 
 def test_the_time_left_is_of_several_windows(clock, capsys):

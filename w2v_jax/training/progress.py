@@ -14,7 +14,7 @@ import numpy as np
 from w2v_jax.training.metrics import Measure
 
 WINDOWS = 5  # log lines whose updates say how long the rest will take
-SLOW = 2.0  # seconds of a later compilation from which on it is worth a line
+SLOW = 2.0  # seconds of a compilation from which on it is worth a line
 
 
 class Progress:
@@ -43,25 +43,22 @@ class Progress:
 
     @contextlib.contextmanager
     def update(self, batch: Any) -> Iterator[None]:
-        """Around the call of an update: says when it is compiled. batch: arrays [A, B, ...]."""
+        """Around the call of an update: says how long it was compiled, where that took a while.
+
+        batch: arrays [A, B, ...].
+        """
         shape = tuple(np.shape(x) for x in jax.tree.leaves(batch))
         if shape in self._shapes:
             yield
             return
-        first = not self._shapes
         self._shapes.add(shape)
-        rows = self._rows(shape)
-        if first:
-            print(f"compiling the update{rows} ({_kept()}) ...", flush=True)
         begin = time.monotonic()
         yield
         took = time.monotonic() - begin
         self.leave_out(took)
         self._compiled += 1
-        if first:
-            print(f"compiled in {took:.1f} s; training", flush=True)
-        elif took > SLOW:
-            print(f"compiled the update{rows} in {took:.1f} s", flush=True)
+        if took > SLOW:
+            print(f"compiled the update{self._rows(shape)} in {took:.1f} s", flush=True)
 
     def _rows(self, shape: tuple) -> str:
         """How many rows of which length: of the largest array [A, B, S]."""
@@ -110,7 +107,10 @@ class Progress:
         print("  ".join(filter(None, parts)), flush=True)
 
 
-def _kept() -> str:
-    """That it is done once, and where the compiled program is kept."""
-    folder = jax.config.jax_compilation_cache_dir
-    return "done once for each shape" + (f", then read from {folder}" if folder else "")
+def compiling(shapes: int, folder: str | None) -> str:
+    """What is said before the first update: that it is compiled, how often, and where that is kept.
+
+    shapes: of batches, of which each has its own program; folder: JAX's cache, None without one.
+    """
+    what = f"once for each of {shapes} shapes of batch" if shapes > 1 else "once"
+    return f"compiling the update, {what}" + (f"; then it is read from {folder}" if folder else "")
