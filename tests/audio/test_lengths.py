@@ -14,7 +14,7 @@ import soundfile
 
 from tests.audio.test_waveform import speech
 from tests.measure import audio_lengths
-from w2v_jax.audio import containers, mpeg
+from w2v_jax.audio import containers, mpeg, sound
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe, read
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.data.audio_files import Files
@@ -26,6 +26,11 @@ FRAME, DELAY = 576, 576 + 529  # samples of a frame at 16 kHz, and those before 
 ID3 = b"ID3\x03\0\0\0\0\x08\0" + b"\xff\xf3\x48\xc4" * 256  # a tag with what looks like frames
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_noted_yet(monkeypatch):
+    monkeypatch.setattr(sound, "_noted", set())
+
+
 def mp3(seconds_of_silence: float = 0.0, rate: int = SAMPLE_RATE, channels: int = 1) -> bytes:
     """An MP3 of changing bit rate: LENGTH samples of speech, after silence."""
     silence = np.zeros(round(seconds_of_silence * rate))
@@ -34,8 +39,8 @@ def mp3(seconds_of_silence: float = 0.0, rate: int = SAMPLE_RATE, channels: int 
     with soundfile.SoundFile(
         file, "w", rate, channels, "MPEG_LAYER_III", format="MP3", bitrate_mode="VARIABLE",
         compression_level=0.5,
-    ) as sound:  # fmt: skip
-        sound.write(np.stack([audio] * channels, axis=1))
+    ) as out:  # fmt: skip
+        out.write(np.stack([audio] * channels, axis=1))
     return file.getvalue()
 
 
@@ -197,6 +202,11 @@ def test_what_the_header_does_not_count_is_told(tmp_path, caplog):
     data[40:44] = struct.pack("<I", 32_000)
     assert len(one_length(write(tmp_path / "a.wav", bytes(data)))) == SAMPLE_RATE
     assert "1.00 s that its header counts; 32000 bytes follow" in caplog.text
+    for number in range(60):  # more of them than are worth naming
+        write(tmp_path / f"odd{number}.wav", bytes(data))
+        assert probe(tmp_path / f"odd{number}.wav") == SAMPLE_RATE
+    assert len(caplog.records) == 50
+    assert "further files like it are not named" in caplog.records[-1].message
     caplog.clear()
     for number, rest in enumerate((b"LIST", b"id3 ", b"junk")):
         chunk = rest + struct.pack("<I", 30_000) + bytes(30_000)

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import functools
 import io
 import logging
 import os
@@ -27,6 +26,7 @@ from w2v_jax.audio.spans import Spans
 from w2v_jax.errors import AudioError
 
 log = logging.getLogger(__name__)
+_lock = threading.Lock()
 
 BLOCK = 1 << 18  # frames decoded at a time
 # In Ogg, decoding begins this much earlier than asked: libsndfile 1.2 seeks to a wrong place in the
@@ -38,6 +38,7 @@ _UNSIZED = "WAV", "WAVEX", "RF64", "AU"  # formats whose header may say 0
 _STEP = 1024  # frames decoded at a time to find damage
 _MUCH = 4096  # bytes that are no longer taken for a header or a tag alone
 _MPEG_ENDINGS = frozenset({".mp1", ".mp2", ".mp3", ".mpa", ".mpga"})
+_NOTED = 50  # files with an odd header that a process names
 _KNOWN = 4096  # files of which is known how they have to be read
 
 # What libsndfile notes about a file that ends early. It then goes on with what is there.
@@ -252,14 +253,20 @@ def _check(path: str | os.PathLike, stream: _Stream) -> None:
         raise AudioError(f"{path}: its header claims {stream.samplerate} samples per second")
 
 
-@functools.lru_cache(10_000)
+_noted: set[str] = set()
+
+
 def _note(message: str) -> None:
-    """Warns once, however often the file is read."""
-    log.warning(message)
+    """Warns once, however often the file is read, and of so many files."""
+    with _lock:
+        if message in _noted or len(_noted) == _NOTED:
+            return
+        _noted.add(message)
+        last = len(_noted) == _NOTED
+    log.warning("%s", message + ("; further files like it are not named" if last else ""))
 
 
 _known: OrderedDict[tuple, tuple[_Link, ...]] = OrderedDict()  # by the identity of the file
-_lock = threading.Lock()
 
 
 def _links(path: str | os.PathLike, file: io.IOBase, head: bytes) -> tuple[_Link, ...]:
