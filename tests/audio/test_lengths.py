@@ -110,6 +110,19 @@ def test_mp3_without_a_header_whose_bit_rate_changes(tmp_path, around):
         np.testing.assert_allclose(audio, whole, atol=1)
 
 
+def test_mp3_in_wav(tmp_path):
+    data = mp3(2.0)
+    fmt = struct.pack("<HHIIHHHHIHHH", 0x55, 1, SAMPLE_RATE, 4000, 1, 0, 12, 1, 2, 576, 1, 1393)
+    rest = b"LIST" + struct.pack("<I", 4) + b"INFO"
+    for inside in (data, without_header(data)):
+        chunks = b"WAVEfmt " + struct.pack("<I", 30) + fmt
+        chunks += b"data" + struct.pack("<I", len(inside)) + inside + bytes(len(inside) % 2) + rest
+        wav = b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+        audio = one_length(write(tmp_path / "a.wav", wav))
+        bare = one_length(write(tmp_path / "a.mp3", inside))
+        np.testing.assert_allclose(audio.astype(int), bare, atol=1)
+
+
 @pytest.mark.parametrize("junk", [b"", ID3, b"junk" * 100])
 def test_mp3_put_end_to_end(tmp_path, junk):
     first, second = mp3(1.0), mp3()

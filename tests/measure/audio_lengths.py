@@ -48,6 +48,8 @@ FEW = [
     ("u8", "wav", "-c:a pcm_u8"),
     ("s24", "wav", "-c:a pcm_s24le"),
     ("mu-law", "wav", "-c:a pcm_mulaw"),
+    ("mp3 in wav", "wav", "-c:a libmp3lame -q:a 4"),
+    ("adpcm", "wav", "-c:a adpcm_ms"),
     ("rf64", "wav", "-rf64 always"),
     ("w64", "w64", ""),
     ("au", "au", ""),

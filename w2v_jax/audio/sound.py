@@ -20,7 +20,7 @@ import soundfile
 
 from w2v_jax.audio import flac, mpeg, ogg
 from w2v_jax.audio.files import RemoteFile, first_line, identity
-from w2v_jax.audio.headers import data_without_size
+from w2v_jax.audio.headers import data_span, data_without_size, is_mpeg_in_wav
 from w2v_jax.audio.levels import check_levels
 from w2v_jax.audio.spans import Spans
 from w2v_jax.errors import AudioError
@@ -272,8 +272,8 @@ _known: OrderedDict[tuple, tuple[_Link, ...]] = OrderedDict()  # by the identity
 def _links(path: str | os.PathLike, file: io.IOBase, head: bytes) -> tuple[_Link, ...]:
     """The links of a file. What has to be looked through for them is so once per process."""
     is_ogg = head.startswith(b"OggS")
-    named = os.path.splitext(os.fspath(path))[1].lower() in _MPEG_ENDINGS
-    if not is_ogg and not mpeg.begins(head) and not named:
+    is_mpeg = mpeg.begins(head) or os.path.splitext(os.fspath(path))[1].lower() in _MPEG_ENDINGS
+    if not (is_ogg or is_mpeg or is_mpeg_in_wav(head)):
         return (_Link(),)
     key = identity(path, file)
     with _lock:
@@ -291,7 +291,8 @@ def _links(path: str | os.PathLike, file: io.IOBase, head: bytes) -> tuple[_Link
 
 
 def _mpeg_links(path: str | os.PathLike, data: bytes) -> tuple[_Link, ...]:
-    found = mpeg.scan(data)
+    first, stop = data_span(data) if is_mpeg_in_wav(data) else (0, len(data))
+    found = mpeg.scan(data[first:stop])
     if found is None:
         return (_Link(),)  # libsndfile says what it is
     kind, seconds = found.kind, found.samples / found.kind.rate
@@ -304,11 +305,12 @@ def _mpeg_links(path: str | os.PathLike, data: bytes) -> tuple[_Link, ...]:
     if found.announced is not None and found.announced > found.frames:
         announced = found.samples_of(found.announced) / kind.rate
         _note(f"{path}: its header announces {announced:.2f} s, there are {seconds:.2f} s")
-    if found.plain:
+    if found.plain and not first:
         return (_Link(frames=found.samples),)
+    spans = tuple((first + begin, first + end) for begin, end in found.spans)
     if kind.layer == 3:
-        return (_Link((found.beginning(), *found.spans), found.samples),)
-    return (_Link(found.spans, found.samples, mpeg.LONGEST * found.frames),)
+        return (_Link((found.beginning(), *spans), found.samples),)
+    return (_Link(spans, found.samples, mpeg.LONGEST * found.frames),)
 
 
 def _ogg_links(path: str | os.PathLike, file: io.IOBase, data: bytes) -> tuple[_Link, ...]:
