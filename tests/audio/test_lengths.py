@@ -14,7 +14,7 @@ import soundfile
 
 from tests.audio.test_waveform import speech
 from tests.measure import audio_lengths
-from w2v_jax.audio import containers, mpeg, sound
+from w2v_jax.audio import containers, links, mpeg
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe, read
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.data.audio_files import Files
@@ -28,7 +28,7 @@ ID3 = b"ID3\x03\0\0\0\0\x08\0" + b"\xff\xf3\x48\xc4" * 256  # a tag with what lo
 
 @pytest.fixture(autouse=True)
 def nothing_is_noted_yet(monkeypatch):
-    monkeypatch.setattr(sound, "_noted", set())
+    monkeypatch.setattr(links, "_noted", set())
 
 
 def mp3(seconds_of_silence: float = 0.0, rate: int = SAMPLE_RATE, channels: int = 1) -> bytes:
@@ -158,24 +158,24 @@ def ogg(subtype: str, audio: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_all_links_of_a_chain(tmp_path, subtype, caplog):
     """Also where all have the serial number of the first."""
-    links = [ogg(subtype, speech(seconds)) for seconds in (2, 1.5)]
-    parts = [read(write(tmp_path / f"{i}.ogg", data)) for i, data in enumerate(links)]
+    made = [ogg(subtype, speech(seconds)) for seconds in (2, 1.5)]
+    parts = [read(write(tmp_path / f"{i}.ogg", data)) for i, data in enumerate(made)]
     for order in ([0, 1], [1, 0], [0, 0, 1, 1, 0]):
-        chain = write(tmp_path / "chain.ogg", b"".join(links[i] for i in order))
+        chain = write(tmp_path / "chain.ogg", b"".join(made[i] for i in order))
         expected = np.concatenate([parts[i] for i in order])
         np.testing.assert_array_equal(one_length(chain), expected)
     for lost in (100, 2000):
-        for first in (b"", links[0]):
-            cut = write(tmp_path / "cut.ogg", first + links[1][:-lost])
+        for first in (b"", made[0]):
+            cut = write(tmp_path / "cut.ogg", first + made[1][:-lost])
             with pytest.raises(AudioError, match=r"cut off after|malformed"):
                 read(cut)
-    last = links[0].rindex(b"OggS")
-    page = links[0][:last]
+    last = made[0].rindex(b"OggS")
+    page = made[0][:last]
     if subtype == "VORBIS":
         assert len(read(write(tmp_path / "page.ogg", page))) < len(parts[0])
         assert "page.ogg: is not marked as ended after" in caplog.text
     if subtype == "VORBIS":
-        other = write(tmp_path / "other.ogg", links[0] + ogg(subtype, speech(1, 8000), 8000))
+        other = write(tmp_path / "other.ogg", made[0] + ogg(subtype, speech(1, 8000), 8000))
         with pytest.raises(AudioError, match=r"after 2\.00 s from 16000 to 8000 Hz"):
             read(other)
 
