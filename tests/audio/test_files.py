@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from etils import epath
 
+from tests.audio.test_lengths import m4a
 from tests.bucket import Bucket
 from w2v_jax.audio import files
 from w2v_jax.audio.waveform import AudioError, probe, read
@@ -25,15 +26,44 @@ def speech(tmp_path: Path, bucket: str, suffix: str, rate: int = 16_000) -> tupl
     return str(local), remote
 
 
-@pytest.mark.parametrize("change", [bytes, lambda data: data + data])
-@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def doubled(data: bytes) -> bytes:
+    return data + data
+
+
+def unsized(data: bytes) -> bytes:
+    return data[:40] + bytes(4) + data[44:]
+
+
+def half_sized(data: bytes) -> bytes:
+    return data[:40] + (80_000).to_bytes(4, "little") + data[44:]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change"),
+    [("ogg", bytes), ("ogg", doubled), ("mp3", bytes), ("mp3", doubled), ("wav", unsized),
+     ("wav", half_sized)],
+)  # fmt: skip
 def test_remote_audio_is_read_to_its_end(tmp_path, bucket, suffix, change):
     local, remote = speech(tmp_path, bucket, suffix)
     for path in (local, remote):
         epath.Path(path).write_bytes(change(epath.Path(path).read_bytes()))
     Bucket.failures = 2
     assert probe(remote, decode=False) == probe(local) == len(read(remote))
-    np.testing.assert_array_equal(read(remote, 60_000, 9000), read(local, 60_000, 9000))
+    np.testing.assert_array_equal(read(remote), read(local))
+    np.testing.assert_array_equal(read(remote, 30_000, 9000), read(local, 30_000, 9000))
+
+
+def test_remote_containers(tmp_path, bucket):
+    local, remote = speech(tmp_path, bucket, "wav")
+    data = m4a(np.sin(np.arange(30_000) / 9) / 2)
+    for path in (local, remote):
+        epath.Path(path).write_bytes(data)
+    Bucket.failures = 2
+    np.testing.assert_array_equal(read(remote), read(local))
+    epath.Path(remote).write_bytes(data + data)  # another length: another file
+    Bucket.failures = 10**6
+    with pytest.raises(AudioError, match="connection was reset"):
+        read(remote)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import soundfile
 
 from tests.audio.test_waveform import speech
 from tests.measure import audio_lengths
-from w2v_jax.audio import containers, mpeg
+from w2v_jax.audio import containers, links, mpeg
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe, read
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.data.audio_files import Files
@@ -26,6 +26,11 @@ FRAME, DELAY = 576, 576 + 529  # samples of a frame at 16 kHz, and those before 
 ID3 = b"ID3\x03\0\0\0\0\x08\0" + b"\xff\xf3\x48\xc4" * 256  # a tag with what looks like frames
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_noted_yet(monkeypatch):
+    monkeypatch.setattr(links, "_noted", set())
+
+
 def mp3(seconds_of_silence: float = 0.0, rate: int = SAMPLE_RATE, channels: int = 1) -> bytes:
     """An MP3 of changing bit rate: LENGTH samples of speech, after silence."""
     silence = np.zeros(round(seconds_of_silence * rate))
@@ -34,8 +39,8 @@ def mp3(seconds_of_silence: float = 0.0, rate: int = SAMPLE_RATE, channels: int 
     with soundfile.SoundFile(
         file, "w", rate, channels, "MPEG_LAYER_III", format="MP3", bitrate_mode="VARIABLE",
         compression_level=0.5,
-    ) as sound:  # fmt: skip
-        sound.write(np.stack([audio] * channels, axis=1))
+    ) as out:  # fmt: skip
+        out.write(np.stack([audio] * channels, axis=1))
     return file.getvalue()
 
 
@@ -105,6 +110,19 @@ def test_mp3_without_a_header_whose_bit_rate_changes(tmp_path, around):
         np.testing.assert_allclose(audio, whole, atol=1)
 
 
+def test_mp3_in_wav(tmp_path):
+    data = mp3(2.0)
+    fmt = struct.pack("<HHIIHHHHIHHH", 0x55, 1, SAMPLE_RATE, 4000, 1, 0, 12, 1, 2, 576, 1, 1393)
+    rest = b"LIST" + struct.pack("<I", 4) + b"INFO"
+    for inside in (data, without_header(data)):
+        chunks = b"WAVEfmt " + struct.pack("<I", 30) + fmt
+        chunks += b"data" + struct.pack("<I", len(inside)) + inside + bytes(len(inside) % 2) + rest
+        wav = b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+        audio = one_length(write(tmp_path / "a.wav", wav))
+        bare = one_length(write(tmp_path / "a.mp3", inside))
+        np.testing.assert_allclose(audio.astype(int), bare, atol=1)
+
+
 @pytest.mark.parametrize("junk", [b"", ID3, b"junk" * 100])
 def test_mp3_put_end_to_end(tmp_path, junk):
     first, second = mp3(1.0), mp3()
@@ -140,24 +158,24 @@ def ogg(subtype: str, audio: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_all_links_of_a_chain(tmp_path, subtype, caplog):
     """Also where all have the serial number of the first."""
-    links = [ogg(subtype, speech(seconds)) for seconds in (2, 1.5)]
-    parts = [read(write(tmp_path / f"{i}.ogg", data)) for i, data in enumerate(links)]
+    made = [ogg(subtype, speech(seconds)) for seconds in (2, 1.5)]
+    parts = [read(write(tmp_path / f"{i}.ogg", data)) for i, data in enumerate(made)]
     for order in ([0, 1], [1, 0], [0, 0, 1, 1, 0]):
-        chain = write(tmp_path / "chain.ogg", b"".join(links[i] for i in order))
+        chain = write(tmp_path / "chain.ogg", b"".join(made[i] for i in order))
         expected = np.concatenate([parts[i] for i in order])
         np.testing.assert_array_equal(one_length(chain), expected)
     for lost in (100, 2000):
-        for first in (b"", links[0]):
-            cut = write(tmp_path / "cut.ogg", first + links[1][:-lost])
+        for first in (b"", made[0]):
+            cut = write(tmp_path / "cut.ogg", first + made[1][:-lost])
             with pytest.raises(AudioError, match=r"cut off after|malformed"):
                 read(cut)
-    last = links[0].rindex(b"OggS")
-    page = links[0][:last]
+    last = made[0].rindex(b"OggS")
+    page = made[0][:last]
     if subtype == "VORBIS":
         assert len(read(write(tmp_path / "page.ogg", page))) < len(parts[0])
         assert "page.ogg: is not marked as ended after" in caplog.text
     if subtype == "VORBIS":
-        other = write(tmp_path / "other.ogg", links[0] + ogg(subtype, speech(1, 8000), 8000))
+        other = write(tmp_path / "other.ogg", made[0] + ogg(subtype, speech(1, 8000), 8000))
         with pytest.raises(AudioError, match=r"after 2\.00 s from 16000 to 8000 Hz"):
             read(other)
 
@@ -197,6 +215,11 @@ def test_what_the_header_does_not_count_is_told(tmp_path, caplog):
     data[40:44] = struct.pack("<I", 32_000)
     assert len(one_length(write(tmp_path / "a.wav", bytes(data)))) == SAMPLE_RATE
     assert "1.00 s that its header counts; 32000 bytes follow" in caplog.text
+    for number in range(60):  # more of them than are worth naming
+        write(tmp_path / f"odd{number}.wav", bytes(data))
+        assert probe(tmp_path / f"odd{number}.wav") == SAMPLE_RATE
+    assert len(caplog.records) == 50
+    assert "further files like it are not named" in caplog.records[-1].message
     caplog.clear()
     for number, rest in enumerate((b"LIST", b"id3 ", b"junk")):
         chunk = rest + struct.pack("<I", 30_000) + bytes(30_000)

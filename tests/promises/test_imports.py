@@ -61,7 +61,7 @@ DOORS = {
     "grain": {"data/batches.py"},
     "array_record": {"data/shards.py"},
     "orbax": {"training/checkpoint.py", "training/retention.py"},
-    "soundfile": {"audio/sound.py", "audio/waveform.py"},
+    "soundfile": {"audio/links.py", "audio/sound.py", "audio/waveform.py"},
     "av": {"audio/containers.py"},
     "soxr": {"audio/waveform.py", "audio/augment.py", "audio/containers.py"},
     "etils": {"audio/files.py", "places.py"},

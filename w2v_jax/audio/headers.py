@@ -6,8 +6,10 @@ the samples follow.
 
 import io
 import struct
+from collections.abc import Iterator
 
 _LOOKED_AT = 1 << 16  # bytes at the start among which the samples begin
+_MPEG = b"\x50\0", b"\x55\0"  # the numbers of layers 2 and 3 among the formats of WAV
 Pieces = tuple[bytes, tuple[int, int]]
 
 
@@ -23,18 +25,37 @@ def data_without_size(file: io.IOBase, size: int) -> Pieces | None:
         return head[:8] + b"\xff" * 4 + head[12:first], (first, size)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE":
         return None
-    place, long_sizes = 12, None
-    while place + 8 <= len(head):
-        name, length = struct.unpack("<4sI", head[place : place + 8])
-        place += 8
+    long_sizes = None
+    for name, place, _ in _chunks(head):
         if name == b"data":
             if place >= size or _is_chunk(head[place : place + 8], size - place):
                 return None
             return _sized(head[:place], long_sizes, size - place), (place, size)
         if name == b"ds64":
             long_sizes = place
-        place += length + length % 2
     return None
+
+
+def is_mpeg_in_wav(head: bytes) -> bool:
+    """Whether a file that begins so is a WAV file with MPEG audio."""
+    return head[:4] == b"RIFF" and head[12:16] == b"fmt " and head[20:22] in _MPEG
+
+
+def data_span(data: bytes) -> tuple[int, int]:
+    """(first, stop) of the samples in the bytes of a WAV file."""
+    for name, place, length in _chunks(data):
+        if name == b"data":
+            return place, min(place + (length or len(data)), len(data))
+    return len(data), len(data)
+
+
+def _chunks(head: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, place, length) of the chunks of a WAV file that begin in its first bytes."""
+    place = 12
+    while place + 8 <= len(head):
+        name, length = struct.unpack("<4sI", head[place : place + 8])
+        yield name, place + 8, length
+        place += 8 + length + length % 2
 
 
 def _is_chunk(start: bytes, left: int) -> bool:
