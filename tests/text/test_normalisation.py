@@ -12,10 +12,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests import small
 from w2v_jax.build_ngram import clean_sentences
 from w2v_jax.data.text import open_text
 from w2v_jax.decoding.alignment import align
 from w2v_jax.errors import UserError
+from w2v_jax.tasks import TASKS
 from w2v_jax.text import normalisation
 from w2v_jax.text.alphabet import Alphabet, TextError
 from w2v_jax.text.vocabulary import Vocabulary
@@ -215,3 +217,12 @@ def test_messages_stay_short():
     with pytest.raises(UserError) as error:
         Vocabulary(Alphabet.english()).check_writes(Alphabet.from_letters(letters))
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("kind", ["ctc", "language"])
+def test_the_language_of_a_config_goes_into_the_checkpoint(kind):
+    config = small.recipe(kind)
+    config.letters, config.language = "abcişy", "tr"
+    described = TASKS[kind](config).described()
+    own = Alphabet.from_dict(json.loads(json.dumps(described["alphabet"])))
+    assert own.normalize("İYİ I") == "iyi ı"
