@@ -12,10 +12,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests import small
 from w2v_jax.build_ngram import clean_sentences
 from w2v_jax.data.text import open_text
 from w2v_jax.decoding.alignment import align
 from w2v_jax.errors import UserError
+from w2v_jax.tasks import TASKS
 from w2v_jax.text import normalisation
 from w2v_jax.text.alphabet import Alphabet, TextError
 from w2v_jax.text.vocabulary import Vocabulary
@@ -68,19 +70,18 @@ def unicode_letters():
 
 def hub(alphabet, text):
     """The ids of Wav2Vec2CTCTokenizer: a character each, | for spaces. Equal to transformers' 5.24
-    for 134,164 letters (`test_the_tokenizer_of_the_hub`)."""
+    for 134,164 letters (python -m tests.measure.unicode_text)."""
     return [alphabet.ids["|" if c == " " else c] for c in text]
 
 
 def test_no_letter_of_an_alphabet_is_rewritten():
-    """Whichever letters it has, alone and among others: here all of Unicode."""
-    letters = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i))[0] in "LM"]
+    """Whichever letters it has, alone and among others."""
+    letters = unicode_letters()
     everything = Alphabet(("<pad>", "|", *letters))
     text = " ".join("".join(letters[i : i + 7]) for i in range(0, len(letters), 7))
     assert everything.normalize(text) == text
     assert everything.encode(text).tolist() == hub(everything, text)
-    few = unicode_letters().copy()
-    random.Random(0).shuffle(few)
+    few = random.Random(0).sample(letters, 6000)
     for start in range(0, len(few), 100):  # alphabets that lack what surrounds their letters
         own = Alphabet(("<pad>", "|", *few[start : start + 100]))
         text = " ".join(few[start : start + 100])
@@ -216,3 +217,12 @@ def test_messages_stay_short():
     with pytest.raises(UserError) as error:
         Vocabulary(Alphabet.english()).check_writes(Alphabet.from_letters(letters))
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("kind", ["ctc", "language"])
+def test_the_language_of_a_config_goes_into_the_checkpoint(kind):
+    config = small.recipe(kind)
+    config.letters, config.language = "abcişy", "tr"
+    described = TASKS[kind](config).described()
+    own = Alphabet.from_dict(json.loads(json.dumps(described["alphabet"])))
+    assert own.normalize("İYİ I") == "iyi ı"
