@@ -7,9 +7,8 @@
 
 The layout of a folder or table is recognised (LibriSpeech, Libri-Light, Common Voice, VoxPopuli,
 MLS, Kaldi, fairseq, JSON lines, tables of ids and texts, plain folders, our own manifests; --layout
-names it). Every file is
-decoded once (--decode=false believes the headers instead). What cannot be used is left out,
-counted, and listed in OUTPUT.skipped.tsv.
+names it). Every file is decoded once (--decode=false believes the headers instead). What cannot be
+used is left out, counted, and listed in OUTPUT.skipped.tsv.
 
 --report prints lengths, speakers, languages, what is wrong with the audio, and what the batches
 would crop and pad; without an input it reports on the manifest that stands at --output.
