@@ -5,7 +5,7 @@ import pytest
 
 from w2v_jax.training import progress
 from w2v_jax.training.metrics import AUDIO
-from w2v_jax.training.progress import Progress, compiling
+from w2v_jax.training.progress import Progress
 
 CLOCK = {"seconds_trained": 0.0, "hours_heard": 0.0}
 

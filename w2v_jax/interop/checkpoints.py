@@ -23,10 +23,7 @@ from w2v_jax.training.settings import read_settings
 
 log = logging.getLogger(__name__)
 FORMS = ("run", "orbax", "huggingface", "fairseq")
-TAKEN = (
-    "an export, the --workdir of a run, a directory of transformers or a .pt file of fairseq"
-)  # fmt: skip
-EXPORT = "python -m w2v_jax.export --workdir=RUN --output=FOLDER"
+TAKEN = "an export, the --workdir of a run, a directory of transformers or a .pt file of fairseq"
 # what to do where a model of this kind is needed and there is another
 REMEDIES = {
     "ctc": "fine-tune it first (python -m w2v_jax.finetune, with --config.run.init_from={path})",
