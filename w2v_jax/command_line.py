@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from w2v_jax.errors import UserError
+from w2v_jax.places import is_storage, unwritable
 from w2v_jax.stopping import PREEMPTED, stop
 from w2v_jax.training.distributed import initialize
 
@@ -29,6 +30,12 @@ def run(main: Callable[[list[str]], None]) -> None:
             main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if not is_storage(error):
+                raise
+            where = error.filename or "a file of the output"
+            print(f"error: {unwritable(where, error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr, flush=True)

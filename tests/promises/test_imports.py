@@ -40,7 +40,7 @@ SHARED = {
     "errors": set(),
     "stopping": set(),
     "places": {"errors"},
-    "command_line": {"errors", "stopping", "training"},
+    "command_line": {"errors", "places", "stopping", "training"},
     "recognizers": {"text", "decoding", "interop", "training"},
     "run": {
         "command_line", "errors", "places", "stopping", "data", "measuring", "tasks", "training",
