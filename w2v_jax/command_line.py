@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from w2v_jax import config_flag, usage
 from w2v_jax.config_files import with_located
 from w2v_jax.errors import UserError, brief
+from w2v_jax.places import is_storage, unwritable
 from w2v_jax.stopping import PREEMPTED, stop
 from w2v_jax.training.distributed import initialize
 
@@ -28,6 +29,12 @@ def run(main: Callable[[list[str]], None]) -> None:
             main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if not is_storage(error):
+                raise
+            where = error.filename or "a file of the output"
+            print(f"error: {unwritable(where, error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr, flush=True)

@@ -133,12 +133,17 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         raise unwritable(path, error) from None
 
 
+def is_storage(error: OSError) -> bool:
+    """Whether nothing more can be written there, whatever it is."""
+    return error.errno in (*_FULL, errno.EROFS)
+
+
 def unwritable(path: str | os.PathLike, error: Exception) -> UserError:
     """What is said of a file or folder that cannot be written, and what helps."""
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0][:200]
-    number = getattr(error, "errno", None)
-    if number in _FULL or any(os.strerror(n) in str(error) for n in _FULL):
-        reason = os.strerror(number if number in _FULL else errno.ENOSPC)
+    full = [n for n in _FULL if n == getattr(error, "errno", None) or os.strerror(n) in str(error)]
+    if full:  # libraries wrap it in words of their own
+        reason = os.strerror(full[0])
         remedy = "make room there and run the same command again, or write to another place"
     else:
         remedy = "choose another place, or change what forbids it"

@@ -45,7 +45,9 @@ SHARED = {
     "config_files": set(),
     "config_flag": {"config_files", "errors", "keys"},
     "usage": {"config_files", "config_flag", "keys"},
-    "command_line": {"config_files", "config_flag", "errors", "stopping", "training", "usage"},
+    "command_line": {
+        "config_files", "config_flag", "errors", "places", "stopping", "training", "usage",
+    },
     "recognizers": {"text", "decoding", "interop"},
     "run": {
         "command_line", "errors", "places", "stopping", "data", "measuring", "tasks", "training",

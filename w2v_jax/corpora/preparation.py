@@ -186,7 +186,10 @@ def _write_skipped(path: str, rows: list[tuple[str, str]]) -> None:
         if os.path.exists(path):
             os.remove(path)
         return
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        places.writing(path),
+        open(path, "w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         file.write(_SKIPPED.decode())
         for name, reason in rows:
             escaped = name.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

@@ -34,6 +34,7 @@ from w2v_jax.audio.waveform import AudioError, decode_flac, encode
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.errors import UserError
+from w2v_jax.places import unwritable
 
 BLOCK = 1 << 16  # samples in a record, the last of a row has what is left
 FORMATS = ("pcm", "flac")
@@ -199,7 +200,7 @@ def write_shards(
         }  # fmt: skip
         _write_text(folder / _INDEX, json.dumps(index) + "\n")
     except OSError as error:
-        raise UserError(f"--shards={folder} cannot be written: {error.strerror}") from None
+        raise unwritable(f"--shards={folder}", error) from None
     size = sum(path.stat().st_size for path in folder.glob("*.arrayrecord"))
     print(
         f"{folder}: {len(manifest)} rows, {manifest.hours:.2f} hours in {len(tasks)} shards, "
@@ -221,7 +222,23 @@ def _write_shard(folder, manifest, shard_format, shard, first_rows) -> dict:
             return old | {"kept": 1}
     files = Files(manifest)
     temporary = path.with_suffix(".tmp")
-    writer = ArrayRecordWriter(str(temporary), _WRITE)
+    try:
+        sha256, unreadable = _write_records(temporary, files, manifest, shard_format, first, last)
+        os.replace(temporary, path)
+        content |= {"sha256": sha256, "unreadable": unreadable}
+        _write_text(note, json.dumps(content) + "\n")
+    except (OSError, RuntimeError) as error:  # array_record raises the latter
+        temporary.unlink(missing_ok=True)  # half of it would only take room
+        raise unwritable(path, error) from None
+    return content | {"kept": 0}
+
+
+def _write_records(
+    path: Path, files: Files, manifest: Manifest, shard_format: str, first: int, last: int
+) -> tuple[str, list]:
+    """Writes the audio of the rows; (SHA-256 of the samples, [row, reason] of what is unreadable).
+    Raises RuntimeError where the file cannot be written."""
+    writer = ArrayRecordWriter(str(path), _WRITE)
     digest, unreadable = hashlib.sha256(), []
     for row in range(first, last):
         size = int(manifest.samples[row])
@@ -238,10 +255,7 @@ def _write_shard(folder, manifest, shard_format, shard, first_rows) -> dict:
             for block in np.split(pcm, range(BLOCK, count, BLOCK)):
                 writer.write(encode(block, "flac") if shard_format == "flac" else block.tobytes())
     writer.close()
-    os.replace(temporary, path)
-    content |= {"sha256": digest.hexdigest(), "unreadable": unreadable}
-    _write_text(note, json.dumps(content) + "\n")
-    return content | {"kept": 0}
+    return digest.hexdigest(), unreadable
 
 
 def verify_shards(folder: str | os.PathLike, *, processes: int | None = None) -> None:

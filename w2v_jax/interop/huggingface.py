@@ -24,6 +24,7 @@ from w2v_jax.interop.huggingface_tensors import (
 from w2v_jax.models.catalogue import encoder_config as encoder_config_of
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.settings import nest, value_of
+from w2v_jax.places import writing
 from w2v_jax.text.alphabet import Alphabet
 
 log = logging.getLogger(__name__)
@@ -269,11 +270,12 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
             "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": symbols[0],
             "word_delimiter_token": "|", "do_lower_case": False,
         }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.write(folder, tensors(variables, encoder, kind, theirs["model_type"]))
-    for name, content in files.items():
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.write(folder, tensors(variables, encoder, kind, theirs["model_type"]))
+        for name, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def _model_type(config: EncoderConfig, kind: str) -> str:

@@ -74,6 +74,10 @@ def _float32(x: np.ndarray) -> np.ndarray:
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes FOLDER/model.safetensors."""
+    """Writes FOLDER/model.safetensors. Raises OSError."""
     contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    save_file(contiguous, folder / WHOLE, metadata={"format": "pt"})
+    try:
+        save_file(contiguous, folder / WHOLE, metadata={"format": "pt"})
+    except SafetensorError as error:
+        (folder / WHOLE).unlink(missing_ok=True)  # half of it
+        raise OSError(str(error)) from None

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from w2v_jax.errors import UserError
-from w2v_jax.places import Place, is_remote, place, unwritable
+from w2v_jax.places import Place, is_remote, place, unwritable, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Lock:
     def _wait_for_signs_of_life(self, alone: bool) -> None:
         """alone: no process that shares the locks of this file is there."""
         first = found = self._read()
-        if not found or self._is_mine(found):
+        if found is None or (alone and not found) or self._is_mine(found):
             return
         if found.get("host") == self._mine["host"] and (alone or _is_gone(found.get("process"))):
             return
@@ -101,32 +101,34 @@ class Lock:
         while time.monotonic() < end:
             time.sleep(min(BEAT / 4, SILENCE))
             found = self._read()
-            if not found:
+            if found is None:
                 return
-            if found != first:
+            if found and found != first:
                 raise self._refusal(found)
 
-    def _refusal(self, found: dict[str, Any]) -> UserError:
+    def _refusal(self, found: dict[str, Any] | None) -> UserError:
         return UserError(
             f"--workdir={self._workdir} is in use by {_named(found)}; end that run, or choose "
             "another --workdir"
         )
 
-    def _read(self) -> dict[str, Any]:
-        """What the file says; {} where there is none or it is empty."""
+    def _read(self) -> dict[str, Any] | None:
+        """What the file says; {} where that is nothing, None where there is no file."""
         try:
             content = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _is_mine(self, found: dict[str, Any]) -> bool:
-        return all(found.get(key) == value for key, value in self._mine.items())
+    def _is_mine(self, found: dict[str, Any] | None) -> bool:
+        return bool(found) and all(found.get(key) == value for key, value in self._mine.items())
 
     def _write(self) -> None:
         text = json.dumps(self._mine | {"beats": self._beats}).ljust(SIZE - 1) + "\n"
         if self._file is None:
-            self._path.write_text(text)
+            write_whole(self._path, text)
         else:  # in place: another file would carry no lock
             os.pwrite(self._file, text.encode(), 0)
 
@@ -139,8 +141,8 @@ class Lock:
                     log.error("%s: %s has taken over this run's folder", self._path, _named(found))
                     return
                 self._write()
-            except OSError as error:  # a full disk, say; the next beat may succeed
-                log.warning("%s cannot be written: %s", self._path, error.strerror or error)
+            except (OSError, UserError) as error:  # a full disk, say; the next may succeed
+                log.warning("%s: no sign of life: %s", self._path, error)
 
     def release(self) -> None:
         """Removes the file, if it is still this run's."""
@@ -163,7 +165,7 @@ class Lock:
         self.release()
 
 
-def _named(found: dict[str, Any]) -> str:
+def _named(found: dict[str, Any] | None) -> str:
     if not found:
         return "another run"
     return (

@@ -1,0 +1,84 @@
+"""What does not fit is said before anything large is read or made; nothing is compiled twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import small
+from w2v_jax.errors import UserError
+from w2v_jax.measuring import fitting
+from w2v_jax.measuring.fitting import FittingStep, device_bytes, host_bytes
+from w2v_jax.run import run
+from w2v_jax.training.sharding import batch_sharding, make_mesh
+from w2v_jax.training.state import first_state
+from w2v_jax.training.task import LossOutput
+
+ARRAYS = {"audio": ((1, 2, 16000), np.int16)}
+
+
+class Line:
+    """A training of four numbers, which compiles at once."""
+
+    seed, follower, freeze, freeze_steps = 0, None, "", 0
+    optimizer, schedule = optax.scale(1.0), staticmethod(lambda step: 0.1)
+    traced = 0
+
+    def init(self):
+        return {"params": {"w": jnp.ones(4)}}
+
+    def loss(self, variables, batch, context):
+        Line.traced += 1
+        squares = jnp.square(batch["audio"].reshape(-1, 4) * variables["params"]["w"])
+        one = jnp.float32(1)
+        return squares.sum(), LossOutput(one, {"train/squares": (squares.sum(), one)}, {})
+
+
+@pytest.fixture
+def step():
+    return FittingStep(Line(), make_mesh({"data": 1}, jax.devices()[:1]), "batch_seconds")
+
+
+def test_compiled_once_and_compared(step, monkeypatch):
+    memory = step.compile(ARRAYS)
+    assert memory.total >= memory.state + memory.batch > 64000
+    traced = Line.traced
+    batch = {"audio": jax.device_put(np.ones((1, 2, 16000), np.int16), batch_sharding(step._mesh))}
+    _, metrics = step(first_state(step._task, step._mesh), batch)
+    assert jax.device_get(metrics["train/squares"][0]) == 32000
+    assert Line.traced == traced, "a call finds the program"
+
+    monkeypatch.setattr(fitting, "device_bytes", lambda mesh: memory.total + memory.batch - 1)
+    step.check_held({"audio": ((1, 1, 16000), np.int16)})
+    words = r"does not fit: it needs .* GB of a device .* which has .*lower --config.data.batch_sec"
+    with pytest.raises(UserError, match=words):
+        step.compile(ARRAYS)
+    monkeypatch.setattr(fitting, "device_bytes", lambda mesh: memory.batch)
+    with pytest.raises(UserError, match="even without intermediate results"):
+        step.check_held(ARRAYS)
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_run_that_cannot_be(dry, manifests, tmp_path):
+    """At once: no batch of an hour is read, nothing is compiled."""
+    config = small.pretraining()
+    config.data.update(train=manifests["train"], row_multiple=8, batch_seconds=1e9)
+    config.run.dry_run = dry
+    with pytest.raises(UserError, match=r"does not fit: .*batch_seconds, .*accumulation .*rem"):
+        run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_allocation_that_fails(step):
+    for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")):
+        with pytest.raises(UserError, match="an update does not fit"), step.speaking():
+            raise error
+    with pytest.raises(jax.errors.JaxRuntimeError), step.speaking():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_memory_that_is_there():
+    assert 2**28 < host_bytes() < 2**45
+    mesh = make_mesh({"data": 8})
+    assert device_bytes(mesh) == pytest.approx(host_bytes() / 8, rel=0.2)
