@@ -114,10 +114,10 @@ def test_settings_that_are_made_directly_are_checked():
             with pytest.raises(UserError, match=key):
                 PredictionConfig(**{key.rpartition(".")[2]: value})
     for make, words in (
-        (lambda: QuantizerConfig(codes=1), "quantizer.codes is 1; it must be a whole number from 2"),
+        (lambda: QuantizerConfig(codes=1), "quantizer.codes is 1; it must be a whole number"),
         (lambda: EncoderConfig(num_layers=0), "model.num_layers is 0; it must be"),
         (lambda: LanguageConfig(max_tokens=1), "model.max_tokens is 1; it must be"),
-        (lambda: WaveformConfig(conv_layers=(5,)), r"model.frontend.conv_layers is \(5,\); it must"),
+        (lambda: WaveformConfig(conv_layers=(5,)), r"model.frontend.conv_layers is \(5,\); it"),
         (lambda: LoopOptions(0, 1, 1, 1), "num_steps is 0; it must be"),
         (lambda: LoopOptions(1, 1, 1, 1, keep_last=0), "run.keep_last is 0; it must be"),
     ):
