@@ -15,11 +15,20 @@ from w2v_jax.errors import UserError
 from w2v_jax.keys.__main__ import text
 from w2v_jax.keys.check import check_values, flat, lines, must, shown
 from w2v_jax.keys.table import DEFAULTED, KEYS, SEARCH
-from w2v_jax.models.config import BLOCKS, OUTPUTS, POSITIONS, PredictionConfig
-from w2v_jax.models.frontends import FRONTENDS
+from w2v_jax.models.config import (
+    BLOCKS,
+    OUTPUTS,
+    POSITIONS,
+    EncoderConfig,
+    PredictionConfig,
+    QuantizerConfig,
+)
+from w2v_jax.models.frontends import FRONTENDS, WaveformConfig
 from w2v_jax.models.kernels import FORMS
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
+from w2v_jax.models.language import LanguageConfig
 from w2v_jax.tasks import TASKS, make_task
+from w2v_jax.training.loop import LoopOptions
 
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
@@ -83,7 +92,7 @@ def test_what_lies_outside_of_a_range_is_refused(key):
         words = str(raised.value)
         assert len(words) < 1000
         assert key in words
-        if key != "kind" and "lacks" not in words and "belongs to" not in words:
+        if key != "kind" and "it is a group" not in words:
             assert f"--config.{key}=" in words
             assert must(row) in words
 
@@ -104,6 +113,16 @@ def test_settings_that_are_made_directly_are_checked():
         for value in row.range.outside():
             with pytest.raises(UserError, match=key):
                 PredictionConfig(**{key.rpartition(".")[2]: value})
+    for make, words in (
+        (lambda: QuantizerConfig(codes=1), "quantizer.codes is 1; it must be a whole number"),
+        (lambda: EncoderConfig(num_layers=0), "model.num_layers is 0; it must be"),
+        (lambda: LanguageConfig(max_tokens=1), "model.max_tokens is 1; it must be"),
+        (lambda: WaveformConfig(conv_layers=(5,)), r"model.frontend.conv_layers is \(5,\); it"),
+        (lambda: LoopOptions(0, 1, 1, 1), "num_steps is 0; it must be"),
+        (lambda: LoopOptions(1, 1, 1, 1, keep_last=0), "run.keep_last is 0; it must be"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make()
 
 
 def test_the_choices_are_those_of_the_code():
@@ -136,6 +155,7 @@ def test_the_choices_are_those_of_the_code():
         ("pretraining", "optim.warmup_steps", 9, "more than --config.num_steps=8"),
         ("pretraining", "optim.schedule", "tri_stage", "needs optim.phases, which this config la"),
         ("pretraining", "model.num_heads", 5, "not divisible by model.num_heads 5; set --config.m"),
+        ("pretraining", "model.block.kind", "lstm", "=lstm must be one of transformer, conformer"),
         ("pretraining", "model.block.kind", "conformer", "model.block.adapter_dim, which belongs"),
         ("pretraining", "run", 3, "config.run is 3; it is a group of keys, run."),
         ("pretraining", "run.keep_best", 1, "keep_best=1 keeps what scores best on --config.data"),

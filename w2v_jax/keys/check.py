@@ -61,6 +61,8 @@ def check_values(
         values = dict(flat(config))
     except Exception as error:  # a placeholder of ml_collections that was never filled, say
         raise UserError(f"the config cannot be read: {brief(error)}") from None
+    deciding = {row.only.partition("=")[0] for row in table.values()}  # which keys there are
+    _check_ranges({key: table[key] for key in deciding & values.keys()}, values)
     wanted = {
         key: row
         for key, row in table.items()
@@ -76,14 +78,18 @@ def check_values(
     for key in values:
         if key not in wanted:
             raise UserError(_surplus(key, wanted, table, values))
+    _check_ranges(wanted, values)
+    return values
+
+
+def _check_ranges(rows: Mapping[str, Key], values: Mapping[str, Any]) -> None:
     wrong = [
         f"{flag(key, values[key])} must be {must(row)}"
-        for key, row in wanted.items()
+        for key, row in rows.items()
         if key in values and not row.range.takes(values[key])
     ]
     if wrong:
         raise UserError(some(wrong, MOST, "\n"))
-    return values
 
 
 def _there(row: Key, values: Mapping[str, Any]) -> bool:

@@ -10,8 +10,9 @@ from w2v_jax.errors import UserError, some
 from w2v_jax.keys.check import complaint, shown
 
 
-class ConfigError(UserError):
-    """A value of the configuration that cannot be used; the message names the key."""
+class ConfigError(UserError, ValueError):
+    """A value of the configuration that cannot be used; the message names the key. Who reads a
+    model from a file catches it as a ValueError and names the file."""
 
 
 def free(default: Any) -> Any:
