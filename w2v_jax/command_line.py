@@ -30,6 +30,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:  # of `| head`: what is still printed at exit goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             if not is_storage(error):
                 raise
@@ -42,9 +45,6 @@ def run(main: Callable[[list[str]], None]) -> None:
                 child.kill()
             # a regular end while XLA compiles is a segmentation fault
             os._exit(130)
-        except BrokenPipeError:  # of `| head`: what is still printed at exit goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
     def parse(argv: list[str]) -> list[str]:
         argv = with_located(argv)
