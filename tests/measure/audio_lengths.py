@@ -207,7 +207,7 @@ def main() -> None:
                 theirs = ", ".join(f"{name} {length}" for name, length in others.items())
                 print(f"{what}: {ours} ({theirs}): {reason(what)}", flush=True)
     print(f"{found.total()} files, {found['ffmpeg']} of the length that ffmpeg decodes, "
-          f"{found['mpg123']} more of mpg123's, {found['none']} of none's")
+          f"{found['mpg123']} more of mpg123's, {found['none']} of neither's")
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ from collections.abc import Iterator
 import numpy as np
 import soxr
 
-from w2v_jax.audio.files import identity
+from w2v_jax.audio.files import first_line, identity
 from w2v_jax.audio.levels import SAMPLE_RATE, check_levels, quantized, resampled_length
 from w2v_jax.errors import AudioError
 
 _KEPT = 4  # files of which a process keeps the samples
 _IN_MEMORY = 16_000 * 600  # samples; what is longer lies in a temporary file without a name
-_FRAMES = 64
+_FRAMES = 64  # of the decoder, about a second, that are worked on at once
 _SLACK_SECONDS = 0.2  # by which headers round up
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-HEAD = 36
+HEAD = 36  # bytes that tell what a file is
 _IN_OGG = {b"\x7fFLAC": "FLAC in Ogg", b"Speex ": "Speex"}
 _STARTS = {
     b"\x1aE\xdf\xa3": "Matroska or WebM",
@@ -125,7 +125,7 @@ def _blocks(
             "for example to flac"
         ) from None
     position, rate = 0, 0
-    held: list[np.ndarray] = []  # frames are short: many are worked on at once
+    held: list[np.ndarray] = []
     try:
         file.seek(0)
         with av.open(file, metadata_errors="ignore") as container:
@@ -147,9 +147,9 @@ def _blocks(
             if held:
                 yield _joined(path, held), rate
             announced = _announced(container, stream)
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, ValueError, NotImplementedError) as error:
         seconds = position / rate if rate else 0.0
-        detail = (error.strerror or str(error)).rstrip(".")
+        detail = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
         if position:
             reason = f"cannot be decoded beyond {seconds:.2f} s ({detail})"
         else:
@@ -158,7 +158,7 @@ def _blocks(
     finally:
         failure = getattr(file, "failure", None)
         if failure:
-            raise AudioError(f"{path}: cannot be fetched ({failure})") from None
+            raise AudioError(f"{path}: cannot be fetched ({first_line(failure)})") from None
     if rate and position / rate < announced - _SLACK_SECONDS:
         raise AudioError(
             f"{path}: ends after {position / rate:.2f} s, its header announces {announced:.2f} s"

@@ -82,9 +82,9 @@ def check_fetched(path: str | os.PathLike, file: io.IOBase) -> None:
         raise AudioError(f"{path}: cannot be fetched ({first_line(file.failure)})")
 
 
-def check_complete(path: str | os.PathLike, stream: Stream) -> None:
-    """Raises AudioError for what the header shows to be incomplete or damaged."""
-    notes = stream.extra_info
+def check_complete(path: str | os.PathLike, stream: Stream, notes: str) -> None:
+    """Raises AudioError for what the header, by libsndfile's notes of it, shows to be incomplete or
+    damaged."""
     wav = _CUT_WAV.search(notes)
     if (wav and int(wav[1]) < _STREAMED_WAV) or _CUT_OGG.search(notes):
         seconds = stream.frames / stream.samplerate
@@ -160,7 +160,7 @@ def _ogg_links(path: str | os.PathLike, file: io.IOBase, data: bytes) -> tuple[L
     for link in links:
         piece = Link((link.span,)) if len(links) > 1 else Link()
         with open_link(path, file, piece) as stream:
-            check_complete(path, stream)
+            check_complete(path, stream, stream.extra_info)
             rate = rate or stream.samplerate
             if stream.samplerate != rate:
                 raise AudioError(

@@ -79,8 +79,9 @@ class Sound:
         frames = [stream.frames if link.frames is None else link.frames for link in self._links]
         self.frames = sum(frames) if frames[0] != _UNKNOWN_LENGTH else None
         self.pcm16 = stream.channels == 1 and stream.subtype == "PCM_16"
-        check_complete(self._path, stream)
-        self._note_rest(stream)
+        notes = stream.extra_info
+        check_complete(self._path, stream, notes)
+        self._note_rest(_NO_CHUNK.search(notes) if stream.format in ("WAV", "WAVEX") else None)
 
     def _with_size(self) -> Stream | None:
         """The samples of a file whose header says that it has none."""
@@ -94,9 +95,11 @@ class Sound:
         note(f"{self._path}: its header says 0 s; the {seconds:.2f} s that follow are read")
         return stream
 
-    def _note_rest(self, stream: Stream) -> None:
-        """Says so where more follows than the header counts; raises AudioError if that is 0."""
-        end = _NO_CHUNK.search(stream.extra_info) if stream.format in ("WAV", "WAVEX") else None
+    def _note_rest(self, end: re.Match | None) -> None:
+        """Says so where more follows than the header counts; raises AudioError if that is 0.
+
+        end: where libsndfile found no more chunks, if it did not come to the end.
+        """
         if not end and self.frames != 0:
             return
         with _elsewhere(self._file):
