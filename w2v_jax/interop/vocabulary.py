@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import Alphabet, TextError, quoted
+from w2v_jax.text.alphabet import Alphabet, TextError, excerpt
 
 
 def checked_alphabet(symbols: Sequence[str], source: str | Path) -> Alphabet:
@@ -13,7 +13,7 @@ def checked_alphabet(symbols: Sequence[str], source: str | Path) -> Alphabet:
     long = [s for s in symbols if len(s) > 1 and s[0] + s[-1] not in ("<>", "[]")]
     if long:
         raise UserError(
-            f"{source} has letters of several characters: {quoted(long[:5])}; "
+            f"{source} has letters of several characters: {', '.join(map(excerpt, long[:5]))}; "
             "an alphabet here has single characters"
         )
     try:
