@@ -73,6 +73,13 @@ def test_a_run_is_its_newest_checkpoint(run, export, caplog):
         checkpoints.load(f"{run}/checkpoints/7")
 
 
+def test_a_run_whose_description_is_damaged(run):
+    for value in (0.5, [], "x"):
+        rewrite(run / "config.json", described=value)
+        with pytest.raises(UserError, match="does not describe a training run, or is damaged"):
+            checkpoints.load(run)
+
+
 def test_a_run_without_checkpoints_is_its_export(run, export, caplog):
     caplog.set_level("INFO")
     shutil.rmtree(run / "checkpoints")

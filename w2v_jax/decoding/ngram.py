@@ -237,6 +237,7 @@ def read_arpa(path: str, highest: int | None = None) -> NGram:
     """
     grams: list[_Grams] = []
     declared: dict[int, int] = {}
+    known: set[str] = set()  # words
     count = 0  # of the n-grams of this order
     for number, line in enumerate(every_line(path), 1):
         if not line:
@@ -255,13 +256,15 @@ def read_arpa(path: str, highest: int | None = None) -> NGram:
                 raise UserError(
                     f"{path}, line {number}: {excerpt(line)}; the {len(grams) + 1}-grams come next"
                 )
+            if len(grams) == 1:
+                known = {word for (word,) in grams[0]}
             grams.append({})
             count = 0
         elif grams:
             count += 1
             try:
                 words, values = _gram(line, len(grams))
-                if len(grams) > 1 and not grams[0].keys() >= {(word,) for word in words}:
+                if len(grams) > 1 and not known.issuperset(words):
                     raise ValueError("has a word that is not among the 1-grams")
             except ValueError as error:
                 reason = f": it {error}" if str(error).startswith("has ") else ""
@@ -289,18 +292,22 @@ _SIZE = re.compile(r"ngram[ \t]+([0-9]{1,2})[ \t]*=[ \t]*([0-9]{1,18})")
 
 def _gram(line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
     """(words, (ln p, ln back-off)) of a line. Raises ValueError."""
-    parts = fields(line)
-    if not order < len(parts) < order + 3:
-        raise ValueError
-    probability, *words = parts[: order + 1]
-    backoff = parts[order + 1] if len(parts) > order + 1 else "0"
-    numbers = float(probability), float(backoff)
-    if numbers[0] == -math.inf:
-        numbers = NEVER / LN10, numbers[1]
-    if not all(map(math.isfinite, numbers)) or "_" in probability + backoff:
+    probability, *rest = line.split("\t")  # as most files are written
+    words = rest[0].split(" ") if rest else []
+    backoff = rest[1] if len(rest) == 2 else "0"
+    if len(words) != order or len(rest) > 2 or "" in words or "\r" in line:
+        parts = fields(line)
+        if not order < len(parts) < order + 3:
+            raise ValueError
+        probability, *words = parts[: order + 1]
+        backoff = parts[order + 1] if len(parts) > order + 1 else "0"
+    first, second = float(probability), float(backoff)
+    if first == -math.inf:
+        first = NEVER / LN10
+    if not (math.isfinite(first) and math.isfinite(second)) or "_" in probability + backoff:
         raise ValueError("has a number that is none")
-    if numbers[0] > 0:
+    if first > 0:
         raise ValueError("has a probability above 1: its logarithm must not be above 0")
     if UNKNOWN_TOO in words:
         words = [UNKNOWN if word == UNKNOWN_TOO else word for word in words]
-    return tuple(words), (numbers[0] * LN10, numbers[1] * LN10)
+    return tuple(words), (first * LN10, second * LN10)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from w2v_jax.errors import UserError
-from w2v_jax.text.alphabet import Alphabet, TextError, quoted
+from w2v_jax.text.alphabet import Alphabet, TextError, excerpt
 
 
 def checked_alphabet(
@@ -16,7 +16,7 @@ def checked_alphabet(
     long = [s for s in long if s not in special]
     if long:
         raise UserError(
-            f"{source} has letters of several characters: {quoted(long[:5])}; "
+            f"{source} has letters of several characters: {', '.join(map(excerpt, long[:5]))}; "
             "an alphabet here has single characters"
         )
     try:

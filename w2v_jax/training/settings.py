@@ -71,7 +71,7 @@ def read_settings(workdir: str) -> dict[str, dict[str, Any]]:
         content = json.loads(text)
         found = {key: content[key] for key in ("settings", "described")}
         _flat(**found)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{path} does not describe a training run, or is damaged; use another --workdir"
         ) from None
