@@ -135,15 +135,26 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 def is_storage(error: OSError) -> bool:
     """Whether nothing more can be written there, whatever it is."""
-    return error.errno in (*_FULL, errno.EROFS)
+    return is_full(error) or error.errno == errno.EROFS
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no room; libraries wrap the reason in words of their own."""
+    return bool(_full(error))
+
+
+def _full(error: Exception) -> str:
+    """Which of the reasons it is, "" if none."""
+    found = (os.strerror(n) for n in _FULL
+             if n == getattr(error, "errno", None) or os.strerror(n) in str(error))  # fmt: skip
+    return next(found, "")
 
 
 def unwritable(path: str | os.PathLike, error: Exception) -> UserError:
     """What is said of a file or folder that cannot be written, and what helps."""
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0][:200]
-    full = [n for n in _FULL if n == getattr(error, "errno", None) or os.strerror(n) in str(error)]
-    if full:  # libraries wrap it in words of their own
-        reason = os.strerror(full[0])
+    if full := _full(error):
+        reason = full
         remedy = "make room there and run the same command again, or write to another place"
     else:
         remedy = "choose another place, or change what forbids it"

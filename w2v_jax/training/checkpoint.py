@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from w2v_jax.errors import UserError, brief
-from w2v_jax.places import Place, place, unwritable, write_whole, writing
+from w2v_jax.places import Place, is_full, place, unwritable, write_whole, writing
 from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.retention import retention
 from w2v_jax.training.state import FOLLOWED, grafted
@@ -76,9 +77,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax raises many kinds
+            # of several writes that fail it may raise one that missed what another has removed
+            if not is_full(error):
+                error = _probed(self._folder) or error
             if jax.process_count() == 1:
-                for half in self._folder.glob("*orbax-checkpoint-tmp*"):
-                    half.rmtree(missing_ok=True)
+                _remove_halves(self._folder)
             steps = checkpoint_steps(self._folder.parent)
             kept = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is none yet"
             raise UserError(f"{unwritable(self._folder, error)}; {kept}") from None
@@ -188,6 +191,32 @@ def _damage(tree: Any, known: Mapping[str, int] | None) -> str:
     return f"is damaged (other bits than were saved in {', '.join(names[:3])}{more})" * bool(names)
 
 
+def _remove_halves(folder: Place) -> None:
+    """Removes what a save that failed has left. Other writes of it may still go on, and make some
+    of it anew: what is left then goes at the next start."""
+    for _ in range(5):
+        halves = list(folder.glob("*orbax-checkpoint-tmp*"))
+        for half in halves:
+            with contextlib.suppress(OSError):
+                half.rmtree(missing_ok=True)
+        if not halves:
+            return
+        time.sleep(0.05)
+
+
+def _probed(folder: Place) -> OSError | None:
+    """What keeps a small file from being written to a folder, None if nothing does."""
+    probe = folder / f"probe-{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+    except OSError as error:
+        return error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
+
+
 def _folder(workdir: str | os.PathLike) -> Place:
     return place(workdir) / "checkpoints"
 
@@ -274,8 +303,7 @@ def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> Non
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / "params", variables, force=True)
     except Exception as error:  # Orbax raises many kinds
-        for half in folder.glob("*orbax-checkpoint-tmp*"):
-            half.rmtree(missing_ok=True)
+        _remove_halves(folder)
         raise unwritable(folder / "params", error) from None
     config = config | {"digests": digests(variables)}
     write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
