@@ -10,6 +10,7 @@ python -m w2v_jax.export --workdir=wav2vec_small.pt --output=models/base
 which where that is not seen from what is in it.
 """
 
+import contextlib
 from typing import Any
 
 from absl import flags
@@ -19,7 +20,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.interop import checkpoints, huggingface
 from w2v_jax.interop.checkpoints import FORMS as SOURCES
 from w2v_jax.models.catalogue import rates
-from w2v_jax.places import Place, is_remote, place
+from w2v_jax.places import Place, check_replaceable, is_remote, place
 from w2v_jax.tasks import TASKS, kind_of
 from w2v_jax.training.checkpoint import checkpoint_steps, export_model
 from w2v_jax.training.retention import best_steps
@@ -51,14 +52,22 @@ def best_step(workdir: str, scalar: str) -> int:
     return best[0]
 
 
-def written_form(folder: Place) -> str | None:
-    """What stands in a folder that is to be written to, of SOURCES; None where it is free."""
-    if not (folder / "config.json").exists():
-        return None
-    try:
-        return checkpoints.form_of(str(folder))
-    except UserError:
-        return "unknown"
+def check_free(folder: Place, form: str, overwrite: bool) -> None:
+    """Raises UserError where writing a model of a form would replace files that this command did
+    not write, those of another form included: each has a config.json."""
+    config, flag = folder / "config.json", f"--output={folder}"
+    if config.exists():
+        found = "unknown"
+        with contextlib.suppress(UserError):
+            found = checkpoints.form_of(str(folder))
+        if found != form:
+            raise UserError(f"{flag} holds something else; choose another folder")
+    if form == "huggingface":
+        # a model that was downloaded looks like one that is written here, but for this
+        check_replaceable(config, flag, overwrite=overwrite, ours=huggingface.WRITTEN_BY)
+    if form == "huggingface" and not config.exists():
+        for name in huggingface.FILES:
+            check_replaceable(folder / name, flag, overwrite=overwrite)
 
 
 def export(
@@ -69,22 +78,20 @@ def export(
     language: str = "",
     step: str = "",
     ignore_unknown: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Writes the model in `workdir` to the folder `output`.
 
     source: what `workdir` is: a run, a model that this function wrote (orbax), or a model directory
     of transformers (huggingface, and `language` of an MMS model) or a file of fairseq; form: orbax
     or huggingface; step: of a run, a number or "best", empty for the newest. ignore_unknown:
-    accepts what a model of transformers or fairseq has and ours does not.
+    accepts what a model of transformers or fairseq has and ours does not. overwrite: replaces a
+    model in `output` that was not written here.
     """
     folder = place(output)
     if place(workdir).resolve() == folder.resolve():
         raise UserError(f"--output={output} is the --workdir; choose another folder")
-    if written_form(folder) not in (
-        None,
-        form,
-    ):  # each has a config.json: this would ruin the other
-        raise UserError(f"--output={output} holds something else; choose another folder")
+    check_free(folder, form, overwrite)
     if form == "huggingface" and is_remote(output):
         raise UserError(f"--output={output}: --format=huggingface writes to local folders only")
     if source == AUTO:
@@ -118,7 +125,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     export(
         values.workdir, values.output, values["from"].value, values.format, values.language,
-        values.step, values.ignore_unknown,
+        values.step, values.ignore_unknown, values.overwrite,
     )  # fmt: skip
 
 
@@ -133,4 +140,5 @@ if __name__ == "__main__":
         "ignore_unknown", False,
         "accept tensors and letters of another's model that ours has no place for",
     )  # fmt: skip
+    command_line.define_overwrite()
     command_line.run(main)

@@ -90,6 +90,13 @@ def test_export_converts(directory, tmp_path, capsys):
     assert config["alphabet"]["symbols"][4] == "|"
     export(tmp_path / "ours", tmp_path / "theirs", "orbax", "huggingface")
     equal(variables, huggingface.read(tmp_path / "theirs")[0])
+    export(tmp_path / "ours", tmp_path / "theirs", "orbax", "huggingface")
+    downloaded = shutil.copytree(folder, tmp_path / "downloaded")
+    with pytest.raises(UserError, match=r"downloaded/config\.json exists.*--overwrite"):
+        export(tmp_path / "ours", downloaded, "orbax", "huggingface")
+    (downloaded / "config.json").unlink()
+    with pytest.raises(UserError, match=r"downloaded/\S+ exists.*--overwrite"):
+        export(tmp_path / "ours", downloaded, "orbax", "huggingface")
     assert "ctc model written to" in capsys.readouterr().out
     with pytest.raises(UserError, match="is the --workdir"):
         export(folder, folder / ".." / folder.name, "huggingface")

@@ -30,6 +30,10 @@ from w2v_jax.text.alphabet import Alphabet
 log = logging.getLogger(__name__)
 WRITES = ("wav2vec2", "ctc", "encoder", "hubert")  # the kinds of models that `write` takes
 # what an architecture of config.json ends with -> our kind of model
+WRITTEN_BY = b'"written_by": "w2v_jax"'  # near the beginning of the config.json of `write`
+FILES = (  # of `write`, besides config.json
+    "preprocessor_config.json", "vocab.json", "tokenizer_config.json", "model.safetensors",
+)  # fmt: skip
 KINDS = {"ForPreTraining": "wav2vec2", "ForCTC": "ctc", "Model": "encoder"}
 
 # their name -> ours; of several names the first is the one we write
@@ -255,6 +259,7 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
         "do_normalize": encoder.frontend.normalize,
         "return_attention_mask": encoder.frontend.norm == "layer",
     }  # fmt: skip
+    theirs = {"written_by": "w2v_jax"} | theirs
     files = {"config.json": theirs, "preprocessor_config.json": preprocessor}
     if kind == "wav2vec2":
         quantizer = QuantizerConfig.from_dict(config["quantizer"])
