@@ -12,6 +12,7 @@ from w2v_jax.corpora.preparation import prepare
 from w2v_jax.errors import UserError
 from w2v_jax.evaluate import check_output
 from w2v_jax.places import check_replaceable, write_whole
+from w2v_jax.training.settings import write_settings
 from w2v_jax.transcribe import check_files
 
 SPEECH = str(Path(samples.__file__).parent / "dev-clean")
@@ -81,6 +82,14 @@ def test_transcripts(tmp_path):
     with pytest.raises(UserError, match=r"talk\.txt exists"):
         check_files(["talk.wav"], "txt", str(mine.parent))
     check_files(["talk.wav"], "txt", str(mine.parent), overwrite=True)
+
+
+def test_a_workdir_of_something_else(tmp_path):
+    for mine in ('{"model_type": "wav2vec2"}', "[]", "notes"):
+        (tmp_path / "config.json").write_text(mine)
+        with pytest.raises(UserError, match="does not describe a training run"):
+            write_settings(str(tmp_path), {}, {})
+        assert (tmp_path / "config.json").read_text() == mine
 
 
 def test_alignments(tmp_path, monkeypatch):

@@ -35,7 +35,8 @@ def check_unchanged(
     if not has_checkpoint(workdir):
         return
     old, new = _flat(**read_settings(workdir)), _flat(settings, described)
-    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    # an empty value is what a key that came later means for the runs before it
+    changed = [key for key in sorted(old | new) if old.get(key, "") != new.get(key, "")]
     changed = ["kind"] if "kind" in changed else changed  # nothing else is comparable then
     if changed:
         lines = [
@@ -52,9 +53,11 @@ def write_settings(
 ) -> None:
     """Writes them; those of a run that goes on are the same but for its execution.
 
-    Raises UserError for a folder that cannot be written.
+    Raises UserError for a folder that cannot be written, and for one of something else.
     """
     path = place(workdir) / "config.json"
+    if path.exists():
+        read_settings(workdir)
     content = {"settings": dict(settings), "described": dict(described)}
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
