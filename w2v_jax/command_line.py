@@ -108,6 +108,8 @@ def run_training(main: Callable[..., object]) -> None:
                 os._exit(2)
             traceback.print_exc()
             os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        finally:
+            stop.finish()
 
     run(start)
 

@@ -113,6 +113,13 @@ class Stop:
             with self._lock:
                 self._held = True
 
+    def finish(self) -> None:
+        """All is done: from here on signals change nothing. (An interpreter that ends takes its
+        handlers away first, and they would kill it.)"""
+        if self._own:
+            for number in NUMBERS:
+                signal.signal(number, signal.SIG_IGN)
+
     @contextlib.contextmanager
     def leaving(self, callback: Callable[[], object]) -> Iterator[None]:
         """Inside, callback() is called, by another thread, before `leave` ends the process."""

@@ -73,6 +73,14 @@ def test_a_second_ctrl_c_ends_a_save(tmp_path):
     assert finish(process)[0] == PREEMPTED
 
 
+def test_a_signal_after_the_end_changes_nothing():
+    """While the interpreter ends it has no handlers any more."""
+    code = "import atexit; atexit.register(lambda: (ready(), time.sleep(0.5))); stop.finish()"
+    process = begin(code)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
 def test_what_is_to_be_removed_is(tmp_path):
     """And what cannot be written out does not keep it."""
     code = """
