@@ -27,8 +27,8 @@ def located(config: str) -> str:
     recipe = RECIPES / f"{path.stem}.py"
     named = path.parent in (Path(), Path("configs")) and path.suffix in ("", ".py")
     if named and not path.is_file() and recipe.is_file():
-        path = recipe
-    return f"{path}{colon}{argument}"
+        file = str(recipe)
+    return f"{file}{colon}{argument}"
 
 
 def with_located(argv: list[str]) -> list[str]:

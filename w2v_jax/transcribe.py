@@ -191,10 +191,7 @@ def transcribe(transcriber: Transcriber, files: list[str], kind: str, output: st
                 continue
             written = FORMATS[kind](file, found)
             if target:
-                try:
-                    write_whole(target, written)
-                except OSError as error:
-                    raise UserError(f"--output={output} cannot be written: {error}") from None
+                write_whole(target, written)
             else:
                 several = kind == "txt" and len(files) > 1
                 print(f"{file}\t{written}" if several else written, end="", flush=True)

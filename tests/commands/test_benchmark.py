@@ -83,7 +83,7 @@ def test_every_part_of_recognition_is_timed(manifests, tmp_path, monkeypatch, ca
     monkeypatch.setattr(timing, "PASSES", 1)
     checkpoint = export_ctc(tmp_path / "ctc", WORDS.alphabet)
     variables, described = exported(WORDS)
-    export_model(tmp_path / "lm", nn.meta.unbox(variables), described)
+    export_model(tmp_path / "lm", nn.meta.unbox(variables), described | {"tokens": len(WORDS)})
     arpa = str(tmp_path / "lm.arpa")
     write_arpa(estimate([["ab", "cd"], ["ab"], ["cad"]], 2), arpa)
     config = small.finetuning(num_layers=1)

@@ -185,7 +185,8 @@ def test_another_config_or_data_is_refused(work, manifests):
 
 def test_models_of_the_wrong_kind(work, manifests, tmp_path):
     data = f"--data={manifests['dev']}"
-    assert "holds a wav2vec2 model" in error("evaluate", f"--checkpoint={work}/pre-export", data)
+    said = error("evaluate", f"--checkpoint={work}/pre-export", data)
+    assert "holds a model of the kind wav2vec2" in said
     assert "w2v_jax.export" in error("evaluate", f"--checkpoint={tmp_path}", data)
     assert "training run" in error("export", f"--workdir={tmp_path}", f"--output={tmp_path}/x")
     assert "no audio file" in error("transcribe", f"--checkpoint={work}/ctc-export")

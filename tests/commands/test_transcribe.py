@@ -138,7 +138,7 @@ def test_errors(checkpoint, transcriber, files, tmp_path):
     with pytest.raises(UserError, match=r"nothing\.arpa cannot be read"):
         load(checkpoint, SearchOptions(lm="nothing.arpa"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--output=\S+ cannot be written"):
+    with pytest.raises(UserError, match=r"/file/\S+ cannot be written"):
         transcribe(transcriber, files[:1], "txt", str(tmp_path / "file"))
 
 
@@ -179,4 +179,4 @@ def test_bad_standard_input(transcriber, files, monkeypatch, capsys):
 
 def test_the_error_names_the_flag(checkpoint, files):
     _, errors = run(checkpoint, "--beam=0", files[0], status=2)
-    assert errors.strip().endswith("error: beam=0 must be at least 1")
+    assert "error: beam is 0; it must be a whole number from 1 to 1,000,000" in errors

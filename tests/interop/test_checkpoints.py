@@ -187,7 +187,7 @@ def test_arrays_that_do_not_fit_their_config(tmp_path, export):
         ({"model": model | {"positions": "none"}}, "without a place: encoder/context/positions"),
         ({"alphabet": None}, "lacks a value or has one of the wrong kind .*alphabet"),
         ({"alphabet": {"symbols": 3}}, "wrong kind"),
-        ({"model": model | {"width": "wide"}}, "wrong kind"),
+        ({"model": model | {"width": "wide"}}, "width is 'wide'; it must be a whole"),
         ({"model": None}, "nothing says how it is built"),
         ({"kind": "hubert"}, "lacks a value or has one of the wrong kind .*prediction"),
         ({"digests": 3}, "digests is no JSON object"),

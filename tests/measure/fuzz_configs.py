@@ -55,7 +55,7 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def rehearse(task, mesh, plan, data) -> None:
+def rehearse(task, mesh, plan, data, _step) -> None:
     """In the place of run.rehearse: the shapes of the first update, of the first batch itself where
     that is small."""
     rows, length = len(plan[0].items), plan[0].samples

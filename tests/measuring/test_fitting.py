@@ -11,6 +11,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.measuring import fitting
 from w2v_jax.measuring.fitting import FittingStep, device_bytes, host_bytes
 from w2v_jax.run import run
+from w2v_jax.training.metrics import AUDIO
 from w2v_jax.training.sharding import batch_sharding, make_mesh
 from w2v_jax.training.state import first_state
 from w2v_jax.training.task import LossOutput
@@ -37,11 +38,14 @@ class Line:
 
 @pytest.fixture
 def step():
-    return FittingStep(Line(), make_mesh({"data": 1}, jax.devices()[:1]), "batch_seconds")
+    return FittingStep(Line(), make_mesh({"data": 1}, jax.devices()[:1]), "batch_seconds", AUDIO)
 
 
-def test_compiled_once_and_compared(step, monkeypatch):
+def test_compiled_once_and_compared(step, monkeypatch, capsys):
     memory = step.compile(ARRAYS)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("compiling the update for 2 rows of 1 s of audio (done once for each")
+    assert second.startswith("compiled in ")
     assert memory.total >= memory.state + memory.batch > 64000
     traced = Line.traced
     batch = {"audio": jax.device_put(np.ones((1, 2, 16000), np.int16), batch_sharding(step._mesh))}
@@ -60,10 +64,11 @@ def test_compiled_once_and_compared(step, monkeypatch):
 
 
 @pytest.mark.parametrize("dry", [True, False])
-def test_a_run_that_cannot_be(dry, manifests, tmp_path):
+def test_a_run_that_cannot_be(dry, manifests, tmp_path, monkeypatch):
     """At once: no batch of an hour is read, nothing is compiled."""
+    monkeypatch.setattr(fitting, "host_bytes", lambda: 2**33)
     config = small.pretraining()
-    config.data.update(train=manifests["train"], row_multiple=8, batch_seconds=1e9)
+    config.data.update(train=manifests["train"], row_multiple=8, batch_seconds=1e6)
     config.run.dry_run = dry
     with pytest.raises(UserError, match=r"does not fit: .*batch_seconds, .*accumulation .*rem"):
         run(config, str(tmp_path / "run"))

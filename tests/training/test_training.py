@@ -186,7 +186,7 @@ def test_top_blocks_can_start_anew(tmp_path):
     config = small.finetuning()
     config.reinit_layers, config.run.init_from = 1, str(tmp_path)
     encoder = jax.device_get(first.params["encoder"])
-    other = {"encoder": jax.tree.map(lambda x: x + 1, encoder)}
+    other = {"encoder": jax.tree.map(lambda x: x + 1, encoder), "head": first.params["head"]}
     export_model(tmp_path, {"params": other, "stats": {}}, CTC(config).described())
     state = CTC(config).begin(first)
     block = state.params["encoder"]["context"]["layers"]
