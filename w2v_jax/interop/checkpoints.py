@@ -174,7 +174,7 @@ def _why_not(where: Place) -> str:
     """What a folder without a config.json lacks."""
     names = sorted(child.name for child in where.iterdir())
     if not names:
-        return "the folder is empty"
+        return f"the folder is empty; a checkpoint is {TAKEN}"
     if "params" in names:
         return (
             "its config.json is gone, or was never written: an export writes it last; export again"
