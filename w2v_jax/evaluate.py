@@ -169,8 +169,10 @@ def check_output(output: str, tuned: bool, overwrite: bool) -> None:
         raise UserError(f"--output={output} cannot be written: {error.strerror}") from None
     base = output.removesuffix(".tsv")
     written = {output: HEAD, f"{base}.html": page.HEAD}
-    if tuned:  # the picture beside it follows it
-        written[f"{base}.tuned.json"] = b'"transformer_weight"'
+    if tuned:
+        written |= {
+            f"{base}.tuned.json": b'"transformer_weight"', f"{base}.tuned.png": figures.MARK
+        }
     for path, ours in written.items():
         check_replaceable(path, "--output", overwrite=overwrite, ours=ours)
 

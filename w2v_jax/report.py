@@ -23,7 +23,7 @@ from w2v_jax.evaluation import figures
 from w2v_jax.evaluation.figures import Run
 from w2v_jax.evaluation.reports import columns
 from w2v_jax.evaluation.scoring import Score, score
-from w2v_jax.places import place
+from w2v_jax.places import check_replaceable, place, writing
 from w2v_jax.tasks import TASKS
 from w2v_jax.training.settings import read_settings
 from w2v_jax.training.writer import read_lines
@@ -76,7 +76,7 @@ def summary(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(columns(rows))
 
 
-def draw(workdirs: Sequence[str], output: str = "") -> None:
+def draw(workdirs: Sequence[str], output: str = "", overwrite: bool = False) -> None:
     """Prints the summary of trainings and draws their curves; output: the picture, by default in
     the first of the folders. Raises UserError for folders that are of no training."""
     workdirs = list(dict.fromkeys(path.rstrip("/") or path for path in workdirs))
@@ -85,21 +85,18 @@ def draw(workdirs: Sequence[str], output: str = "") -> None:
     found = [read(*pair) for pair in zip(workdirs, names(workdirs), strict=True)]
     runs, settings = zip(*found, strict=True)
     output = output or os.path.join(workdirs[0], "report.png")
-    write_picture(output, figures.trainings(runs))
+    write_picture(output, figures.trainings(runs), overwrite)
     print(summary(runs, settings))
     print(f"\ncurves: {output}")
 
 
-def write_picture(path: str, picture: bytes) -> None:
+def write_picture(path: str, picture: bytes, overwrite: bool = False) -> None:
     """Raises UserError where it cannot be written, or another file is in its place."""
-    file = place(path)
-    try:
-        if file.exists() and (file.is_dir() or not figures.is_ours(file.read_bytes())):
-            raise UserError(f"{path} is there and no picture of report; set --output")
+    check_replaceable(path, "--output", overwrite=overwrite, ours=figures.MARK)
+    with writing(path):
+        file = place(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; set --output") from None
 
 
 # the quickstart --------------------------------------------------------------------------------
@@ -159,14 +156,14 @@ def table(pretrained: Run, tuned: Mapping[str, Sequence[tuple[Run, Score]]]) -> 
     return "\n".join(columns(rows, left=0))
 
 
-def quickstart(runs: Path, output: str = "") -> None:
+def quickstart(runs: Path, output: str = "", overwrite: bool = False) -> None:
     """Prints the table and draws the curves of launch/quickstart.sh; output: the picture, by
     default in the folder."""
     pretrained, tuned = read_quickstart(runs)
     print(f"\n{table(pretrained, tuned)}\n")
     curves = {label: [run for run, _ in found] for label, found in tuned.items()}
     picture = output or str(runs / "quickstart.png")
-    write_picture(picture, figures.quickstart(pretrained, curves))
+    write_picture(picture, figures.quickstart(pretrained, curves), overwrite)
     first = next(iter(sorted(runs.glob("finetuned-*"))))
     print(f"curves:              {picture}")
     print(f"to read and hear:    {first / 'test.decoded.html'}")
@@ -183,9 +180,9 @@ def main(argv: list[str]) -> None:
             "--runs=FOLDER, of launch/quickstart.sh"
         )
     if given.runs:
-        quickstart(Path(given.runs), given.output)
+        quickstart(Path(given.runs), given.output, given.overwrite)
     else:
-        draw(given.workdir, given.output)
+        draw(given.workdir, given.output, given.overwrite)
 
 
 if __name__ == "__main__":
@@ -194,4 +191,5 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("output", "", "the picture, PNG (default: in the first folder)")
     flags.DEFINE_string("runs", "", "folder of launch/quickstart.sh")
+    command_line.define_overwrite()
     command_line.run(main)

@@ -80,13 +80,16 @@ def test_wrong_folders_end_in_one_line(tmp_path):
     write_run(tmp_path / "good", CER)
     own = tmp_path / "recording.png"
     own.write_bytes(b"RIFF")
+    notes = tmp_path / "notes.png"
+    notes.write_text("something else")
     for folder, output, message in (
         ("nowhere", "", "is not the --workdir of a training"),
         ("new", "", "has no metrics yet"),
         ("odd", "", "can be drawn"),
-        ("good", str(own), "no picture of report; set --output"),
-        ("good", str(tmp_path), "no picture of report; set --output"),
-        ("good", f"{own}/x.png", "cannot be written: .*; set --output"),
+        ("good", str(own), "is audio, which is never replaced"),
+        ("good", str(notes), "notes.png exists, and nothing shows"),
+        ("good", str(tmp_path), "cannot be written: is a directory"),
+        ("good", f"{own}/x.png", "cannot be written: .*; choose another place"),
     ):
         with pytest.raises(UserError, match=message) as error:
             report.draw([str(tmp_path / folder)], output)

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 DPI = 110
 SOFTWARE = "w2v_jax"
+MARK = f"Software\0{SOFTWARE}".encode()  # by which a picture is known as ours
 COLUMNS = 3  # panels side by side
 MOST_RUNS = 20  # that colours tell apart
 LONGEST = 40  # letters of a name in a legend
@@ -164,11 +165,6 @@ def _png(figure: Figure) -> bytes:
     figure.savefig(file, dpi=DPI, metadata={"Software": SOFTWARE})
     plt.close(figure)
     return file.getvalue()
-
-
-def is_ours(content: bytes) -> bool:
-    """Whether a file is a picture that was made here."""
-    return content.startswith(b"\x89PNG") and f"Software\0{SOFTWARE}".encode() in content[:400]
 
 
 def surface(trials: Mapping[str, Sequence[Trial]]) -> bytes:
