@@ -24,7 +24,6 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         setup_logging()
-        quiet_late_writes()
         try:
             main(argv)
         except UserError as error:
@@ -135,18 +134,6 @@ def setup_logging() -> None:
     # what Orbax, and the event loop it uses, log as errors with a trace they raise as well
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-
-def quiet_late_writes() -> None:
-    """Where one of the writes of a checkpoint fails, those that end later find their event loop
-    closed, and tensorstore prints a trace for each; the failure itself is raised."""
-    known = sys.unraisablehook
-
-    def hook(what) -> None:
-        if not (what.exc_type is RuntimeError and str(what.exc_value) == "Event loop is closed"):
-            known(what)
-
-    sys.unraisablehook = hook
 
 
 def enable_compilation_cache() -> None:

@@ -65,6 +65,10 @@ def check_free(folder: Place, form: str, overwrite: bool) -> None:
     if form == "huggingface":
         # a model that was downloaded looks like one that is written here, but for this
         check_replaceable(config, flag, overwrite=overwrite, ours=huggingface.WRITTEN_BY)
+    params = folder / "params"
+    # with the metadata of Orbax it is an export that was not finished
+    if form == "orbax" and params.exists() and not (params / "_METADATA").exists():
+        raise UserError(f"{flag} holds a params that is no model; choose another folder")
     if form == "huggingface" and not config.exists():
         for name in huggingface.FILES:
             check_replaceable(folder / name, flag, overwrite=overwrite)

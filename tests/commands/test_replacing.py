@@ -11,7 +11,8 @@ from w2v_jax.align import Aligner
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.errors import UserError
 from w2v_jax.evaluate import check_output
-from w2v_jax.places import check_replaceable, write_whole
+from w2v_jax.export import check_free
+from w2v_jax.places import check_replaceable, place, write_whole
 from w2v_jax.training.settings import write_settings
 from w2v_jax.transcribe import check_files
 
@@ -90,6 +91,20 @@ def test_a_workdir_of_something_else(tmp_path):
         with pytest.raises(UserError, match="does not describe a training run"):
             write_settings(str(tmp_path), {}, {})
         assert (tmp_path / "config.json").read_text() == mine
+    (tmp_path / "config.json").unlink()
+    for name in ("metrics.jsonl", "parameters.txt"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(UserError, match=f"holds {name}, but no config.json of a run"):
+            write_settings(str(tmp_path), {}, {})
+        (tmp_path / name).unlink()
+
+
+def test_params_of_something_else(tmp_path):
+    (tmp_path / "params").mkdir()
+    with pytest.raises(UserError, match="holds a params that is no model"):
+        check_free(place(tmp_path), "orbax", False)
+    (tmp_path / "params" / "_METADATA").write_text("")  # an export that was not finished
+    check_free(place(tmp_path), "orbax", False)
 
 
 def test_alignments(tmp_path, monkeypatch):

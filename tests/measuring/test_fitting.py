@@ -54,6 +54,8 @@ def test_compiled_once_and_compared(step, monkeypatch, capsys):
     assert Line.traced == traced, "a call finds the program"
 
     monkeypatch.setattr(fitting, "device_bytes", lambda mesh: memory.total + memory.batch - 1)
+    step.compile(ARRAYS)  # a host that is short of memory for a while ends no run
+    step = FittingStep(Line(), step._mesh, "batch_seconds", AUDIO)
     step.check_held({"audio": ((1, 1, 16000), np.int16)})
     words = r"does not fit: it needs .* GB of a device .* which has .*lower --config.data.batch_sec"
     with pytest.raises(UserError, match=words):

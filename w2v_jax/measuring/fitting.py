@@ -1,6 +1,7 @@
 """Whether an update fits the devices, before anything large is read or made."""
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -62,17 +63,22 @@ class FittingStep:
         self._step = jitted_step(task, mesh)
         self._call = on_mesh(self._step, mesh)
         self._known: set = set()
+        self._ran = False
+
+    @functools.cached_property
+    def _state(self) -> int:
+        """Bytes of the state on a device."""
+        return local_bytes(abstract_state(self._task, self._mesh))
 
     def check_held(self, arrays: Arrays) -> None:
         """Compares state and batch alone, which need no compilation."""
-        state = local_bytes(abstract_state(self._task, self._mesh))
         batch = local_bytes(
             {
                 name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(self._mesh))
                 for name, (shape, dtype) in arrays.items()
             }
         )
-        self._compare(Memory(state, batch, 0, 0, 0), "even without intermediate results ")
+        self._compare(Memory(self._state, batch, 0, 0, 0), "even without intermediate results ")
 
     def compile(self, arrays: Arrays) -> Memory | None:
         """Compiles the step for a batch, what a call then finds, and says so; what it needs of a
@@ -106,6 +112,8 @@ class FittingStep:
         return f" for {largest[0] * largest[1]} rows of {length:.3g} {self._measure.unit}"
 
     def _compare(self, memory: Memory, what: str = "") -> None:
+        if self._ran and self._mesh.devices.flat[0].platform == "cpu":
+            return  # what other processes of this host take comes and goes: no run ends for it
         room = device_bytes(self._mesh)
         needed = memory.total + memory.batch  # the next batch is there one update ahead
         if needed <= room:
@@ -125,6 +133,7 @@ class FittingStep:
         arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
         if _shapes(arrays) not in self._known:
             self.compile(arrays)
+        self._ran = True
         return self._call(state, batch)
 
     @contextlib.contextmanager

@@ -47,6 +47,7 @@ class Checkpoints:
     ):
         self._folder = _folder(workdir)
         self._scores = dict(scores or {})
+        _silence_other_arrays()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -79,7 +80,10 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds
             # of several writes that fail it may raise one that missed what another has removed
             if not is_full(error):
-                error = _probed(self._folder) or error
+                probed = _probed(self._folder)
+                if probed is None and not isinstance(error, OSError):
+                    raise  # no fault of the disk
+                error = probed or error
             if jax.process_count() == 1:
                 _remove_halves(self._folder)
             steps = checkpoint_steps(self._folder.parent)
@@ -124,7 +128,7 @@ class Checkpoints:
             meta, known = unseal(_read_meta(self._folder / str(step)))
             state = _read_state(self._folder / str(step), abstract_state)
         except Exception as error:  # Orbax raises many kinds
-            _silence_other_reads()
+            _silence_other_arrays()
             problem = f"cannot be read ({brief(error)})"
         if not multihost_utils.process_allgather(np.array(not problem)).all():
             problem = problem or "cannot be read by another process"
@@ -167,21 +171,23 @@ def _read_state(folder: Place, abstract_state: Any) -> Any:
         return handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract_state))
 
 
-class _WithoutClosedLoops(NamedTuple):
-    """A hook for errors that nobody awaits, without those of an event loop that is closed."""
+class _WithoutOrbax(NamedTuple):
+    """A hook for errors that nobody awaits, without those of Orbax."""
 
     before: Callable[[Any], object]
 
     def __call__(self, unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        orbax = code is not None and "orbax" in code.co_filename
+        if not orbax and "Event loop is closed" not in str(unraisable.exc_value):
             self.before(unraisable)
 
 
-def _silence_other_reads() -> None:
-    """When one array cannot be read, Orbax ends its event loop while others are read still: each
-    would print a trace."""
-    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
-        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
+def _silence_other_arrays() -> None:
+    """When one array cannot be read or written, Orbax ends its event loop while others still are:
+    each would print a trace. The first failure itself is raised."""
+    if not isinstance(sys.unraisablehook, _WithoutOrbax):
+        sys.unraisablehook = _WithoutOrbax(sys.unraisablehook)
 
 
 def _damage(tree: Any, known: Mapping[str, int] | None) -> str:
@@ -263,7 +269,7 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
         _, known = unseal(_read_meta(folder))
         variables = _read_arrays(folder / "state", ("params", "stats", FOLLOWED[True]))
     except Exception as error:  # Orbax raises many kinds
-        _silence_other_reads()
+        _silence_other_arrays()
         raise UserError(f"the checkpoint of step {step} cannot be read ({brief(error)})") from None
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
@@ -299,11 +305,14 @@ def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> Non
         folder.mkdir(parents=True, exist_ok=True)
         # removed first and written last: a folder with a config is a complete one
         (folder / "config.json").unlink(missing_ok=True)
+    _silence_other_arrays()
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / "params", variables, force=True)
     except Exception as error:  # Orbax raises many kinds
         _remove_halves(folder)
+        if not (is_full(error) or isinstance(error, OSError)):
+            raise
         raise unwritable(folder / "params", error) from None
     config = config | {"digests": digests(variables)}
     write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -328,7 +337,7 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
-        _silence_other_reads()
+        _silence_other_arrays()
         raise UserError(f"{folder}/params cannot be read: {brief(error)}") from None
     known = config.pop("digests", None)
     if known is not None and not isinstance(known, dict):

@@ -11,6 +11,7 @@ from w2v_jax.training.checkpoint import has_checkpoint
 
 # parts of a config that decide no number beyond rounding: where, how fast, how often, how long
 FREE = ("run", "execution")
+WRITTEN = ("metrics.jsonl", "parameters.txt")  # by a run, besides
 FILES = ("train", "valid")  # of config.data: names; the digest of what they hold is in checkpoints
 
 
@@ -58,6 +59,12 @@ def write_settings(
     path = place(workdir) / "config.json"
     if path.exists():
         read_settings(workdir)
+    for name in () if path.exists() else WRITTEN:
+        if (path.parent / name).exists():
+            raise UserError(
+                f"--workdir={workdir} holds {name}, but no config.json of a run; use another "
+                "--workdir"
+            )
     content = {"settings": dict(settings), "described": dict(described)}
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
