@@ -220,7 +220,7 @@ def table(
         low, high = report.wer_interval
         better = f"{compare(found[i - 1], found[i]).improvement:.3f}" if i else ""
         rates = f"{report.score.wer:.2f}", f"{low:.1f}-{high:.1f}", f"{report.score.cer:.2f}"
-        factor = f"{system.seconds / 60 / report.minutes:.5f}"
+        factor = f"{system.seconds / 60 / report.minutes:.2g}"
         rows.append((system.system, system.models, *rates, system.weights, factor, better))
     return rows
 
