@@ -6,7 +6,7 @@ import sys
 __version__ = "0.1.0"
 
 _WRONG = ""
-if sys.version_info < (3, 11):  # noqa: UP036 - what another Python is told
+if sys.version_info < (3, 11, 4):
     _WRONG = f"Python 3.11.4 or later is needed, this is {sys.version.split()[0]}"
 elif any(importlib.util.find_spec(name) is None for name in ("jax", "flax", "absl")):
     _WRONG = (

@@ -283,9 +283,10 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "a file of configs/")
-    flags.DEFINE_float(
-        "seconds", None, "data: time per source, default 20; step: audio per row, default 8", 0.0
-    )
+    command_line.define_number(
+        "seconds", None, "data: time per source, default 20; step: audio per row, default 8",
+        0, 1e6, above=True,
+    )  # fmt: skip
     flags.DEFINE_integer("tokens", 64, "step, of a language model: tokens per row", 2)
     flags.DEFINE_integer("batch", 8, "step: rows per update, all micro-batches together", 1)
     flags.DEFINE_integer("steps", 10, "step: updates that are measured", 1)
@@ -297,5 +298,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("lm", "", "decode: n-gram model, an ARPA file or a binary of KenLM")
     flags.DEFINE_string("transformer_lm", "", "decode: language model, an export or a run")
     flags.DEFINE_list("beams", [str(beam) for beam in BEAMS], "decode: widths of the search")
-    flags.DEFINE_float("minutes", 5.0, "decode: audio, drawn from the manifest", 0.01)
+    command_line.define_number(
+        "minutes", 5.0, "decode: audio, drawn from the manifest", 0.01, 1e6
+    )
     command_line.run(main)

@@ -78,6 +78,8 @@ def run_training(main: Callable[..., object]) -> None:
 
     def start(argv: list[str]) -> None:
         no_arguments(argv)
+        if not workdir.value:  # a variable that is not set, say
+            raise UserError("--workdir is empty; name a folder")
         values = config_flag.given_config()
         given = flags.FLAGS
         try:
@@ -111,6 +113,19 @@ def run_training(main: Callable[..., object]) -> None:
             stop.finish()
 
     run(start)
+
+
+def define_number(
+    name: str, default: float | None, about: str, low: float, high: float, *, above: bool = False
+) -> None:
+    """A flag with a number from `low` (with `above`: beyond it) to `high`; nan is none."""
+    flags.DEFINE_float(name, default, about)
+
+    def takes(value: float | None) -> bool:
+        return value is None or ((low < value if above else low <= value) and value <= high)
+
+    ends = f"above {low:g}, at most {high:g}" if above else f"from {low:g} to {high:g}"
+    flags.register_validator(name, takes, f"it must be a number {ends}")
 
 
 def define_overwrite() -> None:

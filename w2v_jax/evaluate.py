@@ -256,7 +256,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("trials", 64, "pairs of weights to try there", 2)
     flags.DEFINE_integer("players", 50, "utterances of the page with audio, the worst", 0)
     flags.DEFINE_integer("processes", 1, "that search", 1)
-    flags.DEFINE_float("batch_seconds", 60.0, "audio per batch")
-    flags.DEFINE_float("max_bad_share", 0.05, "share of unreadable files that is an error")
+    command_line.define_number("batch_seconds", 60.0, "audio per batch", 0, 1e6, above=True)
+    command_line.define_number(
+        "max_bad_share", 0.05, "share of unreadable files that is an error", 0, 1
+    )
     command_line.define_overwrite()
     command_line.run(main)

@@ -11,13 +11,16 @@ from pathlib import PurePosixPath
 
 from etils import epath
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 
 Place = epath.Path
 _HEAD = 4096  # bytes of a file by which it is recognised
+# WAV, FLAC, Ogg, MPEG audio and ADTS, AIFF, AU, CAF, QuickTime, Matroska, WMA, NIST sphere, AMR,
+# WavPack, Monkey's Audio, VOC, 8SVX
 _AUDIO = re.compile(
-    rb"RIFF|RIFX|RF64|riff|fLaC|OggS|ID3|\xff[\xe2-\xe7\xf2-\xfb]|FORM|\.snd|caff|.{4}ftyp|"
-    rb"\x1aE\xdf\xa3|0&\xb2u",
+    rb"RIFF|RIFX|RF64|riff|fLaC|OggS|ID3|\xff[\xe2-\xe7\xf1-\xfd]|FORM|\.snd|caff|"
+    rb".{4}(ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|0&\xb2u|NIST_1A|#!AMR|wvpk|MAC |"
+    rb"Creative Voice File",
     re.DOTALL,
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit of the process
@@ -40,7 +43,9 @@ def join(folder: str, name: str) -> str:
 
 def place(path: str | os.PathLike) -> Place:
     """The path from the root of its storage, to work with. Raises UserError where a package is
-    missing."""
+    missing, and for an empty path: a variable that is not set would mean the current folder."""
+    if not os.fspath(path):
+        raise UserError("a path is empty; name the folder or file (. is the current folder)")
     found = epath.Path(absolute(path))
     try:
         if is_remote(path):
@@ -96,8 +101,12 @@ def check_replaceable(
     try:
         with place(path).open("rb") as file:
             head = file.read(_HEAD)
-    except OSError:  # nothing is there, or nothing can be written there
-        return
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return  # nothing to lose; whether something can be written there is said by writing
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {path} exists and cannot be read ({brief(error)}); name another file"
+        ) from None
     if _AUDIO.match(head):
         raise UserError(f"{flag}: {path} is audio, which is never replaced; name another file")
     if head and not overwrite and not (ours and ours in head):

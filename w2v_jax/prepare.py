@@ -52,13 +52,12 @@ def define_flags() -> None:
     flags.DEFINE_string("language", "", "Language of all utterances, such as en.")
     flags.DEFINE_boolean("decode", True, "Decode every file; false believes the headers.")
     flags.DEFINE_integer("threads", None, "Files read at a time; all cores if not given.", 1)
-    flags.DEFINE_float("min_seconds", 0.1, "Shorter files are left out.", 0.0)
-    flags.DEFINE_float(
-        "segment_seconds", 0.0, "Cuts longer utterances without a text; 0 cuts nothing.", 0.0
-    )
-    flags.DEFINE_float("minutes", 0.0, "Random subset with this much audio; 0 takes all.", 0.0)
+    number = command_line.define_number
+    number("min_seconds", 0.1, "Shorter files are left out.", 0, 1e6)
+    number("segment_seconds", 0.0, "Cuts longer utterances without a text; 0 cuts nothing.", 0, 1e6)
+    number("minutes", 0.0, "Random subset with this much audio; 0 takes all.", 0, 1e9)
     flags.DEFINE_integer("seed", 0, "Decides the subset.", 0)
-    flags.DEFINE_float("max_bad_share", 0.1, "Share of unreadable files tolerated.", 0.0, 1.0)
+    number("max_bad_share", 0.1, "Share of unreadable files tolerated.", 0, 1)
     flags.DEFINE_multi_enum(
         "download", None, list(ARCHIVES), "Subset that is fetched and is then an input."
     )
@@ -68,7 +67,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("report_files", 10_000, "Utterances listened to; 0: all.", 0)
     flags.DEFINE_list("crop_seconds", list(CROP_SECONDS), "Crops of pre-training, for the report.")
     flags.DEFINE_integer("num_buckets", NUM_BUCKETS, "Of fine-tuning, for the report.", 1)
-    flags.DEFINE_float("max_seconds", MAX_SECONDS, "Of fine-tuning, for the report.", 0.1)
+    number("max_seconds", MAX_SECONDS, "Of fine-tuning, for the report.", 0.1, 1e6)
     command_line.define_overwrite()
     _define_shard_flags()
     flags.mark_flag_as_required("output")

@@ -224,7 +224,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, CHECKPOINT, required=True)
     flags.DEFINE_enum("format", "txt", list(FORMATS), "of the transcripts")
     flags.DEFINE_string("output", "", "folder with a file per recording (default: print)")
-    flags.DEFINE_float("batch_seconds", WINDOW_SECONDS, "audio that is computed together")
+    command_line.define_number(
+        "batch_seconds", WINDOW_SECONDS, "audio that is computed together", WINDOW_SECONDS, 1e6
+    )
     define = {
         str: flags.DEFINE_string, bool: flags.DEFINE_bool,
         int: flags.DEFINE_integer, float: flags.DEFINE_float,

@@ -1,5 +1,6 @@
 """What --help prints: what a tool does, its own flags, the configs that it takes or their keys."""
 
+import re
 import shutil
 import sys
 import textwrap
@@ -46,7 +47,7 @@ def _described(flag: flags.Flag) -> Iterator[str]:
     else:
         value = f"--{flag.name}={'|'.join(choices) if choices else flag.flag_type().upper()}"
     notes = []
-    if flag.default is None and flag.validators:
+    if any("other than None" in validator.message for validator in flag.validators):
         notes.append("required")
     elif flag.default not in (None, "", False, []):
         notes.append(f"default: {flag.default_as_str.strip(chr(39))}")
@@ -58,7 +59,8 @@ def _described(flag: flags.Flag) -> Iterator[str]:
 
 
 def _configs(argv: list[str]) -> Iterator[str]:
-    given = [word.partition("=")[2] for word in argv if word.startswith(("--config=", "-config="))]
+    words = "\n".join(argv)
+    given = re.findall(r"^--?config[=\n](.+)$", words, re.MULTILINE)
     if not given:
         found = recipes()
         yield "--config=NAME:ARGUMENT, one of these, or a file of your own by its path:"

@@ -205,3 +205,25 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     tool.stdout.close()
     assert tool.stderr.read() == ""
     assert tool.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("tool", "flag", "value"),
+    [
+        ("evaluate", "max_bad_share", "-1"), ("transcribe", "batch_seconds", "inf"),
+        ("prepare", "min_seconds", "nan"), ("benchmark", "seconds", "0"),
+    ],
+)  # fmt: skip
+def test_numbers_of_tools_have_ranges(tool, flag, value, tmp_path):
+    needed = {
+        "evaluate": [f"--checkpoint={tmp_path}", "--data=x"],
+        "transcribe": [f"--checkpoint={tmp_path}", "x.wav"],
+        "prepare": ["--output=x.tsv"], "benchmark": ["data"],
+    }  # fmt: skip
+    said = error(tool, *needed[tool], f"--{flag}={value}")
+    assert f"--{flag}={float(value)}: it must be a number" in said
+
+
+def test_an_empty_workdir_is_not_this_folder():
+    said = error("pretrain", "--config=wav2vec2:tiny", "--workdir=")
+    assert "--workdir is empty; name a folder" in said

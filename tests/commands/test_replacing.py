@@ -28,6 +28,30 @@ def test_audio_is_never_replaced(tmp_path, format):
             check_replaceable(path, "--output", overwrite=overwrite)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"NIST_1A\n", b"\xff\xf1\x50\x80", b"\xff\xfd\x84\x04", b"wvpk", b"MAC ", b"#!AMR\n",
+        b"Creative Voice File\x1a", b"\0\0\0\x14ftypM4A ", b"\0\0\0\x08wide", b"\x1aE\xdf\xa3",
+        b"0&\xb2u\x8ef\xcf\x11",
+    ],
+)  # fmt: skip
+def test_audio_that_is_not_written_here_is_known_too(tmp_path, head):
+    path = tmp_path / "recording"
+    path.write_bytes(head + bytes(100))
+    with pytest.raises(UserError, match="is audio"):
+        check_replaceable(path, "--output", overwrite=True)
+
+
+def test_what_cannot_be_read_is_there(tmp_path, monkeypatch):
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(place(tmp_path)), "open", closed)
+    with pytest.raises(UserError, match=r"exists and cannot be read"):
+        check_replaceable(tmp_path / "notes", "--output", overwrite=False)
+
+
 def test_what_is_there_needs_leave(tmp_path):
     path = tmp_path / "notes.txt"
     check_replaceable(path, "--output", overwrite=False)

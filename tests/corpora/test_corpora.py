@@ -1,6 +1,7 @@
 """Every layout of a corpus gives the same kind of manifest."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,23 @@ def test_cut(seed):
 def test_a_film_beside_its_sound_is_none():
     names = ["a.MP4", "a.wav", "b.mp4", "c.webm", "c.txt", "d.mov", "d.M4A", "e.png", "f.opus"]
     assert audio_names(names) == ["a.wav", "b.mp4", "c.webm", "d.M4A", "f.opus"]
+
+
+def test_folders_that_cannot_be_read_are_counted(tmp_path, monkeypatch, capsys):
+    noise(tmp_path / "a.wav")
+    listed, whole = os.scandir, ""
+
+    def closed(path):
+        if str(path).endswith("closed") or str(path) == whole:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "scandir", closed)
+    output = str(tmp_path / "x.tsv")
+    prepare([str(tmp_path)], output)
+    assert "skipped 1 folders that cannot be read" in capsys.readouterr().out
+    assert "closed\tpermission denied" in Path(f"{output}.skipped.tsv").read_text()
+    whole = str(tmp_path)
+    with pytest.raises(UserError, match="permission denied; make it readable"):
+        prepare([str(tmp_path)], output)

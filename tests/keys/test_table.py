@@ -217,3 +217,8 @@ def test_a_line_for_every_key():
 def test_the_page_is_fresh():
     """python -m w2v_jax.keys > docs/keys.md"""
     assert text() == (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
+
+
+def test_numbers_of_any_length_are_told_their_range():
+    for key in ("num_steps", "seed"):
+        assert not KEYS[key].range.takes(10**400)

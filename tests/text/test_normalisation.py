@@ -226,3 +226,8 @@ def test_the_language_of_a_config_goes_into_the_checkpoint(kind):
     described = TASKS[kind](config).described()
     own = Alphabet.from_dict(json.loads(json.dumps(described["alphabet"])))
     assert own.normalize("İYİ I") == "iyi ı"
+
+
+def test_any_number_of_marks():
+    alphabet = Alphabet.from_letters("x\u0301")
+    assert alphabet.normalize("x" + "\u0301\u0302" * 2000).startswith("x\u0301")

@@ -49,7 +49,7 @@ def _search(folder: str, layout: str) -> Found:
         raise UserError(f"{folder}: is a folder; --layout={layout} needs a file")
     wanted = [LAYOUTS[layout]] if layout else LAYOUTS.values()
     total, seen = Found(), False
-    for here, folders, names in _walk(folder):
+    for here, folders, names in _walk(folder, total.unreadable_folders):
         for read in wanted:
             found = read(here, folders, names)
             if found is not None:

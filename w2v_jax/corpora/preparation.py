@@ -71,9 +71,10 @@ def prepare(
     lines = sorted(set(found.lines_without_audio))
     unheard = [(line, "transcript line without audio") for line in lines]
     listing = f"{output}.skipped.tsv"
-    _write_skipped(listing, result.bad + result.short + unheard)
+    closed = found.unreadable_folders
+    _write_skipped(listing, closed + result.bad + result.short + unheard)
 
-    for path, reason in result.bad[:_SHOWN]:
+    for path, reason in closed[:_SHOWN] + result.bad[:_SHOWN]:
         print(f"skipped: {path}: {reason}")
     if len(result.bad) > _SHOWN:
         print(f"skipped: ... and {len(result.bad) - _SHOWN} more, see {listing}")
@@ -100,6 +101,7 @@ def prepare(
     untold = set(found.audio_without_line)
     untold &= {manifest.path(i) for i in range(len(manifest))} if untold else set()
     counts = {
+        "folders that cannot be read": len(closed),
         "unreadable": result.bad_count,
         f"shorter than {min_seconds:g} s": len(result.short),
         "transcript lines without audio": len(unheard),
@@ -161,6 +163,8 @@ def subset(manifest: Manifest, minutes: float, seed: int) -> Manifest:
 
 def _check_writable(output: str, overwrite: bool) -> None:
     """Fails before the audio is decoded instead of an hour later."""
+    if not output:
+        raise UserError("--output is empty; name the manifest to write")
     if places.is_remote(output):
         raise UserError(
             f"--output={output}: the list of what was skipped is written beside the manifest; "

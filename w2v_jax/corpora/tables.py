@@ -137,8 +137,11 @@ def kind(path: str) -> str:
         return "jsonl"
     if suffix not in (".tsv", ".txt"):
         return ""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline(10_000).rstrip("\r\n")
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline(10_000).rstrip("\r\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror.lower()}") from None
     if first.startswith("#w2v_jax-manifest"):
         return "manifest"
     columns = set(first.split("\t"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
+from w2v_jax.errors import UserError
 
 _SOUND = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp2", ".mp3", ".mpga", ".oga", ".ogg", ".opus")
 _SOUND += (".rf64", ".sph", ".w64", ".wav", ".wave")
@@ -53,18 +54,21 @@ class Found:
     lines_without_audio    `transcript file: id` of every transcript line that has no audio file
     audio_without_line     paths of utterances without a text that lie beside a transcript file
     tables                 the table that stands for a folder which has several
+    unreadable_folders     (path, reason) of those below that could not be looked into
     """
 
     utterances: list[Utterance] = field(default_factory=list)
     lines_without_audio: list[str] = field(default_factory=list)
     audio_without_line: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    unreadable_folders: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
         self.utterances += other.utterances
         self.lines_without_audio += other.lines_without_audio
         self.audio_without_line += other.audio_without_line
         self.tables += other.tables
+        self.unreadable_folders += other.unreadable_folders
 
 
 def at_rate(seconds: float) -> int:
@@ -72,10 +76,22 @@ def at_rate(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
 
 
-def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """(folder, its folders, its files), sorted, without hidden ones; links are followed, once."""
+def walk(
+    folder: str, unreadable: list[tuple[str, str]] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(folder, its folders, its files), sorted, without hidden ones; links are followed, once.
+
+    unreadable: takes (path, reason) of the folders below that cannot be looked into. Raises
+    UserError for `folder` itself.
+    """
+
+    def note(error: OSError) -> None:
+        if unreadable is None or error.filename == folder:
+            raise UserError(f"{error.filename}: {error.strerror.lower()}; make it readable")
+        unreadable.append((error.filename, error.strerror.lower()))
+
     visited = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(here)
         if real in visited:
             folders.clear()

@@ -49,7 +49,8 @@ def load(
     Raises UserError where there is no model, one of another kind, a damaged one, or one whose
     arrays are not those that its config describes.
     """
-    path = os.fspath(path).rstrip("/") or "/"
+    path = os.fspath(path)
+    path = path.rstrip("/") or path
     form = form or form_of(path)
     if form == "run":
         return of_run(path, kind=kind)
@@ -104,7 +105,13 @@ def of_run(
 
 def form_of(path: str) -> str:
     """Which of FORMS a path is. Raises UserError for none of them."""
-    where = place(path)
+    try:
+        return _form_of(path, place(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
+
+
+def _form_of(path: str, where: Place) -> str:
     if where.is_file():
         _check_file(path)
         return "fairseq"

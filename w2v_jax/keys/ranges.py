@@ -41,7 +41,9 @@ class Number:
 
     def takes(self, value: Any) -> bool:
         kind = Integral if self.whole else Real
-        if not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return False
+        if not isinstance(value, Integral) and not math.isfinite(value):  # no int of any size is
             return False
         if self.other is not None and value == self.other:
             return True

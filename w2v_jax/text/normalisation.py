@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 BOUNDARY = "|"
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # signs that are typed for an apostrophe; an alphabet without ' writes the first of them it has
+LONGEST = 64  # characters that are looked at together: no script has so many marks
 APOSTROPHES = "'ʼ’‘‛ʹ′´`＇"
 # letters that are typed as apostrophes where a keyboard lacks them, and are none elsewhere
 GLOTTALS = "ʻꞌ"
@@ -117,7 +118,8 @@ class Normaliser:
         """Characters with those that change or join them."""
         start = 0
         for i in range(1, len(text)):
-            if not self._extends(text[i]) or text[i - 1].isspace() or text[i - 1] == BOUNDARY:
+            apart = text[i - 1].isspace() or text[i - 1] == BOUNDARY
+            if apart or not self._extends(text[i]) or i - start >= LONGEST:
                 yield text[start:i]
                 start = i
         if text:

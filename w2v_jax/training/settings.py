@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from w2v_jax.errors import UserError
+from w2v_jax.errors import UserError, brief
 from w2v_jax.keys.check import shown
 from w2v_jax.places import place, write_whole
 from w2v_jax.training.checkpoint import has_checkpoint
@@ -75,8 +75,10 @@ def read_settings(workdir: str) -> dict[str, dict[str, Any]]:
     path = place(workdir) / "config.json"
     try:
         text = path.read_text()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} is not the --workdir of a training run: no {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({brief(error)}); use another --workdir") from None
     try:
         content = json.loads(text)
         found = {key: content[key] for key in ("settings", "described")}

@@ -117,7 +117,7 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
         try:
             found = json.loads(line)
         except json.JSONDecodeError:
