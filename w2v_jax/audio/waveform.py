@@ -35,8 +35,9 @@ def read(path: str | os.PathLike, start: int = 0, count: int | None = None) -> n
     the same arguments. In MP3 the length is what decodes, whatever the header announces.
 
     Raises AudioError for a file that is missing, empty, cut, not audio, has NaN or infinite
-    samples, or ends before start+count. `path` may be remote (gs://...): of such a file only the
-    needed parts are fetched, and what fails on the way is tried again.
+    samples, or ends before start+count. `path` may be remote (gs://...): what fails on the way is
+    tried again, and only the needed parts are fetched, but for MP3, Ogg and what PyAV reads, which
+    are looked through whole when a process first opens them.
     """
     if start < 0 or (count is not None and count < 1):
         raise ValueError(f"start {start} must not be negative and count {count} must be positive")
