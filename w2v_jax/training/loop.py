@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -47,7 +48,7 @@ class LoopOptions:
     def __post_init__(self):
         if wrong := complaint(self, "run") or complaint(self):
             raise UserError(wrong)
-        Profile(self.profile_steps, "")  # its window is refused before anything large is made
+        Profile(self.profile_steps, os.curdir)  # its window is refused before anything large is made
 
     @classmethod
     def from_config(cls, config) -> "LoopOptions":
