@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import shlex
 
 import jax
 from jax.sharding import Mesh
@@ -108,9 +109,10 @@ def _run(
             meta=data.loader.meta,
         )  # fmt: skip
     if is_first():
+        there = shlex.quote(workdir)
         print(
-            f"its curves: python -m w2v_jax.report --workdir={workdir}\n"
-            f"the model:  python -m w2v_jax.export --workdir={workdir} --output={workdir}/export"
+            f"its curves: python -m w2v_jax.report --workdir={there}\n"
+            f"the model:  python -m w2v_jax.export --workdir={there} --output={there}/export"
         )
     return state
 

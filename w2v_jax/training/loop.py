@@ -48,7 +48,7 @@ class LoopOptions:
     def __post_init__(self):
         if wrong := complaint(self, "run") or complaint(self):
             raise UserError(wrong)
-        Profile(self.profile_steps, os.curdir)  # its window is refused before anything large is made
+        Profile(self.profile_steps, os.curdir)  # refuses a window that is none
 
     @classmethod
     def from_config(cls, config) -> "LoopOptions":
