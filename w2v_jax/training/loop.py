@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -48,7 +47,7 @@ class LoopOptions:
     def __post_init__(self):
         if wrong := complaint(self, "run") or complaint(self):
             raise UserError(wrong)
-        Profile(self.profile_steps, os.curdir)  # refuses a window that is none
+        Profile(self.profile_steps, "")  # refuses a window that is none
 
     @classmethod
     def from_config(cls, config) -> "LoopOptions":
