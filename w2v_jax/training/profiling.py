@@ -34,7 +34,7 @@ class Profile:
     def __init__(self, value: str, folder: str):
         self._first, self._last = _window(value)
         self._value = value
-        self._folder = place(folder or os.curdir) / "profile"  # none is needed where nothing is traced
+        self._folder = place(folder or os.curdir) / "profile"  # "": nothing is traced
         self._local = None  # where the profiler writes, which knows no buckets
         self._running = False
         self._over = not value
