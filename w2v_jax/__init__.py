@@ -18,6 +18,14 @@ if _WRONG:
     raise ImportError(_WRONG, name=__name__)
 
 
+# python -m w2v_jax.TOOL, not the module of another that imports this one, nor a worker process:
+# nothing large is imported yet
+if sys.argv[:1] == ["-m"] and " -m w2v_jax" in " ".join(sys.orig_argv):
+    from w2v_jax.stopping import end_at_interrupt
+
+    end_at_interrupt()
+
+
 def __getattr__(name: str):
     """`w2v_jax.transcribe` without an import of its own; all else of the package stays unread, so
     that worker processes need no JAX."""

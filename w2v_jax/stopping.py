@@ -21,9 +21,38 @@ from collections.abc import Callable, Iterator
 log = logging.getLogger(__name__)
 
 PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
+INTERRUPTED = 130  # exit status of a tool that Ctrl-C ends
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 PATIENCE = 1.0  # seconds after which a second Ctrl-C is one; a terminal and a launcher send two
 FAREWELL = 5.0  # seconds that the last words, and what is to be removed, may take
+
+
+def end_at_interrupt() -> None:
+    """Called before anything large is imported by a tool that has nothing to save: from then on
+    Ctrl-C ends the process with 130, whatever the main thread is in.
+
+    An exception raised by a handler would surface inside of libraries, which take it for a fault
+    of what they read, or drop it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nohup and the like
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def hear() -> None:
+        while os.read(read, 1)[0] != signal.SIGINT:
+            pass
+        try:
+            os.write(2, b"\ninterrupted\n")
+            if "multiprocessing" in sys.modules:
+                for child in sys.modules["multiprocessing"].active_children():
+                    child.kill()
+        finally:
+            os._exit(INTERRUPTED)
+
+    threading.Thread(target=hear, name="interrupts", daemon=True).start()
 
 
 class Stopped(Exception):

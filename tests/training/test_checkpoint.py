@@ -221,6 +221,38 @@ def test_damaged_export_is_refused(tmp_path):
     load_exported(tmp_path)
 
 
+def test_ctrl_c_is_no_damage(tmp_path, monkeypatch):
+    """Orbax wraps what is raised while it reads, or quotes it."""
+
+    def read(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ValueError("Failed to read arrays") from error
+
+    def quotes(*_):
+        raise RuntimeError("Python exception: KeyboardInterrupt()")
+
+    variables = {"params": {"w": jnp.ones(3)}, "stats": {}}
+    manager = Checkpoints(tmp_path)
+    for step in (1, 2):
+        manager.save(step, variables, {})
+    manager.check()
+    export_model(tmp_path / "export", variables, {"kind": "ctc"})
+    for reader in (read, quotes):
+        monkeypatch.setattr(checkpoint, "_read_state", reader)
+        monkeypatch.setattr(checkpoint, "_read_arrays", reader)
+        for call in (
+            lambda: manager.restore(variables),
+            lambda: latest_variables(tmp_path),
+            lambda: load_exported(tmp_path / "export"),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                call()
+    manager.close()
+    assert checkpoint_steps(tmp_path) == [1, 2]
+
+
 # ---- which are kept
 
 

@@ -128,6 +128,7 @@ class Checkpoints:
             meta, known = unseal(_read_meta(self._folder / str(step)))
             state = _read_state(self._folder / str(step), abstract_state)
         except Exception as error:  # Orbax raises many kinds
+            _raise_interrupt(error)
             _silence_other_arrays()
             problem = f"cannot be read ({brief(error)})"
         if not multihost_utils.process_allgather(np.array(not problem)).all():
@@ -169,6 +170,14 @@ def _read_state(folder: Place, abstract_state: Any) -> Any:
     """
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         return handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract_state))
+
+
+def _raise_interrupt(error: BaseException | None) -> None:
+    """Raises the KeyboardInterrupt that an error wraps: it is no damage of what was read."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from None
+        error = error.__cause__ or error.__context__
 
 
 class _WithoutOrbax(NamedTuple):
@@ -269,6 +278,7 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
         _, known = unseal(_read_meta(folder))
         variables = _read_arrays(folder / "state", ("params", "stats", FOLLOWED[True]))
     except Exception as error:  # Orbax raises many kinds
+        _raise_interrupt(error)
         _silence_other_arrays()
         raise UserError(f"the checkpoint of step {step} cannot be read ({brief(error)})") from None
     if damage := _damage(variables, known):
@@ -281,7 +291,10 @@ def _read_arrays(folder: Place, keys: tuple[str, ...]) -> Any:
     """Those of the sub-trees `keys` that a saved tree has, as numpy arrays, whatever mesh they were
     saved on."""
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(folder).item_metadata.tree
+        found = checkpointer.metadata(folder).item_metadata
+        if found is None:
+            raise FileNotFoundError(f"a part of {folder} is missing")
+        tree = found.tree
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one),
@@ -337,6 +350,7 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
+        _raise_interrupt(error)
         _silence_other_arrays()
         raise UserError(f"{folder}/params cannot be read: {brief(error)}") from None
     known = config.pop("digests", None)
