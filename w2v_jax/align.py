@@ -32,8 +32,8 @@ class Aligner:
     """An exported CTC model and the folder that its alignments are written to."""
 
     def __init__(self, checkpoint: str, output: str, formats: list[str], overwrite: bool = False):
-        self._recognizer, self._variables = open_recognizer(checkpoint)
         self.folder: Place = place(output)
+        self._recognizer, self._variables = open_recognizer(checkpoint)
         self._formats = formats
         self._overwrite = overwrite
         self._ctm: list[str] = []

@@ -24,7 +24,7 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.decoding import ngram
 from w2v_jax.errors import UserError
 from w2v_jax.interop import checkpoints
-from w2v_jax.places import check_replaceable
+from w2v_jax.places import check_no_input, check_replaceable, several
 from w2v_jax.text.alphabet import Alphabet, TextError
 from w2v_jax.text.files import lines, write_lines
 
@@ -102,6 +102,12 @@ def main(argv: list[str]) -> None:
             raise UserError(f"the folder of {path} does not exist; make it first")
         if path:
             check_replaceable(path, flag, overwrite=values.overwrite)
+    read = [values.text, values.transcripts, values.exclude]
+    for flag, path in (("--output", values.output), ("--kept", values.kept)):
+        if path:
+            check_no_input(path, flag, [name for names in read for name in several(names)])
+    if values.kept:
+        check_no_input(values.kept, "--kept", [values.output])
     if values.checkpoint and values.letters:
         raise UserError("--checkpoint and --letters both name an alphabet; set one")
     alphabet = Alphabet.from_letters(values.letters, values.language)

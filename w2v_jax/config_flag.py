@@ -100,6 +100,8 @@ def _where(error: Exception, file: str) -> str:
 def complaint(argv: list[str], default: str = "") -> str:
     """What is wrong with --config or the first --config.KEY=VALUE; "" if nothing is or there is no
     --config. The flags that ml_collections could not parse are looked through."""
+    if (count := len(re.findall(r"^--?config(?:=|$)", "\n".join(argv), re.MULTILINE))) > 1:
+        return f"--config is given {count} times; name one config"
     name = _named(argv) or default or _default()
     if not name:
         return ""

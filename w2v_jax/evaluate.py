@@ -40,7 +40,7 @@ from w2v_jax.evaluation.scoring import Score
 from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.evaluation.tuning import Trial
 from w2v_jax.interop import checkpoints
-from w2v_jax.places import check_replaceable, place, several, write_whole
+from w2v_jax.places import check_no_input, check_replaceable, place, several, write_whole
 from w2v_jax.recognizers import HELP, open_recognizer
 
 BUCKETS = 8
@@ -96,6 +96,7 @@ def evaluate(
     options = options or SearchOptions()
     base = output.removesuffix(".tsv")
     check_output(output, bool(tune), overwrite)
+    check_no_input(output, "--output", [*several(data), *several(tune)])
     if tune:
         if not (options.lm or options.transformer_lm):
             raise UserError(

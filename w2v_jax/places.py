@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from etils import epath
@@ -114,6 +114,14 @@ def check_replaceable(
             f"{flag}: {path} exists, and nothing shows that it was written by this command; name "
             "another file, or replace it with --overwrite"
         )
+
+
+def check_no_input(path: str | os.PathLike, flag: str, inputs: Iterable[str]) -> None:
+    """Raises UserError where a file to be written, which `flag` names, is one of the inputs: what
+    was read would be lost, leave to replace it or not."""
+    for name in inputs:
+        if os.path.realpath(absolute(name)) == os.path.realpath(absolute(path)):
+            raise UserError(f"{flag}={os.fspath(path)} is what is read; name another file")
 
 
 def write_whole(path: Place, text: str) -> None:

@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
         write_shards(
             Manifest.read(values.output), values.shards, shard_format=values.shard_format,
             megabytes=values.shard_megabytes, processes=values.processes,
-            max_bad_share=values.max_bad_share,
+            max_bad_share=values.max_bad_share, overwrite=values.overwrite,
         )  # fmt: skip
         if values.verify:
             verify_shards(values.shards, processes=values.processes)

@@ -9,6 +9,7 @@ import soundfile
 from w2v_jax import samples
 from w2v_jax.align import Aligner
 from w2v_jax.corpora.preparation import prepare
+from w2v_jax.data.shards import Shards, write_shards
 from w2v_jax.errors import UserError
 from w2v_jax.evaluate import check_output
 from w2v_jax.export import check_free
@@ -140,3 +141,27 @@ def test_alignments(tmp_path, monkeypatch):
             Aligner("", str(tmp_path), formats).check("ab", "words")
         Aligner("", str(tmp_path), formats, overwrite=True).check("ab", "words")
     Aligner("", str(tmp_path), ["json"]).check("ab", "words")
+
+
+def test_what_is_read_is_not_written(tmp_path):
+    path = tmp_path / "m.tsv"
+    link = tmp_path / "link.tsv"
+    prepare([SPEECH], str(path), decode=False)
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for output in (path, link):
+        with pytest.raises(UserError, match="is what is read; name another file"):
+            prepare([str(path)], str(output), decode=False, minutes=0.5, overwrite=True)
+    assert path.read_bytes() == before
+
+
+def test_shards_of_another_manifest(tmp_path):
+    whole = prepare([SPEECH], str(tmp_path / "m.tsv"), decode=False, minutes=0.3)
+    part = whole.select(np.arange(3))
+    for _ in range(2):  # those of the same are written again
+        write_shards(part, tmp_path / "shards", processes=1)
+    with pytest.raises(UserError, match=r"holds those of another manifest.*--overwrite"):
+        write_shards(whole, tmp_path / "shards", processes=1)
+    assert len(Shards(tmp_path / "shards").manifest) == 3
+    write_shards(whole, tmp_path / "shards", processes=1, overwrite=True)
+    assert len(Shards(tmp_path / "shards").manifest) == len(whole)

@@ -18,6 +18,8 @@ def find(source: str | os.PathLike, layout: str = "") -> Found:
     out, links to folders are followed. Raises UserError where there is no such folder or file,
     where it is not of the `layout`, and for damaged tables.
     """
+    if not source:
+        raise UserError("--input is empty; name a folder or a table (. is the current folder)")
     source = os.path.abspath(source)
     known = sorted(LAYOUTS.keys() | TABLES.keys())
     if layout and layout not in known:

@@ -65,6 +65,7 @@ def prepare(
         names = " ".join(sorted(EXTENSIONS))
         raise UserError(f"--input={where}: no audio files below it (looked for {names})")
     _check_writable(output, overwrite)
+    places.check_no_input(output, "--output", inputs)
 
     lengths = measure(sorted({utterance.path for utterance in utterances}), decode, threads)
     result = rows(utterances, lengths, min_seconds=min_seconds, segment_seconds=segment_seconds)

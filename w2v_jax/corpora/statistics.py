@@ -15,6 +15,7 @@ from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, read
 from w2v_jax.data.columns import Labels, encode_labels
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import bucket_edges
+from w2v_jax.errors import UserError
 
 CLIPPED = 1e-4  # share of samples at the limits of 16 bits from which an utterance counts
 SILENT = 10 ** (-60 / 20)  # root mean square, of full scale
@@ -123,6 +124,8 @@ def report(
     drawn at random, are listened to for clipping, silence and duplicates; 0: all.
     """
     lengths = manifest.samples
+    if not len(lengths):
+        raise UserError("the manifest has no rows, nothing to report on")
     seconds = lengths / SAMPLE_RATE
     yield f"{len(manifest)} utterances, {manifest.hours:.2f} hours"
     yield (

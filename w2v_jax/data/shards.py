@@ -16,6 +16,7 @@ cost more than reading does. Every record carries a checksum of its own (Riegeli
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import json
@@ -157,19 +158,22 @@ def write_shards(
     megabytes: int = 1000,
     processes: int | None = None,
     max_bad_share: float = 0.1,
+    overwrite: bool = False,
 ) -> None:
     """Packs the audio of a manifest into shards of about `megabytes` of samples each.
 
     Shards that an earlier, interrupted run has finished are kept if they are of the same manifest
     and format. Rows that cannot be read are listed in unreadable.tsv; in a training run they count
-    as files that cannot be read do. Raises UserError for more than `max_bad_share` of them, and
-    where the folder cannot be written.
+    as files that cannot be read do. Raises UserError for more than `max_bad_share` of them, where
+    the folder cannot be written and, without `overwrite`, where it holds those of another manifest.
     """
     if shard_format not in FORMATS:
         raise UserError(f"--shard_format={shard_format!r} is not one of {', '.join(FORMATS)}")
     if not len(manifest):
         raise UserError("the manifest has no rows")
     folder = Path(folder).absolute()
+    if not overwrite:
+        _check_free(folder, manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _INDEX).unlink(missing_ok=True)
@@ -310,6 +314,21 @@ def _in_processes(tasks: list[Callable], processes: int | None, unit: str) -> li
 
 def _call(task: Callable):
     return task()
+
+
+def _check_free(folder: Path, manifest: Manifest) -> None:
+    """Raises UserError where a folder has shards, or a manifest, of other rows."""
+    path = folder / "manifest.arrow"
+    if not path.exists():
+        return
+    found = ""
+    with contextlib.suppress(UserError):
+        found = Manifest.read(path).digest
+    if found != manifest.digest:
+        raise UserError(
+            f"--shards={folder} holds those of another manifest; name another folder, or replace "
+            "them with --overwrite"
+        )
 
 
 def _list_unreadable(path: Path, manifest: Manifest, rows: list) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import TextIO
@@ -10,6 +11,7 @@ from typing import TextIO
 from w2v_jax.errors import UserError
 from w2v_jax.places import place, several
 
+log = logging.getLogger(__name__)
 BLANKS = " \t\r\n"  # what separates the fields of a line, as for KenLM: U+00A0 is part of a word
 
 
@@ -25,7 +27,14 @@ def every_line(path: str) -> Iterator[str]:
     with _opened(path, "rb") as file:
         # what is not UTF-8 becomes U+FFFD, which no alphabet accepts
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="\n")
-        yield from (line.strip(BLANKS) for line in text)
+        told = False
+        for number, line in enumerate(text, start=1):
+            if "\ufffd" in line and not told:
+                told = True
+                log.warning("%s: line %d is not UTF-8, and perhaps others; convert the file, with "
+                            "iconv say, or they count as lines that cannot be written",
+                            path, number)  # fmt: skip
+            yield line.strip(BLANKS)
 
 
 def fields(line: str) -> list[str]:
