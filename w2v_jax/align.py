@@ -105,6 +105,8 @@ def align_recording(aligner: Aligner, file: str, text: str) -> Alignment:
         words = read_text(text)
     except OSError as error:
         raise UserError(f"--text={text} cannot be read: {error.strerror.lower()}") from None
+    if "\ufffd" in words:
+        raise UserError(f"--text={text} is not UTF-8; convert it, with iconv say")
     name = Path(file).stem
     aligner.check([name], name)
     found = aligner.add(name, Recording(file), words)

@@ -25,6 +25,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     def guarded(argv: list[str]) -> None:
         setup_logging()
         try:
+            _check_named()
             main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -60,6 +61,17 @@ def run(main: Callable[[list[str]], None]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def _check_named() -> None:
+    """Raises UserError for a required flag, or one of several values, that is empty: a variable
+    that is not set, say."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        required = any("other than None" in validator.message for validator in flag.validators)
+        several = flag.value or () if isinstance(flag, flags.MultiFlag) else ()
+        if (required and flag.value == "") or "" in several:
+            raise UserError(f"--{name} is empty; name a folder or file (. is the current folder)")
+
+
 def run_training(main: Callable[..., object]) -> None:
     """An entry point with --config and --workdir; calls main(config, workdir)."""
     config_flags.DEFINE_config_file(
@@ -78,8 +90,6 @@ def run_training(main: Callable[..., object]) -> None:
 
     def start(argv: list[str]) -> None:
         no_arguments(argv)
-        if not workdir.value:  # a variable that is not set, say
-            raise UserError("--workdir is empty; name a folder")
         values = config_flag.given_config()
         given = flags.FLAGS
         try:

@@ -13,10 +13,21 @@ class AudioError(UserError):
 
 
 def brief(error: BaseException) -> str:
-    """The first line of what a library says about the cause of an error, shortened."""
+    """The first line of what a library, or the system, says about the cause of an error,
+    shortened."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        text = f"{error.strerror.lower()}: {error.filename}" if error.filename else reason(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def reason(error: BaseException) -> str:
+    """The same without the path, where that is named anyway."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return brief(error)
 
 
 def some(names: Iterable[object], most: int = 6, between: str = ", ") -> str:

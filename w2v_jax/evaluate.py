@@ -40,7 +40,14 @@ from w2v_jax.evaluation.scoring import Score
 from w2v_jax.evaluation.systems import NGRAM, TRANSFORMER, Decoded, Systems
 from w2v_jax.evaluation.tuning import Trial
 from w2v_jax.interop import checkpoints
-from w2v_jax.places import check_no_input, check_replaceable, place, several, write_whole
+from w2v_jax.places import (
+    check_no_input,
+    check_replaceable,
+    place,
+    several,
+    unwritable,
+    write_whole,
+)
 from w2v_jax.recognizers import HELP, open_recognizer
 
 BUCKETS = 8
@@ -167,7 +174,7 @@ def check_output(output: str, tuned: bool, overwrite: bool) -> None:
         if file.is_dir():
             raise UserError(f"--output={output} is a folder; name a file in it")
     except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error.strerror}") from None
+        raise unwritable(f"--output={output}", error) from None
     base = output.removesuffix(".tsv")
     written = {output: HEAD, f"{base}.html": page.HEAD}
     if tuned:
@@ -256,7 +263,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("tune", "", "manifest of another set, to find the weights on")
     flags.DEFINE_integer("trials", 64, "pairs of weights to try there", 2)
     flags.DEFINE_integer("players", 50, "utterances of the page with audio, the worst", 0)
-    flags.DEFINE_integer("processes", 1, "that search", 1)
+    flags.DEFINE_integer("processes", 1, "that search with the language models", 1)
     command_line.define_number("batch_seconds", 60.0, "audio per batch", 0, 1e6, above=True)
     command_line.define_number(
         "max_bad_share", 0.05, "share of unreadable files that is an error", 0, 1

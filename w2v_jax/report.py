@@ -92,6 +92,9 @@ def draw(workdirs: Sequence[str], output: str = "", overwrite: bool = False) -> 
 
 def write_picture(path: str, picture: bytes, overwrite: bool = False) -> None:
     """Raises UserError where it cannot be written, or another file is in its place."""
+    stem, ending = os.path.splitext(path)
+    if ending.lower() not in ("", ".png"):
+        raise UserError(f"--output={path}: the picture is a PNG; name it {stem}.png")
     check_replaceable(path, "--output", overwrite=overwrite, ours=figures.MARK)
     with writing(path):
         file = place(path)

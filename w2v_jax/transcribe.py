@@ -116,10 +116,10 @@ def load(
     that is computed together; more than one window, 30 s, pays on accelerators. Raises UserError.
     """
     options = options or SearchOptions()
-    if not batch_seconds >= WINDOW_SECONDS:
+    if not WINDOW_SECONDS <= batch_seconds < math.inf:
         raise UserError(
-            f"--batch_seconds={batch_seconds:g} must be at least {WINDOW_SECONDS:g}, the length of "
-            "a window"
+            f"--batch_seconds={batch_seconds:g} must be finite, and at least {WINDOW_SECONDS:g}, "
+            "the length of a window"
         )
     recognizer, variables = open_recognizer(checkpoint)
     language = None

@@ -98,6 +98,9 @@ def test_evaluation(tmp_path):
             check_output(output, True, False)
         check_output(output, True, True)
         (tmp_path / name).unlink()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output=\S+ cannot be written: .*; choose another"):
+        check_output(f"{tmp_path}/file/test.tsv", False, False)
 
 
 def test_transcripts(tmp_path):

@@ -89,6 +89,7 @@ def test_wrong_folders_end_in_one_line(tmp_path):
         ("good", str(own), "is audio, which is never replaced"),
         ("good", str(notes), "notes.png exists, and nothing shows"),
         ("good", str(tmp_path), "cannot be written: is a directory"),
+        ("good", f"{tmp_path}/r.jpg", r"is a PNG; name it \S+/r\.png"),
         ("good", f"{own}/x.png", "cannot be written: .*; choose another place"),
     ):
         with pytest.raises(UserError, match=message) as error:

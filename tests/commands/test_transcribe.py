@@ -133,8 +133,9 @@ def test_errors(checkpoint, transcriber, files, tmp_path):
         check_files(files, "srt")
     with pytest.raises(UserError, match="name it once"):
         check_files(["-", "-"], "txt")
-    with pytest.raises(UserError, match="--batch_seconds=10 must be at least 30"):
-        load(checkpoint, batch_seconds=10)
+    for seconds in (10.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=f"--batch_seconds={seconds:g} must be .* at least 30"):
+            load(checkpoint, batch_seconds=seconds)
     with pytest.raises(UserError, match=r"nothing\.arpa cannot be read"):
         load(checkpoint, SearchOptions(lm="nothing.arpa"))
     (tmp_path / "file").write_text("")

@@ -176,5 +176,8 @@ def test_recording(aligner, speech, tmp_path, capsys):
     text.write_text("One two three. " * 100)
     with pytest.raises(UserError, match="the text needs"):
         align_recording(aligner, f"{folder}/a.wav", str(text))
+    text.write_bytes("zwölf".encode("latin-1"))
+    with pytest.raises(UserError, match=r"--text=\S+/book\.txt is not UTF-8; convert it"):
+        align_recording(aligner, f"{folder}/a.wav", str(text))
     with pytest.raises(UserError, match=r"--text=nothing\.txt cannot be read: no such file"):
         align_recording(aligner, f"{folder}/a.wav", "nothing.txt")

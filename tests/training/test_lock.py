@@ -116,5 +116,7 @@ def test_a_file_system_without_locks(tmp_path, quick, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/run.lock cannot be written: .*; choose another"):
+    with pytest.raises(UserError, match=r"--workdir=\S+/file is a file; name a folder"):
         Lock(tmp_path / "file").__enter__()
+    with pytest.raises(UserError, match=r"--workdir=\S+/run cannot be written: .*; choose another"):
+        Lock(tmp_path / "file" / "run").__enter__()

@@ -117,6 +117,10 @@ def test_changed_settings_are_named(tmp_path):
     checkpoints.save(1, {"a": jnp.ones(2)}, {})
     checkpoints.close()
     check(width=8, conv=(1, 2))
+    (tmp_path / "config.json").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"no config\.json .*; put it back, or use another"):
+        check(width=8, conv=(1, 2))
+    (tmp_path / "gone").rename(tmp_path / "config.json")
     with pytest.raises(UserError, match=r"model\.width: 8 -> 16"):
         check(width=16, conv=(1, 2))
     with pytest.raises(UserError, match=r"alphabet: 'ab' -> 'abc'"):

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
-from w2v_jax.errors import UserError
-from w2v_jax.places import place, several
+from w2v_jax.errors import UserError, reason
+from w2v_jax.places import place, several, unwritable
 
 log = logging.getLogger(__name__)
 BLANKS = " \t\r\n"  # what separates the fields of a line, as for KenLM: U+00A0 is part of a word
@@ -65,5 +65,6 @@ def _opened(path: str, mode: str) -> Iterator[io.BufferedIOBase]:
                 file = stack.enter_context(gzip.open(file, mode))
             yield file
     except (OSError, EOFError, zlib.error) as error:
-        what = "read" if mode == "rb" else "written"
-        raise UserError(f"{path} cannot be {what}: {error}") from None
+        if mode == "wb":
+            raise unwritable(path, error) from None
+        raise UserError(f"{path} cannot be read: {reason(error)}") from None

@@ -62,7 +62,9 @@ class Lock:
                     raise self._refusal(found)
         except OSError as error:
             self.release()
-            raise unwritable(self._path, error) from None
+            if isinstance(error, FileExistsError):
+                raise UserError(f"--workdir={self._workdir} is a file; name a folder") from None
+            raise unwritable(f"--workdir={self._workdir}", error) from None
         except BaseException:
             self._close()
             raise

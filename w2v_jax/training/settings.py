@@ -35,6 +35,11 @@ def check_unchanged(
     """Refuses to continue a run under other settings. Raises UserError naming the changed keys."""
     if not has_checkpoint(workdir):
         return
+    if not (place(workdir) / "config.json").exists():
+        raise UserError(
+            f"--workdir={workdir} has checkpoints, but no config.json that says what they are of; "
+            "put it back, or use another --workdir"
+        )
     old, new = _flat(**read_settings(workdir)), _flat(settings, described)
     # an empty value is what a key that came later means for the runs before it
     changed = [key for key in sorted(old | new) if old.get(key, "") != new.get(key, "")]
