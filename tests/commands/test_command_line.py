@@ -75,8 +75,8 @@ def test_whole_way(work, manifests):
 def test_fine_tuning_starts_from_the_exported_encoder(work):
     from w2v_jax.training.checkpoint import load_exported
 
-    pre, _ = load_exported(work / "pre-export", "wav2vec2")
-    ctc, _ = load_exported(work / "ctc-export", "ctc")
+    pre, _ = load_exported(work / "pre-export")
+    ctc, _ = load_exported(work / "ctc-export")
     # the feature encoder does not move in fine-tuning
     for name, layer in pre["params"]["encoder"]["feature_encoder"].items():
         for key, value in layer.items():
@@ -224,6 +224,11 @@ def test_numbers_of_tools_have_ranges(tool, flag, value, tmp_path):
     assert f"--{flag}={float(value)}: it must be a number" in said
 
 
-def test_an_empty_workdir_is_not_this_folder():
-    said = error("pretrain", "--config=wav2vec2:tiny", "--workdir=")
-    assert "--workdir is empty; name a folder" in said
+def test_an_empty_path_is_not_this_folder():
+    for tool, words, flag in (
+        ("pretrain", ["--config=wav2vec2:tiny", "--workdir="], "workdir"),
+        ("export", ["--workdir=x", "--output="], "output"),
+        ("transcribe", ["--checkpoint=", "x.wav"], "checkpoint"),
+        ("report", ["--workdir=x", "--workdir="], "workdir"),
+    ):
+        assert f"--{flag} is empty; name a folder" in error(tool, *words)

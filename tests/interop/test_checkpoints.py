@@ -24,7 +24,7 @@ AUDIO = (np.random.default_rng(0).normal(size=16000) * 3000).astype(np.int16)
 
 @pytest.fixture(scope="module")
 def export(checkpoint):
-    return load_exported(checkpoint, "ctc")
+    return load_exported(checkpoint)
 
 
 @pytest.fixture

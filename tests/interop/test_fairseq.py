@@ -240,7 +240,7 @@ def test_the_file_itself(tmp_path, monkeypatch, legacy):
     monkeypatch.delitem(sys.modules, "absent_package")
 
     export.export("x.pt", "ours", "fairseq")
-    variables, config = load_exported("ours", "ctc")
+    variables, config = load_exported("ours")
     assert not Path("harmed").exists()
     assert Alphabet.from_dict(config["alphabet"]) == Alphabet.english()
     assert config["frame_rate"] == 50

@@ -84,7 +84,7 @@ def test_round_trip(directory, tmp_path, name):
 def test_export_converts(directory, tmp_path, capsys):
     folder = directory("ctc_w2v2_base")
     export(folder, tmp_path / "ours", "huggingface")
-    variables, config = load_exported(tmp_path / "ours", "ctc")
+    variables, config = load_exported(tmp_path / "ours")
     equal(variables, huggingface.read(folder)[0])
     assert EncoderConfig.from_dict(config["model"]).frontend.normalize
     assert config["alphabet"]["symbols"][4] == "|"
@@ -214,7 +214,7 @@ def test_language_of_an_mms_model(directory, tmp_path):
     letters = {symbol: i for i, symbol in enumerate(["<pad>", "|", "a", "č", "ž"])}
     (folder / "vocab.json").write_text(json.dumps({"ces": letters, "eng": {"<pad>": 0}}))
     export(folder, tmp_path / "czech", "huggingface", language="ces")
-    variables, config = load_exported(tmp_path / "czech", "ctc")
+    variables, config = load_exported(tmp_path / "czech")
     assert config["alphabet"]["symbols"] == list(letters)
     assert variables["params"]["head"]["kernel"].shape == (32, 5)
     blocks = [v["params"]["encoder"]["context"]["layers"]["block"] for v in (variables, english)]

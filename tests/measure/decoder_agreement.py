@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--lm_weight", type=float, default=DEFAULTS.lm_weight)
     parser.add_argument("--word_score", type=float, default=DEFAULTS.word_score)
     values = parser.parse_args()
-    variables, config = load_exported(values.checkpoint, "ctc")
+    variables, config = load_exported(values.checkpoint)
     variables = jax.device_put(variables)
     alphabet = Alphabet.from_dict(config["alphabet"])
     recognizer = Recognizer(encoder_of(config, values.checkpoint), alphabet)

@@ -68,7 +68,7 @@ def letters_of(log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def differences(checkpoint: str, path: Path, seconds: float) -> str:
     """Letters of the best path that windows change, near their cuts and elsewhere."""
-    variables, config = load_exported(checkpoint, "ctc")
+    variables, config = load_exported(checkpoint)
     alphabet = Alphabet.from_dict(config["alphabet"])
     recognizer = recognition.Recognizer(encoder_of(config, checkpoint), alphabet)
     windows = recognizer.log_probs(variables, Recording(path))

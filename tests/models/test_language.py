@@ -167,7 +167,7 @@ def test_another_text_is_refused(config, trained, tmp_path):
 
 def test_export_and_load(trained, tmp_path):
     export(trained[0], str(tmp_path / "model"))
-    variables, config = load_exported(tmp_path / "model", "language")
+    variables, config = load_exported(tmp_path / "model")
     assert config["vocabulary"] == {"unit": "words", "words": [*config["vocabulary"]["words"]]}
     assert sorted(config["vocabulary"]["words"]) == sorted(WORDS)
     assert config["alphabet"]["symbols"][1:] == [*"|abc"]
@@ -176,5 +176,3 @@ def test_export_and_load(trained, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, variables["params"], trained[1].params)
     with pytest.raises(UserError, match="language model"):
         export(trained[0], str(tmp_path / "other"), form="huggingface")
-    with pytest.raises(UserError, match="a ctc model is needed"):
-        load_exported(tmp_path / "model", "ctc")

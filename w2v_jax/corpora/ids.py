@@ -42,7 +42,7 @@ def id_table(here: str, folders: list[str], names: list[str]) -> Found | None:
         for name in names
         if os.path.splitext(name)[1].lower() in ENDINGS and os.path.splitext(name)[0] not in own
     ]
-    tables = [table for table in tables if _looks_like_ids(table)]
+    tables = [table for table in tables if is_id_table(table)]
     if not tables:
         return None
     audio = Audio(here)
@@ -76,10 +76,6 @@ def ids_of_table(path: str) -> Found:
 
 def is_id_table(path: str) -> bool:
     """Whether the first lines of a file have two columns."""
-    return _looks_like_ids(path)
-
-
-def _looks_like_ids(path: str) -> bool:
     first = list(_some_lines(path))
     return bool(first) and all(line.count("\t") == 1 and line[0] != "\t" for line in first)
 

@@ -69,7 +69,8 @@ class Run(NamedTuple):
 
 def trainings(runs: Sequence[Run]) -> bytes:
     """A picture (PNG) of the metrics of trainings over their updates: a colour for each run, thin
-    while it trains, thick on held-out data. Runs without any metric of `PANELS` give b""."""
+    while it trains, thick on held-out data. Raises UserError where no run has a metric of
+    `PANELS`."""
     names = {key.rpartition("/")[2] for run in runs for line in run.lines for key in line}
     panels = [panel for panel in PANELS if panel.name in names]
     if not panels:

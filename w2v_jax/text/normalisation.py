@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 BOUNDARY = "|"
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# signs that are typed for an apostrophe; an alphabet without ' writes the first of them it has
 LONGEST = 64  # characters that are looked at together: no script has so many marks
+# signs that are typed for an apostrophe; an alphabet without ' writes the first of them it has
 APOSTROPHES = "'ʼ’‘‛ʹ′´`＇"
 # letters that are typed as apostrophes where a keyboard lacks them, and are none elsewhere
 GLOTTALS = "ʻꞌ"

@@ -331,12 +331,9 @@ def export_model(folder: str | os.PathLike, variables: Any, config: dict) -> Non
     write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[Any, dict]:
-    """(variables as numpy arrays, config) of `export_model`.
-
-    kind: of the model, "ctc" say, where only one will do. Raises UserError for a
-    folder that is no exported model, one of another kind, or a damaged one.
-    """
+def load_exported(folder: str | os.PathLike) -> tuple[Any, dict]:
+    """(variables as numpy arrays, config) of `export_model`. Raises UserError for a folder that is
+    no exported model, or a damaged one."""
     folder = place(folder)
     remedy = "write one with python -m w2v_jax.export --workdir=RUN --output=FOLDER"
     try:
@@ -345,8 +342,6 @@ def load_exported(folder: str | os.PathLike, kind: str | None = None) -> tuple[A
         raise UserError(f"{folder} is not an exported model ({brief(error)}); {remedy}") from None
     if not isinstance(config, dict) or "kind" not in config:
         raise UserError(f"{folder} is not an exported model: its config.json has no kind; {remedy}")
-    if kind is not None and config["kind"] != kind:
-        raise UserError(f"{folder} holds a {config['kind']} model; a {kind} model is needed here")
     try:
         variables = _read_arrays(folder / "params", ("params", "stats"))
     except Exception as error:  # Orbax raises many kinds
