@@ -233,6 +233,11 @@ def test_ctrl_c_is_no_damage(tmp_path, monkeypatch):
     def quotes(*_):
         raise RuntimeError("Python exception: KeyboardInterrupt()")
 
+    def in_a_circle(*_):
+        first, second = ValueError("first"), ValueError("second")
+        first.__context__, second.__context__ = second, first
+        raise first
+
     variables = {"params": {"w": jnp.ones(3)}, "stats": {}}
     manager = Checkpoints(tmp_path)
     for step in (1, 2):
@@ -249,6 +254,9 @@ def test_ctrl_c_is_no_damage(tmp_path, monkeypatch):
         ):
             with pytest.raises(KeyboardInterrupt):
                 call()
+    monkeypatch.setattr(checkpoint, "_read_arrays", in_a_circle)
+    with pytest.raises(UserError, match="cannot be read: first"):
+        load_exported(tmp_path / "export")
     manager.close()
     assert checkpoint_steps(tmp_path) == [1, 2]
 

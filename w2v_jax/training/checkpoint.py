@@ -174,7 +174,9 @@ def _read_state(folder: Place, abstract_state: Any) -> Any:
 
 def _raise_interrupt(error: BaseException | None) -> None:
     """Raises the KeyboardInterrupt that an error wraps: it is no damage of what was read."""
-    while error is not None:
+    seen = set()  # errors may name each other
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from None
         error = error.__cause__ or error.__context__
