@@ -42,7 +42,7 @@ def get_config(size: str = "letters_base"):
     config.language = ""
     config.num_words = 200_000
     config.model = ConfigDict(LanguageConfig(**SIZES[size]).to_dict())
-    config.execution = common.execution("dtype", "remat", "scan", "attention")
+    config.execution = common.execution("dtype", "remat", "layers", "attention")
     config.data = ConfigDict(
         dict(train="", valid="", batch_tokens=262_144, num_buckets=8, row_multiple=8)
     )

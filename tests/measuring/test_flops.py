@@ -39,7 +39,7 @@ def test_training_flops_of_a_conformer():
 
 
 def lowered_flops(**changes):
-    execution = {"scan": changes.pop("scan")} | FORMS
+    execution = {"layers": changes.pop("layers")} | FORMS
     encoder = EncoderConfig.from_dict({"num_layers": 4} | changes, execution)
     model, audio = Encoder(encoder), jax.ShapeDtypeStruct((1, 240_000), jnp.int16)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), audio)
@@ -54,7 +54,7 @@ def lowered_flops(**changes):
 )
 def test_encoder_flops_are_those_of_the_program(changes):
     """XLA also counts norms, activations and softmax."""
-    encoder, found = lowered_flops(scan=False, **changes)
+    encoder, found = lowered_flops(layers="unroll", **changes)
     expected = sum(encoder_flops(encoder, 240_000).values())
     assert 1 < found / expected < 1.05
 
@@ -65,7 +65,7 @@ def test_update_flops_are_those_of_a_training_gradient(source):
     config = common.pretraining("base")
     config.loss.negatives_from = source
     config.model.update(num_layers=2, layerdrop=0.0)
-    config.execution.update(FORMS, scan=False)
+    config.execution.update(FORMS, layers="unroll")
     task, samples = Wav2Vec2(config), 240_000
     variables = jax.eval_shape(lambda: nn.meta.unbox(task.init()))
     micro = {
@@ -101,6 +101,6 @@ def test_blocks_that_layerdrop_skips_do_not_count():
 
 def test_xla_counts_the_body_of_a_loop_once():
     """Why the operations of a compiled step are not those of the model."""
-    _, once = lowered_flops(scan=True)
+    _, once = lowered_flops(layers="scan")
     one = encoder_flops(EncoderConfig(num_layers=1), 240_000)
     assert 1 < once / sum(one.values()) < 1.05

@@ -32,7 +32,7 @@ def variables():
 
 def logits(variables, tokens, **changes):
     rngs = {"dropout": jax.random.key(1)}
-    execution = {key: changes.pop(key) for key in ("scan", "remat") if key in changes}
+    execution = {key: changes.pop(key) for key in ("layers", "remat") if key in changes}
     config = dataclasses.replace(CONFIG, execution=Execution(**execution), **changes)
     model = LanguageModel(config, 11, train=bool(changes))
     return jax.jit(lambda v, x: model.apply(v, x, rngs=rngs))(variables, tokens)
@@ -80,7 +80,7 @@ def test_the_loss_is_the_cross_entropy_of_valid_tokens():
     assert count == 4
 
 
-@pytest.mark.parametrize("changes", [dict(scan=False), dict(remat="full"), dict(remat="dots")])
+@pytest.mark.parametrize("changes", [dict(layers="unroll"), dict(remat="full"), dict(remat="dots")])
 def test_switches_of_the_execution_change_no_number(variables, changes):
     expected = logits(variables, TOKENS, dropout=0.0, attention_dropout=0.0)
     found = logits(variables, TOKENS, dropout=0.0, attention_dropout=0.0, **changes)

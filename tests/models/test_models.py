@@ -188,8 +188,8 @@ def test_misspelt_and_impossible_values_are_named():
         EncoderConfig.from_dict({"positions": {"kind": "relative", "kernel": 3}})
     with pytest.raises(ConfigError, match=r"model\.block\.kernel is 4; it must be an odd number"):
         EncoderConfig.from_dict({"block": {"kind": "conformer", "kernel": 4}})
-    with pytest.raises(ConfigError, match=r"execution\.attention is 'fused'; .* heads, whole"):
-        EncoderConfig.from_dict({}, {"attention": "fused"})
+    with pytest.raises(ConfigError, match=r"execution\.attention is 'flash'; .* whole, fused"):
+        EncoderConfig.from_dict({}, {"attention": "flash"})
     with pytest.raises(ConfigError, match=r"no key execution\.dtyp"):
         EncoderConfig.from_dict({}, {"dtyp": "float32"})
     with pytest.raises(ConfigError, match=r"model\.attention_dropout is 1\.0"):
@@ -219,7 +219,7 @@ def tapped(request):
         changes |= {"norm_order": "pre"}
     if request.param == "conformer":
         changes |= {"block": "conformer"}
-    config = small.encoder(**changes, scan=request.param != "one by one")
+    config = small.encoder(**changes, layers="unroll" if request.param == "one by one" else "scan")
     variables = nn.meta.unbox(Encoder(config).init(jax.random.key(0), AUDIO))
     return config, variables, taps_of(config, variables, tap_names(config))
 

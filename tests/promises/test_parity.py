@@ -60,7 +60,8 @@ def test_positional_convolution(method):
 @pytest.mark.parametrize(
     "change",
     [
-        {"scan": False},
+        {"layers": "unroll"},
+        {"first_conv": "folded"},
         {"remat": "full"},
         {"remat": "dots"},
         {"remat_features": True},

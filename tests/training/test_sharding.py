@@ -68,7 +68,10 @@ def test_meshes(reference, shape):
 
 @pytest.mark.parametrize(
     "model",
-    [dict(scan=False), dict(remat="full"), dict(remat="dots"), dict(scan=False, remat="full")],
+    [
+        dict(layers="unroll"), dict(remat="full"), dict(remat="dots"),
+        dict(layers="unroll", remat="full"),
+    ],
 )
 def test_scan_and_remat(reference, model):
     assert_same(updates(small.pretraining(**RANDOM, **model)), reference)
@@ -87,9 +90,9 @@ def test_scan_and_remat_are_really_other_programs():
     assert all("remat" in program(remat=name) for name in ("full", "dots"))
     assert program(remat="full") != program(remat="dots")
     assert "unroll=1" in plain
-    assert "unroll=1" not in program(scan=False)
+    assert "unroll=1" not in program(layers="unroll")
     # else the compiler merges what an unrolled layer computes again with what it has already
-    assert "prevent_cse=True" in program(scan=False, remat="full")
+    assert "prevent_cse=True" in program(layers="unroll", remat="full")
     assert "prevent_cse=True" not in program(remat="full")
 
 

@@ -169,13 +169,25 @@ KEYS = {
         choice("none", "full", "dots"), "what the backward pass computes again in the blocks"
     ),
     "execution.remat_features": Key(FLAG, "and norms and activations of the front end"),
-    "execution.scan": Key(FLAG, "one compiled block for all layers; False unrolls them"),
+    "execution.layers": Key(
+        choice("auto", "scan", "unroll"),
+        "scan: one compiled block in a loop; unroll: a block per layer; auto: what is best on the "
+        "platform",
+    ),
     "execution.attention": Key(
-        choice("auto", "heads", "whole"),
-        "whole, or one head after the other; auto: what is best on the platform",
+        choice("auto", "heads", "whole", "fused"),
+        "whole, one head after the other, or a kernel of a GPU; auto: what is best on the platform",
     ),
     "execution.positional_conv": Key(choice("auto", "fft", "conv"), "likewise"),
     "execution.depthwise_conv": Key(choice("auto", "shifts", "conv"), "likewise"),
+    "execution.rows": Key(
+        choice("auto", "fused", "plain"),
+        "likewise; fused: residual sum, dropout, norm and GELU of a frame in one kernel of a GPU",
+    ),
+    "execution.first_conv": Key(
+        choice("auto", "folded", "conv"),
+        "likewise; folded: a product with the norm in its kernel, where the norm is over time",
+    ),
     # heads
     "quantizer.groups": Key(whole(1, 64), "codebooks, of each of which a code is chosen"),
     "quantizer.codes": Key(whole(2, 65_536), "entries of a codebook"),

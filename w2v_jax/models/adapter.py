@@ -5,10 +5,10 @@ import jax
 
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.layers import (
+    LayerNorm,
     bert_dense,
     boxed,
     frame_mask,
-    layer_norm,
     torch_dense,
     zero_padding,
 )
@@ -23,7 +23,7 @@ class Adapter(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, dtype = self.config, self.config.compute_dtype
-        x = layer_norm(dtype, name="norm")(x)
+        x = LayerNorm(cfg.execution, name="norm")(x)
         x = bert_dense(cfg.block.adapter_dim, ("embed", "mlp"), dtype, name="inner")(x)
         return bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(jax.nn.relu(x))
 
@@ -47,7 +47,7 @@ class OutputAdapter(nn.Module):
         width = cfg.context_width
         if width != cfg.width:
             dense = torch_dense(cfg.width, width, ("embed", "act_embed"), dtype, name="projection")
-            x = layer_norm(dtype, name="norm")(dense(x))
+            x = LayerNorm(cfg.execution, name="norm")(dense(x))
         for i in range(cfg.output.layers):
             mask = None if cfg.padding_leaks else frame_mask(length, x.shape[1])
             x = nn.Conv(

@@ -5,14 +5,14 @@ import jax
 
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import NORM_GROUPS, EncoderConfig
-from w2v_jax.models.kernels.dropout import Dropout
+from w2v_jax.models.kernels.dropout import Dropout, dropped
 from w2v_jax.models.layers import (
     ACTIVATIONS,
     BatchNorm,
     DepthwiseConv,
     GroupNorm,
+    LayerNorm,
     bert_dense,
-    layer_norm,
     zero_padding,
 )
 from w2v_jax.models.transformer import FeedForward
@@ -33,7 +33,7 @@ class ConvolutionModule(nn.Module):
         """x [B, T, D], mask bool [B, T] or None -> [B, T, D]."""
         cfg, dtype = self.config, self.config.compute_dtype
         mask = None if cfg.padding_leaks else mask
-        x = layer_norm(dtype, name="norm")(x)
+        x = LayerNorm(cfg.execution, name="norm")(x)
         x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=False)(x)
         x = zero_padding(nn.glu(x), mask)
         form = cfg.execution.depthwise_conv
@@ -43,7 +43,7 @@ class ConvolutionModule(nn.Module):
         elif cfg.block.norm == "group":
             x = GroupNorm(NORM_GROUPS, dtype, name="depthwise_norm")(x, mask)
         else:
-            x = layer_norm(dtype, name="depthwise_norm")(x)
+            x = LayerNorm(cfg.execution, name="depthwise_norm")(x)
         x = ACTIVATIONS[cfg.activation](x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=False)(x)
         return Dropout(cfg.block.dropout, deterministic=not self.train)(x)
@@ -62,13 +62,13 @@ class ConformerBlock(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """x [B, T, D], mask bool [B, T] or None -> [B, T, D], and what the second feed-forward
         gave, before it is halved and added."""
-        cfg, dtype = self.config, self.config.compute_dtype
-        norm = lambda name: layer_norm(dtype, name=name)  # noqa: E731
-        x = x + 0.5 * FeedForward(cfg, self.train, name="feed_forward_1")(
-            norm("feed_forward_1_norm")(x)
-        )
+        cfg = self.config
+        norm = lambda name: LayerNorm(cfg.execution, name=name)  # noqa: E731
+        half = FeedForward(cfg, self.train, name="feed_forward_1")
+        x = x + 0.5 * dropped(*half(norm("feed_forward_1_norm")(x)), cfg.dropout)
         y = SelfAttention(cfg, self.train, name="attention")(norm("attention_norm")(x), mask)
         x = x + Dropout(cfg.dropout, deterministic=not self.train)(y)
         x = x + ConvolutionModule(cfg, self.train, name="convolution")(x, mask)
-        y = FeedForward(cfg, self.train, name="feed_forward_2")(norm("feed_forward_2_norm")(x))
+        half = FeedForward(cfg, self.train, name="feed_forward_2")
+        y = dropped(*half(norm("feed_forward_2_norm")(x)), cfg.dropout)
         return norm("final_norm")(x + 0.5 * y), y

@@ -14,12 +14,13 @@ from w2v_jax.errors import some
 from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
+from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
+    LayerNorm,
     PositionalConv,
     boxed,
     frame_mask,
-    layer_norm,
     torch_dense,
     zero_padding,
 )
@@ -34,20 +35,21 @@ REMAT_POLICIES = {
 
 def over_layers(layer: type[nn.Module], config) -> type[nn.Module]:
     """`layer`, called with (x, broadcast) -> (x, output), config.num_layers times in a row, each
-    with parameters of its own: x goes through, outputs are stacked. Compiled once with
-    execution.scan, and computed again in the backward pass as execution.remat says."""
+    with parameters of its own: x goes through, outputs are stacked. Compiled once or once per layer
+    as execution.layers says, and computed again in the backward pass as execution.remat says."""
     execution = config.execution
+    scan = form("layers", execution.layers) == "scan"
     if execution.remat != "none":
         # unrolled, the compiler would find what is computed again to be what it has already
         policy = REMAT_POLICIES[execution.remat]
-        layer = nn.remat(layer, prevent_cse=not execution.scan, policy=policy)
+        layer = nn.remat(layer, prevent_cse=not scan, policy=policy)
     return nn.scan(
         layer,
         variable_axes={"params": 0, "stats": 0},
         split_rngs={"params": True, "dropout": True, "layerdrop": True},
         in_axes=nn.broadcast,
         length=config.num_layers,
-        unroll=1 if execution.scan else config.num_layers,
+        unroll=1 if scan else config.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 
@@ -151,15 +153,17 @@ class ContextNetwork(nn.Module):
         self, x: jax.Array, mask: jax.Array | None, taps: Sequence[str]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """x [B, T, D], mask bool [B, T] or None -> ([B, T, D], what is tapped of the blocks)."""
-        cfg, dtype = self.config, self.config.compute_dtype
+        cfg = self.config
         x = zero_padding(x, mask)
+        moved = None
         if cfg.positions.kind == "conv":
-            x = x + positional_conv(cfg, name="positions")(
-                x, None if cfg.padding_leaks else mask, self.train
-            )
-        norm = layer_norm(dtype, name="norm", eps=cfg.norm_eps)
+            leaks = cfg.padding_leaks
+            moved = positional_conv(cfg, name="positions")(x, None if leaks else mask, self.train)
+        norm = LayerNorm(cfg.execution, cfg.norm_eps, name="norm")
         if cfg.norm_order == "post":
-            x = norm(x)
+            x = norm(x, moved)
+        elif moved is not None:
+            x = x + moved
         x = Dropout(cfg.dropout, deterministic=not self.train)(x)
         found = {"hidden_0": x} if "hidden_0" in taps else {}
         wanted = [name for name in taps if name != "hidden_0"]
@@ -219,7 +223,7 @@ class Encoder(nn.Module):
         penalty = mean_square(features, None if cfg.padding_leaks else mask)
         raw_features = features
         if cfg.feature_norm:
-            features = layer_norm(dtype, name="feature_norm", eps=cfg.norm_eps)(features)
+            features = LayerNorm(cfg.execution, cfg.norm_eps, name="feature_norm")(features)
         x = features
         if cfg.frontend.width != cfg.width:
             x = torch_dense(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from w2v_jax.models.config import NoPositions, TransformerConfig
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.kernels.dropout import Dropout
-from w2v_jax.models.layers import boxed, layer_norm, sinusoids
+from w2v_jax.models.layers import LayerNorm, boxed, sinusoids
 from w2v_jax.models.settings import ConfigError, ModelSettings, free, nearest_multiples
 from w2v_jax.models.transformer import TransformerBlock
 
@@ -97,5 +97,5 @@ class LanguageModel(nn.Module):
         x = Dropout(cfg.dropout, deterministic=not self.train)(x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
         x, _ = block_stack(cfg, self.train, name="layers")(x, None)
-        x = layer_norm(dtype, name="norm", eps=cfg.norm_eps)(x)
+        x = LayerNorm(cfg.execution, cfg.norm_eps, name="norm")(x)
         return jnp.einsum("bld,vd->blv", x, table, preferred_element_type=jnp.float32)

@@ -1,6 +1,7 @@
 """Small pieces shared by all networks: projections with logical axis names, norms, positions."""
 
 import math
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 from w2v_jax.models.kernels.depthwise_conv import depthwise_conv
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS, group_norm, masked_moments
 from w2v_jax.models.kernels.positional_conv import positional_conv
+from w2v_jax.models.kernels.rows import rows
+from w2v_jax.models.settings import Execution
 
 
 def boxed(init, *axes: str):
@@ -45,16 +48,34 @@ def torch_dense(fan_in: int, features: int, axes: tuple[str, str], dtype, *, nam
     )
 
 
-def layer_norm(dtype, *, name: str, eps: float = 1e-5) -> nn.LayerNorm:
-    """Layer norm over the last axis; statistics in float32 and two passes, as torch."""
-    return nn.LayerNorm(
-        epsilon=eps,
-        dtype=dtype,
-        use_fast_variance=False,
-        scale_init=boxed(nn.initializers.ones, "norm"),
-        bias_init=boxed(nn.initializers.zeros, "norm"),
-        name=name,
-    )
+class LayerNorm(nn.Module):
+    """Layer norm over the channels of [B, T, D] with what stands around it, see kernels/rows.py;
+    statistics in float32."""
+
+    execution: Execution
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, branch: jax.Array | None = None, words=None, **options):
+        """layer norm(x + dropout(branch)); words and options (rate, activation, both) as of
+        kernels.rows.rows."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", boxed(nn.initializers.ones, "norm"), shape)
+        bias = self.param("bias", boxed(nn.initializers.zeros, "norm"), shape)
+        x = x.astype(self.execution.compute_dtype)
+        return rows(
+            x, branch, words, scale, bias, eps=self.eps, choice=self.execution.rows, **options
+        )
+
+
+class Parameters(nn.Module):
+    """Parameters as another module of that name has them: {name: (initialiser, shape)}."""
+
+    shapes: Mapping[str, tuple]
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        return {name: self.param(name, *rest) for name, rest in self.shapes.items()}
 
 
 def frame_mask(length: jax.Array | None, frames: int) -> jax.Array | None:

@@ -143,11 +143,13 @@ class Execution(Settings):
     dtype: str = "float32"
     remat: str = "none"
     remat_features: bool = False
-    scan: bool = True
-    # forms of kernels, see models/kernels
+    # forms, see models/kernels
+    layers: str = "auto"
     attention: str = "auto"
     positional_conv: str = "auto"
     depthwise_conv: str = "auto"
+    first_conv: str = "auto"
+    rows: str = "auto"
 
     @property
     def compute_dtype(self) -> jnp.dtype:

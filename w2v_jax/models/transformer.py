@@ -6,24 +6,26 @@ import jax
 from w2v_jax.models.adapter import Adapter
 from w2v_jax.models.attention import SelfAttention
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.kernels.dropout import Dropout
-from w2v_jax.models.layers import ACTIVATIONS, bert_dense, layer_norm
+from w2v_jax.models.kernels.dropout import Dropout, dropped
+from w2v_jax.models.kernels.rows import rows
+from w2v_jax.models.layers import LayerNorm, bert_dense
 
 
 class FeedForward(nn.Module):
-    """Dense -> activation -> dropout -> dense -> dropout over x [B, T, D]."""
+    """Dense -> activation -> dropout -> dense over x [B, T, D], and what the dropout of that draws
+    from, which comes with the residual sum."""
 
     config: EncoderConfig
     train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         cfg, dtype = self.config, self.config.compute_dtype
         x = bert_dense(cfg.feed_forward, ("embed", "mlp"), dtype, name="inner")(x)
-        x = ACTIVATIONS[cfg.activation](x)
+        x = rows(x, activation=cfg.activation, choice=cfg.execution.rows)
         x = Dropout(cfg.activation_dropout, deterministic=not self.train)(x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(x)
-        return Dropout(cfg.dropout, deterministic=not self.train)(x)
+        return x, Dropout(cfg.dropout, deterministic=not self.train).words()
 
 
 class TransformerBlock(nn.Module):
@@ -40,17 +42,19 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """x [B, T, D], mask bool [B, T] or None -> [B, T, D], and what the feed-forward gave,
         before the residual."""
-        cfg, dtype = self.config, self.config.compute_dtype
-        drop = Dropout(cfg.dropout, deterministic=not self.train)
-        attention_norm = layer_norm(dtype, name="attention_norm", eps=cfg.norm_eps)
-        final_norm = layer_norm(dtype, name="final_norm", eps=cfg.norm_eps)
+        cfg = self.config
+        words = Dropout(cfg.dropout, deterministic=not self.train).words()
+        attention_norm = LayerNorm(cfg.execution, cfg.norm_eps, name="attention_norm")
+        final_norm = LayerNorm(cfg.execution, cfg.norm_eps, name="final_norm")
         attention = SelfAttention(cfg, self.train, self.causal, name="attention")
         feed_forward = FeedForward(cfg, self.train, name="feed_forward")
         if cfg.norm_order == "pre":
-            x = x + drop(attention(attention_norm(x), mask))
-            y = feed_forward(final_norm(x))
+            y = attention(attention_norm(x), mask)
+            x, y = final_norm(x, y, words, rate=cfg.dropout, both=True)
+            y = dropped(*feed_forward(y), cfg.dropout)
             x = x + y
             return (x + Adapter(cfg, name="adapter")(x) if cfg.block.adapter_dim else x), y
-        x = attention_norm(x + drop(attention(x, mask)))
-        y = feed_forward(x)
-        return final_norm(x + y), y
+        x = attention_norm(x, attention(x, mask), words, rate=cfg.dropout)
+        y, words = feed_forward(x)
+        found = final_norm(x, y, words, rate=cfg.dropout)
+        return found, dropped(y, words, cfg.dropout)

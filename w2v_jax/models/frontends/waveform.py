@@ -9,8 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
-from w2v_jax.models.layers import GroupNorm, boxed, frame_mask, layer_norm
+from w2v_jax.models.kernels import form
+from w2v_jax.models.kernels.first_conv import folded_conv
+from w2v_jax.models.kernels.rows import rows
+from w2v_jax.models.layers import GroupNorm, LayerNorm, Parameters, boxed, frame_mask
 from w2v_jax.models.settings import Execution, Settings, free
 
 WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
@@ -181,6 +183,9 @@ class FeatureEncoder(nn.Module):
         x = scale_waveform(audio, length, cfg.normalize, cfg.normalize_eps)
         x = x[:, :, None].astype(dtype)
         for i, (channels, kernel, stride) in enumerate(cfg.conv_layers):
+            if i == 0 and self._folds():
+                x = self._first(x[:, :, 0], length)
+                continue
             x = nn.Conv(
                 channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.bias,
                 dtype=dtype,
@@ -191,12 +196,42 @@ class FeatureEncoder(nn.Module):
                 name=f"conv_{i}",
             )(x)  # fmt: skip
             if cfg.norm == "layer":
-                x = layer_norm(dtype, name=f"norm_{i}")(x)
-            elif i == 0:
-                frames = None if length is None else ((length - kernel) // stride + 1).clip(0)
-                mask = None if self.padding_leaks else frame_mask(frames, x.shape[1])
+                x = LayerNorm(self.execution, name=f"norm_{i}")(x, activation=cfg.activation)
+                continue
+            if i == 0:
+                mask = frame_mask(self._counted(length), x.shape[1])
                 x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
-            x = ACTIVATIONS[cfg.activation](x)
+            x = rows(x, activation=cfg.activation, choice=self.execution.rows)
         if cfg.frozen:
             return jax.lax.stop_gradient(x)
         return x if cfg.grad_mult == 1 else scale_gradient(x, cfg.grad_mult)
+
+    def _folds(self) -> bool:
+        choice = self.execution.first_conv
+        if self.config.norm != "group" or self.config.bias:
+            return False
+        # in float32 it would be a little less exact, for who asks for float32
+        automatic = choice != "auto" or self.execution.compute_dtype != jnp.float32
+        return automatic and form("first_conv", choice) == "folded"
+
+    def _counted(self, length: jax.Array | None) -> jax.Array | None:
+        """Frames of the first convolution that count in its norm, int32 [B]; None for all."""
+        if length is None or self.padding_leaks:
+            return None
+        _, kernel, stride = self.config.conv_layers[0]
+        return ((length - kernel) // stride + 1).clip(0)
+
+    def _first(self, x: jax.Array, length: jax.Array | None) -> jax.Array:
+        """Convolution, norm and activation of [B, S], with the parameters of the other form."""
+        cfg = self.config
+        channels, kernel, stride = cfg.conv_layers[0]
+        init = boxed(smoothed_init(0.0), "conv", "conv_in", "conv_out")
+        weight = Parameters({"kernel": (init, (kernel, 1, channels))}, name="conv_0")()["kernel"]
+        norm = Parameters(
+            {"scale": (boxed(nn.initializers.ones, "norm"), (channels,)),
+             "bias": (boxed(nn.initializers.zeros, "norm"), (channels,))}, name="norm_0",
+        )()  # fmt: skip
+        return folded_conv(
+            x, weight[:, 0], norm["scale"], norm["bias"], stride, self._counted(length),
+            activation=cfg.activation, fused=form("rows", self.execution.rows) == "fused",
+        )  # fmt: skip

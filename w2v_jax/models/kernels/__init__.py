@@ -9,12 +9,18 @@ pass of its branches would hold what any of them keeps.
 
 import jax
 
+from w2v_jax.models.settings import ConfigError
+
 # operation -> platform -> form; "" is every other platform
 FORMS = {
-    "attention": {"cpu": "heads", "": "whole"},
-    "positional_conv": {"cpu": "fft", "": "conv"},
+    "layers": {"gpu": "unroll", "": "scan"},
+    "attention": {"cpu": "heads", "gpu": "fused", "": "whole"},
+    "positional_conv": {"cpu": "fft", "gpu": "fft", "": "conv"},
     "depthwise_conv": {"cpu": "shifts", "": "conv"},
+    "rows": {"gpu": "fused", "": "plain"},
+    "first_conv": {"gpu": "folded", "": "conv"},
 }
+ONLY = {"fused": "gpu"}  # forms that are made for one platform
 
 
 def platform() -> str:
@@ -24,6 +30,12 @@ def platform() -> str:
 
 
 def form(operation: str, choice: str) -> str:
-    """The form of an operation that config.execution chooses, for the platform if it is `auto`."""
-    forms = FORMS[operation]
-    return forms.get(platform(), forms[""]) if choice == "auto" else choice
+    """The form of an operation that config.execution chooses, for the platform if it is `auto`.
+    Raises ConfigError for one that the platform lacks."""
+    forms, here = FORMS[operation], platform()
+    if ONLY.get(choice, here) != here:
+        raise ConfigError(
+            f"--config.execution.{operation}={choice} is made for a {ONLY[choice]}, the program is "
+            f"for a {here}; set --config.execution.{operation}=auto"
+        )
+    return forms.get(here, forms[""]) if choice == "auto" else choice

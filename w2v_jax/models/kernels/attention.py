@@ -1,6 +1,7 @@
-"""softmax(q k) v, for all heads at once or for one after the other."""
+"""softmax(q k) v, for all heads at once, for one after the other, or as a kernel of a GPU."""
 
 import functools
+import logging
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,10 @@ import jax.numpy as jnp
 
 from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.dropout import dropout, keeps, seeds
+from w2v_jax.models.kernels.fused_attention import WIDTHS, fused_attention
+from w2v_jax.models.kernels.sharded import per_device
+
+log = logging.getLogger(__name__)
 
 EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)  # finite: a query without any key gives numbers
 
@@ -33,16 +38,20 @@ class Heads(NamedTuple):
 def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, choice="auto") -> jax.Array:
     """softmax((q k + relative positions) / sqrt(d)) v, softmax in float32.
 
-    mask bool [B, T] of keys or None; rate: dropout of the probabilities, drawn from heads.seeds;
-    causal: no query looks at later keys. Returns [B, T, h, d]. A row without any key gives finite
-    numbers.
+    mask bool [B, T] of keys, the first of every row, or None; rate: dropout of the probabilities,
+    drawn from heads.seeds; causal: no query looks at later keys. Returns [B, T, h, d]. A row
+    without any key gives finite numbers.
 
     The form `whole` computes all heads at once. `heads` computes one after the other, and its T x T
     numbers again in the backward pass: on CPUs those of one head stay in the cache, which is three
-    times as fast, and no [B, H, T, T] is in memory.
+    times as fast, and no [B, H, T, T] is in memory. `fused` is a kernel of a GPU (see
+    fused_attention.py); what that cannot take is computed as `whole`.
     """
-    if form("attention", choice) == "heads":
+    chosen = form("attention", choice)
+    if chosen == "heads":
         return one_by_one(heads, mask, rate, causal)
+    if chosen == "fused" and _fusible(heads, choice):
+        return fused(heads, mask, rate, causal)
     q, k, v, positions, seed = heads
     keys = None if mask is None else mask[:, None, None, :]
     bias = None
@@ -62,6 +71,38 @@ def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, choice="auto") ->
     drop = jax.vmap(functools.partial(dropout, rate=rate), in_axes=(1, 0), out_axes=1)
     weights = drop(jax.nn.softmax(scores, axis=-1), seed).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+def _fusible(heads: Heads, choice: str) -> bool:
+    """Whether the kernel of GPUs can take these; says so where it cannot though it was to."""
+    width, exact = heads.query.shape[-1], heads.query.dtype == jnp.float32
+    if width not in WIDTHS:
+        _tell(f"the attention kernel takes heads of {WIDTHS[0]} to {WIDTHS[-1]}, not of {width}")
+    elif heads.positions is not None:
+        if choice == "fused":
+            _tell("the attention kernel has no relative positions")
+    else:
+        # its products of float32 numbers are slow, for matrix units would round these
+        return choice == "fused" or not exact
+    return False
+
+
+@functools.cache
+def _tell(why: str) -> None:
+    log.warning("%s: all heads at once instead, [B, heads, T, T] in memory", why)
+
+
+def fused(heads: Heads, mask, rate: float, causal: bool, **options) -> jax.Array:
+    """`attend` by the kernel of GPUs, each device for the rows and heads that it holds; options of
+    fused_attention."""
+    b, t = heads.query.shape[:2]
+    length = jnp.full(b, t) if mask is None else mask.sum(1)
+    row_seeds = jax.vmap(lambda words: seeds(words, (b, t)))(heads.seeds) if rate else None
+    arrays = (heads.query, heads.key, heads.value, length.astype(jnp.int32), row_seeds)
+    kernel = functools.partial(fused_attention, rate=rate, causal=causal, **options)
+    rows = ("batch", "time", "heads", None)
+    names = (rows, rows, rows, ("batch",), ("heads", "batch", "time"))
+    return per_device(kernel, arrays, names, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

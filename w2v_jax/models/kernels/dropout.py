@@ -33,10 +33,18 @@ def seeds(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def keeps(seed: jax.Array, column: jax.Array, rate: float) -> jax.Array:
-    """False with probability `rate` for an element of a row: uint32 that broadcast -> bool."""
+    """False with probability `rate` for an element of a row: uint32 that broadcast -> bool.
+
+    It is scrambled(seed ^ place) >= limit, place and limit below, with what depends on rows or on
+    columns alone taken out of the work per element: the first shift, and of the last one, which
+    changes the lower half of the bits, all but what decides where the upper half is the limit's.
+    """
     # neighbours lie far apart: multiples of 2^32 / golden ratio
-    bits = scrambled(seed ^ (column * jnp.uint32(0x9E3779B9)))
-    return bits >= jnp.uint32(min(math.floor(rate * 2.0**32), 2**32 - 1))
+    place = column * jnp.uint32(0x9E3779B9)
+    limit = min(math.floor(rate * 2.0**32), 2**32 - 1)
+    x = ((seed ^ (seed >> 16)) ^ (place ^ (place >> 16))) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return (x ^ jnp.uint32(limit >> 16)) >= jnp.uint32(limit)
 
 
 def dropout_seed(key: jax.Array) -> jax.Array:
@@ -51,14 +59,22 @@ def dropout(x: jax.Array, words: jax.Array, rate: float) -> jax.Array:
     return jnp.where(kept, x / (1 - rate), 0)
 
 
+def dropped(x: jax.Array, words: jax.Array | None, rate: float) -> jax.Array:
+    """`dropout`, or x where there are no words to draw from."""
+    return x if words is None else dropout(x, words, rate)
+
+
 class Dropout(nn.Module):
     """`dropout` by the stream "dropout", or nothing where `deterministic` or rate is 0."""
 
     rate: float
     deterministic: bool
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def words(self) -> jax.Array | None:
+        """What the layer draws from, for who drops by themselves; None for nothing to drop."""
         if self.deterministic or self.rate == 0:
-            return x
-        return dropout(x, dropout_seed(self.make_rng("dropout")), self.rate)
+            return None
+        return dropout_seed(self.make_rng("dropout"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return dropped(x, self.words(), self.rate)

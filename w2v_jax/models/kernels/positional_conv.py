@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import scipy.fft
+from jax.experimental.layout import Layout, with_layout_constraint
 
-from w2v_jax.models.kernels import form
+from w2v_jax.models.kernels import form, platform
 
 
 def positional_conv(
@@ -13,7 +14,12 @@ def positional_conv(
     """x [B, T, D], kernel [K, D/groups, D] float32 -> [B, T, D] of the type of x. The form `fft`
     has spectra in float32, `conv` is XLA's in the type of x."""
     if form("positional_conv", choice) == "fft":
-        return fft_grouped_conv(x, kernel, padding).astype(x.dtype)
+        if platform() != "gpu":
+            return fft_grouped_conv(x, kernel, padding).astype(x.dtype)
+        # spectra have time as their fastest axis; XLA would give that layout to all activations of
+        # the blocks and turn them for every product
+        rows = lambda y: with_layout_constraint(y, Layout((0, 1, 2)))  # noqa: E731
+        return rows(fft_grouped_conv(rows(x), kernel, padding).astype(x.dtype))
     return grouped_conv(x, kernel.astype(x.dtype), padding)
 
 
