@@ -78,9 +78,6 @@ def _fusible(heads: Heads, choice: str) -> bool:
     width, exact = heads.query.shape[-1], heads.query.dtype == jnp.float32
     if width not in WIDTHS:
         _tell(f"the attention kernel takes heads of {WIDTHS[0]} to {WIDTHS[-1]}, not of {width}")
-    elif heads.positions is not None:
-        if choice == "fused":
-            _tell("the attention kernel has no relative positions")
     else:
         # its products of float32 numbers are slow, for matrix units would round these
         return choice == "fused" or not exact
@@ -99,9 +96,15 @@ def fused(heads: Heads, mask, rate: float, causal: bool, **options) -> jax.Array
     length = jnp.full(b, t) if mask is None else mask.sum(1)
     row_seeds = jax.vmap(lambda words: seeds(words, (b, t)))(heads.seeds) if rate else None
     arrays = (heads.query, heads.key, heads.value, length.astype(jnp.int32), row_seeds)
-    kernel = functools.partial(fused_attention, rate=rate, causal=causal, **options)
     rows = ("batch", "time", "heads", None)
     names = (rows, rows, rows, ("batch",), ("heads", "batch", "time"))
+    if heads.positions is not None:
+        arrays, names = (*arrays, *heads.positions), (*names, rows, (None, "heads", None))
+
+    def kernel(*arrays):
+        positions = arrays[5:] or None
+        return fused_attention(*arrays[:5], positions, rate=rate, causal=causal, **options)
+
     return per_device(kernel, arrays, names, 0)
 
 

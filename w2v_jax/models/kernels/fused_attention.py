@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from w2v_jax.models.kernels.dropout import keeps
+from w2v_jax.models.kernels.relative_bias import relative_bias
 
 WIDTHS = range(16, 129)  # of a head; others than powers of 2 are padded
 _EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)
@@ -62,6 +63,7 @@ def fused_attention(
     value: jax.Array,
     length: jax.Array,
     seeds: jax.Array | None,
+    positions: tuple[jax.Array, jax.Array] | None = None,
     *,
     rate: float = 0.0,
     causal: bool = False,
@@ -69,57 +71,66 @@ def fused_attention(
     interpret: bool = False,
 ) -> jax.Array:
     """query, key, value [B, T, H, d]; length int32 [B]: so many keys of a row count; seeds uint32
-    [H, B, T]: of the dropout of every query's weights, see `dropout.seeds`, None without. Returns
+    [H, B, T]: of the dropout of every query's weights, see `dropout.seeds`, None without;
+    positions: queries [B, T, H, d] and distances [2T-1, H, d], see relative_bias.py. Returns
     [B, T, H, d]; 0 for rows without a key."""
     b, t, h, _ = query.shape
     if seeds is None:
         seeds, rate = jnp.zeros((h, b, t), jnp.uint32), 0.0
     plan = plan or (NARROW if query.shape[-1] <= 64 else WIDE)
-    return _attention(query, key, value, length, seeds, Options(rate, causal, plan, interpret))
+    options = Options(rate, causal, plan, interpret)
+    return _attention(query, key, value, length, seeds, positions, options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attention(query, key, value, length, seeds, options: Options) -> jax.Array:
-    return _forward(query, key, value, length, seeds, options)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _attention(query, key, value, length, seeds, positions, options: Options) -> jax.Array:
+    return _forward(query, key, value, length, seeds, positions, options)[0]
 
 
-def _forward(query, key, value, length, seeds, options: Options):
+def _forward(query, key, value, length, seeds, positions, options: Options):
     b, t, h, _ = query.shape
+    bias = relative_bias(*positions, options.interpret) if positions else None
     call = _Call(query, options, options.plan.forward, "attention_forward")
     y, log_sum = call(
-        _forward_kernel, call.blocks.queries, "length", "row_block", "block", "all", "all",
-        out=("block", "row_block"),
+        _forward_kernel, call.blocks.queries, bias,
+        "length", "row_block", "block", "all", "all", out=("block", "row_block"),
         shapes=(query, jax.ShapeDtypeStruct((h, b, t), jnp.float32)),
     )(length, seeds, query, key, value)  # fmt: skip
-    return y, (query, key, value, length, seeds, y, log_sum)
+    return y, (query, key, value, length, seeds, positions, y, log_sum)
 
 
 def _backward(options: Options, residuals, gradient):
-    query, key, value, length, seeds, y, log_sum = residuals
+    query, key, value, length, seeds, positions, y, log_sum = residuals
     delta = jnp.einsum("bthd,bthd->hbt", y, gradient, preferred_element_type=jnp.float32)
     delta *= 1 - options.rate  # what is kept is divided by that at the end
     arrays = (length, seeds, log_sum, delta, query, key, value, gradient)
-    of_key, of_value = _gradient_of_keys(options, *arrays)
-    return _gradient_of_queries(options, *arrays), of_key, of_value, None, None
+    bias = pull = None
+    if positions:  # not kept: of one layer at a time
+        score = functools.partial(relative_bias, interpret=options.interpret)
+        bias, pull = jax.vjp(score, *positions)
+    of_key, of_value = _gradient_of_keys(options, bias, *arrays)
+    of_query, *of_bias = _gradient_of_queries(options, bias, *arrays)
+    return of_query, of_key, of_value, None, None, pull(*of_bias) if positions else None
 
 
-def _gradient_of_keys(options: Options, *arrays: jax.Array):
+def _gradient_of_keys(options: Options, bias: jax.Array | None, *arrays: jax.Array):
     *_, query, key, value, _ = arrays
     call = _Call(query, options, options.plan.keys, "attention_gradient_of_keys")
     return call(
-        _keys_kernel, call.blocks.keys, "length", "row_all", "row_all", "row_all",
+        _keys_kernel, call.blocks.keys, bias, "length", "row_all", "row_all", "row_all",
         "all", "block", "block", "all",
         out=("block", "block"), shapes=(key, value),
     )(*arrays)  # fmt: skip
 
 
-def _gradient_of_queries(options: Options, *arrays: jax.Array):
+def _gradient_of_queries(options: Options, bias: jax.Array | None, *arrays: jax.Array):
     *_, query, _, _, _ = arrays
     call = _Call(query, options, options.plan.queries, "attention_gradient_of_queries")
     return call(
-        _queries_kernel, call.blocks.queries, "length", "row_block", "row_block", "row_block",
-        "block", "all", "all", "block",
-        out="block", shapes=query,
+        _queries_kernel, call.blocks.queries, bias,
+        "length", "row_block", "row_block", "row_block", "block", "all", "all", "block",
+        out=("block",) if bias is None else ("block", "scores"),
+        shapes=(query,) if bias is None else (query, bias),
     )(*arrays)  # fmt: skip
 
 
@@ -137,7 +148,8 @@ class _Call:
         )
         self.options, self.name = options, name
 
-    def __call__(self, kernel, size: int, *inputs: str, out, shapes):
+    def __call__(self, kernel, size: int, bias: jax.Array | None, *inputs: str, out, shapes):
+        """A function of the arrays of `inputs`; the bias comes after them, if there is one."""
         whole = max(self.blocks.queries, self.blocks.keys)
         whole *= pl.cdiv(self.t, whole)  # all of time; what lies beyond its end is never read
         width = pl.next_power_of_2(self.d)
@@ -148,10 +160,15 @@ class _Call:
             "block": pl.BlockSpec((None, size, None, width), lambda i, h, b: (b, i, h, 0)),
             "all": pl.BlockSpec((None, whole, None, width), lambda i, h, b: (b, 0, h, 0)),
         }
+        if bias is not None:
+            shape = None, None, whole, max(whole, bias.shape[3])
+            specs["scores"] = pl.BlockSpec(shape, lambda i, h, b: (b, h, 0, 0))
+            inputs += ("scores",)
         options, blocks = self.options, self.blocks
         pick = lambda names: jax.tree.map(lambda name: specs[name], names)  # noqa: E731
-        return pl.pallas_call(
-            functools.partial(kernel, _Cut(self.t, self.d, blocks, options)),
+        cut = _Cut(self.t, self.d, blocks, options, len(inputs) if bias is not None else 0)
+        run = pl.pallas_call(
+            functools.partial(_sorted, kernel, cut),
             grid=(pl.cdiv(self.t, size), self.h, self.b),
             in_specs=pick(list(inputs)),
             out_specs=pick(out),
@@ -160,6 +177,15 @@ class _Call:
             interpret=options.interpret,
             name=self.name,
         )  # fmt: skip
+        return run if bias is None else lambda *arrays: run(*arrays, bias)
+
+
+def _sorted(kernel, cut: "_Cut", *refs) -> None:
+    """Calls a kernel with the reference to the bias first, None where there is none."""
+    refs, bias = list(refs), None
+    if cut.inputs:
+        bias = refs.pop(cut.inputs - 1)
+    kernel(cut, bias, *refs)
 
 
 class _Cut(NamedTuple):
@@ -170,6 +196,18 @@ class _Cut(NamedTuple):
     width: int
     blocks: Blocks
     options: Options
+    inputs: int  # how many a kernel has, where the last is the bias; else 0
+
+    def scores(self, bias_ref, query, column, products, turned: bool = False):
+        """Products of queries and keys plus their bias; query and column: where the tile begins."""
+        if bias_ref is None:
+            return products
+        shape = products.shape[::-1] if turned else products.shape
+        mask = (query + jnp.arange(shape[0]) < self.time)[:, None]
+        mask = mask & (column + jnp.arange(shape[1]) < self.time)[None, :]
+        at = bias_ref.at[pl.ds(query, shape[0]), pl.ds(column, shape[1])]
+        bias = plgpu.load(at, mask=mask, other=0)
+        return products + (bias.T if turned else bias).astype(jnp.float32)
 
     def powers(self, scores, minus):
         """2^(scores / sqrt(d) * log2(e) - minus): exponentials of base e, where minus is the
@@ -230,7 +268,9 @@ def _walk(start, full, end, body, carry):
     return jax.lax.fori_loop(jnp.maximum(start, full), end, functools.partial(body, False), carry)
 
 
-def _forward_kernel(cut, length_ref, seed_ref, q_ref, k_ref, v_ref, y_ref, log_sum_ref):
+def _forward_kernel(
+    cut, bias_ref, length_ref, seed_ref, q_ref, k_ref, v_ref, y_ref, log_sum_ref
+):
     size, step, causal = cut.blocks.queries, cut.blocks.keys, cut.options.causal
     begin, length = pl.program_id(0) * size, length_ref[0]
     query = begin + jnp.arange(size)
@@ -242,7 +282,7 @@ def _forward_kernel(cut, length_ref, seed_ref, q_ref, k_ref, v_ref, y_ref, log_s
         y, best, total = carry
         first = number * step
         k = cut.rows(k_ref, first, step, first, whole)
-        scores = _dot(q, k.T)
+        scores = cut.scores(bias_ref, begin, first, _dot(q, k.T))
         column = first + jnp.arange(step)
         if not whole:
             scores = jnp.where(_counts(query[:, None], column[None, :], length, causal),
@@ -267,8 +307,9 @@ def _forward_kernel(cut, length_ref, seed_ref, q_ref, k_ref, v_ref, y_ref, log_s
 
 
 def _queries_kernel(
-    cut, length_ref, seed_ref, log_sum_ref, delta_ref, q_ref, k_ref, v_ref, g_ref, of_q_ref
-):
+    cut, bias_ref, length_ref, seed_ref, log_sum_ref, delta_ref, q_ref, k_ref, v_ref, g_ref,
+    of_q_ref, of_bias_ref=None,
+):  # fmt: skip
     size, step, causal = cut.blocks.queries, cut.blocks.keys, cut.options.causal
     begin, length = pl.program_id(0) * size, length_ref[0]
     query = begin + jnp.arange(size)
@@ -282,22 +323,30 @@ def _queries_kernel(
         k = cut.rows(k_ref, first, step, first, whole)
         v = cut.rows(v_ref, first, step, first, whole)
         column = (first + jnp.arange(step))[None, :]
-        weights = cut.powers(_dot(q, k.T), log_sum)
+        weights = cut.powers(cut.scores(bias_ref, begin, first, _dot(q, k.T)), log_sum)
         if not whole:
             weights = jnp.where(_counts(query[:, None], column, length, causal), weights, 0)
         slope = _dot(g, v.T)
         if cut.options.rate:
             slope = jnp.where(cut.kept(seed, column), slope, 0)
-        return of_q + _dot((weights * (slope - delta)).astype(k.dtype), k)
+        slope = weights * (slope - delta)
+        if of_bias_ref is not None:
+            there = (query < cut.time)[:, None] & (column < cut.time)
+            at = of_bias_ref.at[pl.ds(begin, size), pl.ds(first, step)]
+            plgpu.store(at, (slope * factor).astype(of_bias_ref.dtype), mask=there)
+        return of_q + _dot(slope.astype(k.dtype), k)
 
+    factor = cut.width**-0.5 / (1 - cut.options.rate)
     full, end = _keys_of(begin, size, step, length, causal)
+    if of_bias_ref is not None:  # also what no query looks at: its gradient is 0
+        end = jnp.zeros_like(end) + pl.cdiv(cut.time, step)
     zero = jnp.zeros((size, q.shape[1]), jnp.float32)
     of_q = _walk(jnp.zeros_like(full), full, end, body, zero)
-    cut.write(of_q_ref, begin, of_q * (cut.width**-0.5 / (1 - cut.options.rate)))
+    cut.write(of_q_ref, begin, of_q * factor)
 
 
 def _keys_kernel(
-    cut, length_ref, seed_ref, log_sum_ref, delta_ref, q_ref, k_ref, v_ref, g_ref,
+    cut, bias_ref, length_ref, seed_ref, log_sum_ref, delta_ref, q_ref, k_ref, v_ref, g_ref,
     of_k_ref, of_v_ref,
 ):  # fmt: skip
     """Keys before queries, [keys, queries]: so no T x T is transposed."""
@@ -315,7 +364,8 @@ def _keys_kernel(
             cut.numbers(ref, first, step, first, whole)[None, :]
             for ref in (seed_ref, log_sum_ref, delta_ref)
         )
-        weights = cut.powers(_dot(k, q.T), log_sum)
+        scores = cut.scores(bias_ref, first, begin, _dot(k, q.T), turned=True)
+        weights = cut.powers(scores, log_sum)
         if causal:
             query = (first + jnp.arange(step))[None, :]
             weights = jnp.where(column <= query, weights, 0)
