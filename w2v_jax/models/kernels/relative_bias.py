@@ -89,10 +89,10 @@ def _whole(t: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, None, t, padded_keys(t)), lambda i, h, b: (b, h, 0, 0))
 
 
-def _load(ref, begin, count: int, d: int):
-    """[size, d padded] of the rows from `begin` on of `count`; 0 beyond."""
-    mask = (begin + jnp.arange(_SIZE) < count)[:, None] & (jnp.arange(ref.shape[1]) < d)[None, :]
-    return plgpu.load(ref.at[pl.ds(begin, _SIZE), :], mask=mask, other=0)
+def _load(ref, begin, count: int, d: int, *of):
+    """[size, d padded] of the rows from `begin` on of `count`; 0 beyond. of: leading indices."""
+    mask = (begin + jnp.arange(_SIZE) < count)[:, None] & (jnp.arange(ref.shape[-1]) < d)[None, :]
+    return plgpu.load(ref.at[*of, pl.ds(begin, _SIZE), :], mask=mask, other=0)
 
 
 def _diagonals(t: int, query, first):
@@ -151,7 +151,7 @@ def _distance_kernel(b: int, t: int, d: int, groups: int, query_ref, g_ref, y_re
             begin = i * _SIZE
             row, column, there = _diagonals(t, begin, first)
             g = plgpu.load(g_ref.at[number, row, column], mask=there, other=0)
-            return sums + _dot(g.T, _load(query_ref.at[number], begin, t, d))
+            return sums + _dot(g.T, _load(query_ref, begin, t, d, number))
 
         low = jnp.maximum(t - 1 - (first + _SIZE - 1), 0)
         high = jnp.minimum(2 * t - 2 - first, t - 1)
