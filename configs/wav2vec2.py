@@ -46,7 +46,9 @@ def get_config(argument: str = "base"):
         config.num_steps = 10_000
         config.run.update(log_steps=20, save_steps=500, eval_steps=500)
     elif size != "base":
-        config.data.crop_seconds = (2.0, 5.0, 7.4, 9.8, 11.6, 13.4, 14.4, 16.0, 20.0)
+        config.data.crop_seconds = (
+            1.925, 4.485, 7.045, 9.605, 11.525, 13.445, 14.725, 16.005, 19.845,
+        )  # fmt: skip
         config.data.batch_seconds = 9720.0
         config.optim.peak_lr = 3e-4
         config.num_steps = STEPS[size]

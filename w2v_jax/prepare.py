@@ -36,7 +36,7 @@ from w2v_jax.data.shards import FORMATS, verify_shards, write_shards
 from w2v_jax.errors import UserError
 
 # of the report: the values of configs/common.py
-CROP_SECONDS = ("2.0", "5.0", "7.4", "9.8", "11.6", "13.4", "14.4", "15.6")
+CROP_SECONDS = ("1.925", "4.485", "7.045", "9.605", "11.205", "12.805", "14.085", "15.365")
 NUM_BUCKETS = 14
 MAX_SECONDS = 30.0
 

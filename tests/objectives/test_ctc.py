@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -111,10 +112,15 @@ WEIGHT = np.array([1, 1, 1, 1, 1, 0.5, 1, 1, 0], np.float32)
 COUNTED = [True, True, True, False, True, True, False, True, False]
 
 
-@jax.jit
-def step(logits, frames=CASE_FRAMES, labels=LABELS, length=LENGTH, weight=WEIGHT):
-    f = lambda x: ctc_loss(x, frames, labels, length, weight)  # noqa: E731
-    return jax.value_and_grad(f, has_aux=True)(logits)
+@functools.partial(jax.jit, static_argnames="fused")
+def step(logits, frames=CASE_FRAMES, labels=LABELS, length=LENGTH, weight=WEIGHT, fused=False):
+    def loss(logits):
+        return ctc_loss(logits, frames, labels, length, weight, fused=fused, interpret=True)
+
+    return jax.value_and_grad(loss, has_aux=True)(logits)
+
+
+BOTH = pytest.mark.parametrize("fused", [False, True], ids=["scan", "fused"])
 
 
 def case(scale=2.0):
@@ -141,35 +147,37 @@ def test_twin_by_central_differences(row):
 
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])
-def test_twin(scale):
+@BOTH
+def test_twin(scale, fused):
     logits = case(scale)
-    (loss, counted), gradient = step(logits)
+    (loss, counted), gradient = step(logits, fused=fused)
     total, exact = expected(logits)
     np.testing.assert_array_equal(counted, COUNTED)
     assert float(loss) == pytest.approx(total, rel=1e-5)
     np.testing.assert_allclose(gradient, exact, atol=3e-5)
 
 
-def test_what_does_not_count_has_gradient_zero_whatever_it_is():
+@BOTH
+def test_what_does_not_count_has_gradient_zero_whatever_it_is(fused):
     logits = case()
     padding = np.arange(14) >= CASE_FRAMES[:, None]
-    clean = step(logits)
+    clean = step(logits, fused=fused)
     for value in (np.nan, np.inf, -np.inf, 1e30):
         dirty = np.where(padding[:, :, None], np.float32(value), logits)
         dirty[~np.array(COUNTED)] = value
-        (loss, counted), gradient = step(dirty)
+        (loss, counted), gradient = step(dirty, fused=fused)
         assert float(loss) == float(clean[0][0])
         np.testing.assert_array_equal(counted, COUNTED)
         np.testing.assert_array_equal(gradient, clean[1])
         assert not np.asarray(gradient)[padding].any()
 
 
-def test_padding_of_labels_does_not_matter():
+@BOTH
+def test_padding_of_labels_does_not_matter(fused):
     logits, other = case(), LABELS.copy()
     other[np.arange(6) >= LENGTH[:, None]] = 5
-    for a, b in zip(jax.tree.leaves(step(logits)),
-                    jax.tree.leaves(step(logits, labels=other)), strict=True):  # fmt: skip
-        np.testing.assert_array_equal(a, b)
+    found, expected = step(logits, fused=fused), step(logits, labels=other, fused=fused)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_labels_without_letters():

@@ -184,6 +184,9 @@ KEYS = {
         choice("auto", "fused", "plain"),
         "likewise; fused: residual sum, dropout, norm and GELU of a frame in one kernel of a GPU",
     ),
+    "execution.ctc": Key(
+        choice("auto", "fused", "scan"), "the loss; fused: its recursions as kernels of a GPU"
+    ),
     "execution.first_conv": Key(
         choice("auto", "folded", "conv"),
         "likewise; folded: a product with the norm in its kernel, where the norm is over time",

@@ -150,6 +150,7 @@ class Execution(Settings):
     depthwise_conv: str = "auto"
     first_conv: str = "auto"
     rows: str = "auto"
+    ctc: str = "auto"
 
     @property
     def compute_dtype(self) -> jnp.dtype:

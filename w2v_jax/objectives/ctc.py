@@ -11,10 +11,16 @@ Against optax.ctc_loss, differentiated through its scan, a gradient step on 2 CP
 (`python -m tests.measure.ctc_speed`; not measured on a GPU or TPU).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-NEVER = -1e30  # ln 0, finite: the difference of two is no NaN
+from w2v_jax.models.kernels import ctc_recursion
+from w2v_jax.models.kernels.ctc_recursion import NEVER
+from w2v_jax.models.kernels.sharded import per_device
+
+_ROWS = ("batch", None)  # the logical names of arrays of rows
 
 
 def feasible(frames: jax.Array, labels: jax.Array, label_length: jax.Array) -> jax.Array:
@@ -33,14 +39,23 @@ def ctc_loss(
     labels: jax.Array,
     label_length: jax.Array,
     weight: jax.Array,
+    *,
+    fused: bool = False,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """-log p(labels | logits) in nats, summed over utterances; blank is id 0.
 
     logits [B, T, L]; frames int32 [B]; labels int32 [B, U], label_length int32 [B]; weight float32
-    [B]: 0 leaves a row out. An alignment that cannot exist has loss 0 and gradient 0, as torch's
-    zero_infinity. Returns (sum, bool [B]: rows that counted).
+    [B]: 0 leaves a row out; fused: the recursions as kernels of a GPU (interpret: on a CPU, for
+    tests). An alignment that cannot exist has loss 0 and gradient 0, as torch's zero_infinity.
+    Returns (sum, bool [B]: rows that counted).
     """
-    loss = _negative_log_likelihood(logits.astype(jnp.float32), frames, labels, label_length)
+    arrays = logits.astype(jnp.float32), frames, labels, label_length
+    if fused:
+        run = functools.partial(_by_kernel, interpret=interpret)
+        loss = per_device(run, arrays, ((*_ROWS, None), _ROWS[:1], _ROWS, _ROWS[:1]), 1)
+    else:
+        loss = _negative_log_likelihood(*arrays)
     counted = feasible(frames, labels, label_length) & (weight > 0)
     return jnp.where(counted, loss * weight, 0).sum(), counted
 
@@ -104,16 +119,64 @@ def _backward(residuals, cotangent):
     steps = jnp.arange(log_probs.shape[1])
     xs = *alphas, blanks, letters, steps
     _, (in_blank, in_letter) = jax.lax.scan(step, last, xs, reverse=True)
-    # a product: a scatter has no order of summation on GPUs, and bfloat16 would round (TPU)
-    one_hot = jax.nn.one_hot(labels, log_probs.shape[2])
-    occupied = jnp.einsum("tbu,buv->btv", in_letter, one_hot, precision="highest")
-    occupied = occupied.at[:, :, 0].add(in_blank[:, :, 0].T)
-    counts = (steps < frames[:, None]) & (cotangent != 0)[:, None]
-    gradient = (jnp.exp(log_probs) - occupied) * cotangent[:, None, None]
-    return jnp.where(counts[:, :, None], gradient, 0), None, None, None
+    in_letter, in_blank = in_letter.swapaxes(0, 1), in_blank[:, :, 0].T
+    gradient = _gradient(log_probs, in_letter, in_blank, frames, labels, cotangent)
+    return gradient, None, None, None
 
 
 _negative_log_likelihood.defvjp(_forward, _backward)
+
+
+def _gradient(log_probs, in_letter, in_blank, frames, labels, cotangent):
+    """Of the logits, from the posteriors of the letters [B, T, U] and of the blank [B, T]."""
+    # a product: a scatter has no order of summation on GPUs, and bfloat16 would round (TPU)
+    one_hot = jax.nn.one_hot(labels, log_probs.shape[2])
+    occupied = jnp.einsum("btu,buv->btv", in_letter, one_hot, precision="highest")
+    occupied = occupied.at[:, :, 0].add(in_blank)
+    counts = jnp.arange(log_probs.shape[1]) < frames[:, None]
+    counts = counts & (cotangent != 0)[:, None]
+    gradient = (jnp.exp(log_probs) - occupied) * cotangent[:, None, None]
+    return jnp.where(counts[:, :, None], gradient, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _by_kernel(logits, frames, labels, label_length, interpret: bool):
+    """`_negative_log_likelihood` by kernels/ctc_recursion.py."""
+    return _kernel_forward(logits, frames, labels, label_length, interpret)[0]
+
+
+def _kernel_forward(logits, frames, labels, label_length, interpret: bool):
+    log_probs = jax.nn.log_softmax(logits)
+    size = labels.shape[1]
+    wide = ((0, 0), (0, ctc_recursion.width(size) - size))
+    letters = jnp.take_along_axis(log_probs, labels[:, None, :], axis=2)
+    inside = jnp.arange(size) < label_length[:, None]
+    letters = jnp.where(inside[:, None, :], letters, NEVER)
+    letters = jnp.pad(letters, (wide[0], *wide), constant_values=NEVER)
+    blanks = log_probs[:, :, 0]
+    same = jnp.pad(_repeats(labels), ((0, 0), (1, wide[1][1])))  # as the letter before
+    place = jnp.arange(letters.shape[2])
+    # behind the label there is no blank either: the shift would see it
+    last = tuple(jnp.where(place == n, 0.0, NEVER) for n in
+                 (label_length[:, None], label_length[:, None] - 1))  # fmt: skip
+    inputs = letters, blanks, same, frames
+    *alphas, blank, letter, scale = ctc_recursion.alphas(*inputs, interpret)
+    loss = -(jax.nn.logsumexp(jnp.concatenate([blank + last[0], letter + last[1]], 1), 1) + scale)
+    return loss, (log_probs, inputs, alphas, last, labels)
+
+
+def _kernel_backward(interpret: bool, residuals, cotangent):
+    log_probs, inputs, alphas, last, labels = residuals
+    in_letter, in_blank = ctc_recursion.posteriors(*inputs, *alphas, last, interpret)
+    in_letter = in_letter[:, :, : labels.shape[1]]
+    # what the kernels left undefined may be no number
+    there = (jnp.arange(log_probs.shape[1]) < inputs[3][:, None])[:, :, None]
+    in_letter = jnp.where(there, in_letter, 0)
+    gradient = _gradient(log_probs, in_letter, in_blank, inputs[3], labels, cotangent)
+    return gradient, None, None, None
+
+
+_by_kernel.defvjp(_kernel_forward, _kernel_backward)
 
 
 def _repeats(labels):

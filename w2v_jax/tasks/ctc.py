@@ -21,6 +21,7 @@ from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.evaluation.scoring import score
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.models.kernels import form
 from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.tasks.encoding import EncodingTask
@@ -126,7 +127,10 @@ class CTC(EncodingTask):
             mutable=["stats"],
         )
         present = (batch["id"] >= 0).astype(jnp.float32)
-        total, counted = ctc_loss(logits, frames, batch["labels"], batch["labels_length"], present)
+        fused = form("ctc", cfg.execution.ctc) == "fused"
+        total, counted = ctc_loss(
+            logits, frames, batch["labels"], batch["labels_length"], present, fused=fused
+        )
         count = counted.sum().astype(jnp.float32)
         letters = (batch["labels_length"] * counted).sum().astype(jnp.float32)
         metrics = {

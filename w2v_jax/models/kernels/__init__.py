@@ -17,6 +17,7 @@ FORMS = {
     "attention": {"cpu": "heads", "gpu": "fused", "": "whole"},
     "positional_conv": {"cpu": "fft", "gpu": "fft", "": "conv"},
     "depthwise_conv": {"cpu": "shifts", "": "conv"},
+    "ctc": {"gpu": "fused", "": "scan"},
     "rows": {"gpu": "fused", "": "plain"},
     "first_conv": {"gpu": "folded", "": "conv"},
 }
