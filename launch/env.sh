@@ -3,6 +3,7 @@
 # sets the variables that JAX and XLA read. What you set yourself stays.
 # W2V_EXTRAS  extras of setup.cfg to install besides dev, e.g. gpu or tpu,gcs
 # PYTHON      the interpreter to use (default: python3)
+# NO_INSTALL=1  no .venv: the packages are there
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 extras="${W2V_EXTRAS:-dev}"
 stamp=".venv/installed-$(cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)-$extras"
@@ -32,10 +33,10 @@ install its venv module (Debian, Ubuntu: sudo apt install python3-venv) or set P
 PIP_NO_INDEX=1 PIP_FIND_LINKS=/folder/of/wheels) and 2 GB of disk; the same command goes on"
   touch "$stamp"
 }
-if [ -z "${DRY:-}" ]; then
+if [ -z "${DRY:-}${NO_INSTALL:-}" ]; then
   { [ -e "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; } || make_venv
 fi
-export PATH="$PWD/.venv/bin:$PATH"
+[ -n "${NO_INSTALL:-}" ] || export PATH="$PWD/.venv/bin:$PATH"
 # compiled programs survive restarts
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 # an update on a CPU takes its memory anew from the system; in pages of 2 MiB (glibc 2.35) that is
