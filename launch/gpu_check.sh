@@ -12,12 +12,11 @@
 # JAX_COMPILATION_CACHE_DIR  of compiled programs (default: an empty one, thrown away)
 # Status: 0, 1 where a part failed, 2 where there is no GPU.
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
-small=""
-if [ "${1:-}" = --small ]; then small=--small; shift; fi
+small="" usual=gpu
+if [ "${1:-}" = --small ]; then small=--small usual=dev; shift; fi
 [ $# -le 1 ] && [[ "${1:-}" != -* ]] || usage
 cache="${JAX_COMPILATION_CACHE_DIR:-}"
-export W2V_EXTRAS="${W2V_EXTRAS:-${small:+dev}}"
-export W2V_EXTRAS="${W2V_EXTRAS:-gpu}"
+export W2V_EXTRAS="${W2V_EXTRAS:-$usual}"
 if [ -z "${NO_INSTALL:-}${DRY:-}" ] && [ -n "${PYTHON:-}" ] &&
   "$PYTHON" -c 'import w2v_jax.pretrain' >/dev/null 2>&1; then
   NO_INSTALL=1

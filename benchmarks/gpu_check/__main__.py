@@ -31,6 +31,7 @@ from benchmarks.gpu_check.sides import Side, measure
 
 TOGETHER = 0.6  # of the budget, after which the card is for one at a time if BASE is ready
 ALONE = 0.25  # of the budget that is kept for that in any case
+CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
 TOP = 10  # kernels in the report
 PROBE = """
 import json, platform, jax
@@ -225,6 +226,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if about["platform"] == "cpu":  # its times say nothing anyway
+        os.environ.setdefault("XLA_FLAGS", CHEAP)
     folder = Path(options.folder).resolve()
     logs = folder / "gpu_check.logs"
     shutil.rmtree(logs, ignore_errors=True)

@@ -74,7 +74,7 @@ FULL = Form(
             BFLOAT16 | UNFROZEN,
         ),
     },
-    steps=20,
+    steps=12,
     golden=(),
     torch=True,
     resume={"num_steps": 400, "run.save_steps": 100, "run.eval_steps": 400},

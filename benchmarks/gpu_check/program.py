@@ -1,6 +1,7 @@
 """The training program itself on real speech: killed and started again, and by itself."""
 
 import json
+import re
 import statistics
 import threading
 import time
@@ -17,6 +18,7 @@ EXACT = "--xla_gpu_exclude_nondeterministic_ops=true"
 TIMES = {  # of a line of metrics, what differs from run to run
     "time/seconds", "time/seconds_per_step", "time/loader_wait_share", "time/audio_hours_per_hour",
 }  # fmt: skip
+PREPARE = 60.0  # seconds for the manifests of some hundred files
 MARGIN = 5.0  # seconds kept for the report
 
 
@@ -37,7 +39,7 @@ class Program:
                 f"--output={self._folder}/{split}.tsv",
             ], platform="cpu")  # fmt: skip
         for split, process in started.items():
-            if self._children.wait(process, self._clock.left):
+            if self._children.wait(process, min(PREPARE, self._clock.left)) != 0:
                 raise RuntimeError(f"prepare failed: {self._children.tail(f'prepare-{split}')}")
 
     def _train(
@@ -107,7 +109,9 @@ class Program:
         )
         complete(status, "pretrain-resumed")
         log = self._children.tail("pretrain-resumed", 10**6)
-        found["continued"] = f"continues from step {save} of" in log
+        # a later checkpoint than the first where the kill came late
+        continued = re.findall(r"continues from step (\d+) of", log)
+        found["continued_from"] = int(continued[-1]) if continued else 0
         whole, cut = self._folder / "whole", self._folder / "cut"
         last = keys["num_steps"]
         one, two = digests(whole, last), digests(cut, last)
@@ -121,7 +125,7 @@ class Program:
             "equal_lines": sum(a == b for a, b in zip(lines, others, strict=False)),
         }  # fmt: skip
         found["equal"] = bool(
-            found["continued"] and one and one == two and lines and lines == others
+            found["continued_from"] and one and one == two and lines and lines == others
         )
         return found | rates(metrics(whole))
 

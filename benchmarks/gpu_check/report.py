@@ -41,8 +41,10 @@ class Report:
         times = {"seconds": self._clock.passed}
         return json.dumps(rounded(status | self._about | times | {"parts": self.parts}))
 
-    def _write(self) -> None:
-        (self._folder / "gpu_check.json").write_text(self._line() + "\n")
+    def _write(self) -> str:
+        line = self._line()
+        (self._folder / "gpu_check.json").write_text(line + "\n")
+        return line
 
     def finish(self) -> int:
         """Prints tables and the line; returns the status to exit with."""
@@ -50,8 +52,7 @@ class Report:
         for line in table(self._about, self.parts):
             self.say(line, stamp=False)
         self.say("", stamp=False)
-        self.say(self._line(), stamp=False)
-        self._write()
+        self.say(self._write(), stamp=False)
         self._text.close()
         return int(self.failed)
 
@@ -140,7 +141,8 @@ def resume_text(part: dict[str, Any]) -> str:
     return (
         f"killed and started again {what} to undisturbed: {part['equal_arrays']} of "
         f"{part['arrays']} arrays, {part['equal_lines']} of {part['lines']} lines of metrics "
-        f"({part['updates']} updates{flag}); first line of metrics after "
+        f"({part['updates']} updates, gone on from {part['continued_from']}{flag}); first line of "
+        f"metrics after "
         f"{', '.join(shown(x, '.1f') for x in first)} s (cold, warm cache, resumed); "
         f"{rate_text(part)}"
     )

@@ -12,7 +12,6 @@ package.
 
 import argparse
 import statistics
-import sys
 import time
 from importlib.util import find_spec
 
@@ -21,14 +20,15 @@ from benchmarks.gpu_check.turns import Turn, timed
 WARM, MOST, SECONDS = 3, 12, 8.0
 
 
-def main(rows: int, seconds: float, turn: Turn) -> None:
+def main(rows: int, seconds: float, turn: Turn, device: str) -> None:
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
         turn.say("left_out", {"reason": f"{' and '.join(missing)} not installed"})
         return
     import torch
 
-    if not torch.cuda.is_available():
+    gpu = device == "cuda"
+    if gpu and not torch.cuda.is_available():
         turn.say("left_out", {"reason": f"torch {torch.__version__} sees no GPU"})
         return
     import transformers
@@ -40,11 +40,11 @@ def main(rows: int, seconds: float, turn: Turn) -> None:
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(layerdrop=0.0)  # otherwise BASE by default
     config._attn_implementation = "sdpa"
-    model = transformers.Wav2Vec2ForPreTraining(config).cuda().train()
+    model = transformers.Wav2Vec2ForPreTraining(config).to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
     )
-    audio = torch.randn(rows, round(seconds * 16_000), device="cuda")
+    audio = torch.randn(rows, round(seconds * 16_000), device=device)
     frames = int(model._get_feat_extract_output_lengths(audio.shape[1]))
     drawing, losses = [], []
 
@@ -53,16 +53,17 @@ def main(rows: int, seconds: float, turn: Turn) -> None:
         mask = _compute_mask_indices((rows, frames), 0.65, 10, min_masks=2)
         negatives = _sample_negative_indices((rows, frames), config.num_negatives, mask)
         drawing.append(time.perf_counter() - begin)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             loss = model(
-                audio, mask_time_indices=torch.from_numpy(mask).cuda(),
-                sampled_negative_indices=torch.from_numpy(negatives).cuda(),
+                audio, mask_time_indices=torch.from_numpy(mask).to(device),
+                sampled_negative_indices=torch.from_numpy(negatives).to(device),
             ).loss / int(mask.sum())  # fmt: skip
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())  # waits for all of it
-        torch.cuda.synchronize()
+        if gpu:
+            torch.cuda.synchronize()
 
     turn.say("ready", {})
     turn.wait()
@@ -74,7 +75,7 @@ def main(rows: int, seconds: float, turn: Turn) -> None:
         "step_median_s": median, "step_min_s": min(times), "steps": len(times),
         "drawing_s": statistics.median(drawing[WARM:]),
         "audio_seconds_per_second": rows * seconds / median, "loss": losses[-1],
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if gpu else 0,
         "attention": model.config._attn_implementation,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     })  # fmt: skip
@@ -85,5 +86,6 @@ if __name__ == "__main__":
     parser.add_argument("rows", type=int)
     parser.add_argument("seconds", type=float)
     parser.add_argument("folder")
+    parser.add_argument("--device", default="cuda", help="cpu: to try this script")
     given = parser.parse_args()
-    sys.exit(main(given.rows, given.seconds, Turn(given.folder)))
+    main(given.rows, given.seconds, Turn(given.folder), given.device)

@@ -50,6 +50,7 @@ def test_dry_modes_run_nothing(sandbox):
         "local.sh": [["fake"]],
         "quickstart.sh": [[]],
         "decode.sh": [[]],
+        "gpu_check.sh": [[], ["--small"]],
         "test.sh": [[]],
         "slurm.sbatch": [["fake"]],
         "gke.sh": [["fake"]],
@@ -80,6 +81,7 @@ def test_dry_modes_run_nothing(sandbox):
         ("local.sh", [], {}, "launch/local.sh pretrain --config="),
         ("local.sh", ["pretrian"], {}, "there is no tool w2v_jax.pretrian; write pretrain, fine"),
         ("quickstart.sh", ["a", "b"], {}, "launch/quickstart.sh [FOLDER]"),
+        ("gpu_check.sh", ["--smal"], {}, "launch/gpu_check.sh --small [FOLDER]"),
         ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
         ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
     ],
@@ -99,7 +101,7 @@ def test_help_is_the_head_of_the_script(sandbox, name):
         lines = (sandbox.root / "launch" / name).read_text().splitlines()
         assert output.splitlines()[:3] == [line.removeprefix("# ") for line in lines[1:4]]
         assert "\nset -" not in output
-    if name in ("quickstart.sh", "decode.sh", "test.sh"):
+    if name in ("quickstart.sh", "decode.sh", "gpu_check.sh", "test.sh"):
         assert "minute" in output
     assert not (sandbox.root / ".venv").exists()
 
