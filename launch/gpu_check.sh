@@ -10,7 +10,7 @@
 # NO_INSTALL=1  no .venv in any case
 # W2V_EXTRAS  of .venv (default: gpu, with --small none)
 # JAX_COMPILATION_CACHE_DIR  of compiled programs (default: an empty one, thrown away)
-# Status: 0, 1 where a part failed, 2 where there is no GPU.
+# Status: 1 where a part failed, 2 where there is no GPU, else 0.
 source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 small="" usual=gpu
 if [ "${1:-}" = --small ]; then small=--small usual=dev; shift; fi

@@ -29,9 +29,8 @@ from benchmarks.gpu_check.program import Program
 from benchmarks.gpu_check.report import FAILED, LEFT_OUT, NO_TIME, OK, Report
 from benchmarks.gpu_check.sides import Side, measure
 
-TOGETHER = 0.6  # of the budget, after which the card is for one at a time if BASE is ready
-ALONE = 0.25  # of the budget that is kept for that in any case
 CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
+CHEAPER = " --xla_cpu_use_fusion_emitters=false"  # which later versions may not know
 TOP = 10  # kernels in the report
 PROBE = """
 import json, platform, jax
@@ -89,14 +88,14 @@ def training_and_resume(program: Program, form: forms.Form, report: Report) -> N
 
 
 def together(
-    clock: Clock, sides: dict[str, Side], golden: Golden, thread: threading.Thread
+    clock: Clock, form: forms.Form, sides: dict[str, Side], golden: Golden, thread: threading.Thread
 ) -> None:
     """Waits until all has been done that is done side by side, or for as long as there is time."""
     first = next(iter(sides.values()))
-    while clock.left > ALONE * clock.budget:
+    while clock.left > form.alone * clock.budget:
         if not golden.running and not thread.is_alive() and all(s.settled for s in sides.values()):
             return
-        if clock.passed > TOGETHER * clock.budget and first.settled:
+        if clock.passed > form.together * clock.budget and first.settled:
             return
         time.sleep(0.1)
 
@@ -179,7 +178,7 @@ def check(
     golden = Golden(children, work / "golden", form.golden, processes)
     thread = threading.Thread(target=training_and_resume, args=(program, form, report), daemon=True)
     thread.start()
-    together(clock, sides, golden, thread)
+    together(clock, form, sides, golden, thread)
     program.stopped.set()
     golden.end()
     thread.join()
@@ -227,7 +226,8 @@ def main() -> int:
         )
         return 2
     if about["platform"] == "cpu":  # its times say nothing anyway
-        os.environ.setdefault("XLA_FLAGS", CHEAP)
+        cheaper = CHEAPER if about["jax"].startswith("0.10.") else ""
+        os.environ.setdefault("XLA_FLAGS", CHEAP + cheaper)
     folder = Path(options.folder).resolve()
     logs = folder / "gpu_check.logs"
     shutil.rmtree(logs, ignore_errors=True)

@@ -22,6 +22,8 @@ class Form:
     """The check as a whole."""
 
     budget: float  # seconds of everything, unless GPU_CHECK_SECONDS says otherwise
+    together: float  # share of them after which the card is for one at a time, if the first can
+    alone: float  # share of them that is kept for that in any case
     updates: dict[str, Update]  # the first has priority
     steps: int  # updates that are timed, at most
     golden: tuple[str, ...]  # beginnings of the names of golden cases; (): all of them
@@ -62,6 +64,8 @@ UNFROZEN = {"freeze_steps": 0}
 BASE = one_shape(24, 15.6) | BFLOAT16
 FULL = Form(
     budget=340.0,
+    together=0.6,
+    alone=0.25,
     updates={
         "base": Update("BASE", "configs/wav2vec2.py:base", 24, 15.6, BASE),
         "large": Update("LARGE LV-60k", "configs/wav2vec2.py:large_lv60k", 12, 15.6, BFLOAT16),
@@ -91,6 +95,8 @@ QUANTIZER = {"quantizer.codes": 8, "quantizer.width": 16, "quantizer.projection"
 PRETRAINING = TINY | POSITIONS | QUANTIZER
 SMALL = Form(
     budget=110.0,
+    together=0.8,
+    alone=0.2,
     updates={
         "base": Update(
             "tiny", "configs/wav2vec2.py:tiny", 2, 1.0,

@@ -28,6 +28,7 @@ class Report:
         self._about |= values
 
     def set(self, part: str, status: str, reason: str = "", **values: Any) -> None:
+        reason = " ".join(reason.replace("|", "/").split())  # in a row of a table
         self.parts[part] = {"status": status, "reason": reason} | values
         self.say(f"{part}: {status}{f': {reason}' if reason else ''}")
         self._write()
@@ -36,8 +37,12 @@ class Report:
     def failed(self) -> bool:
         return any(part["status"] == FAILED for part in self.parts.values())
 
+    @property
+    def incomplete(self) -> list[str]:
+        return [name for name, part in self.parts.items() if part["status"] == NO_TIME]
+
     def _line(self) -> str:
-        status = {"status": FAILED if self.failed else OK}
+        status = {"status": FAILED if self.failed else NO_TIME if self.incomplete else OK}
         times = {"seconds": self._clock.passed}
         return json.dumps(rounded(status | self._about | times | {"parts": self.parts}))
 
@@ -51,6 +56,10 @@ class Report:
         self.say("", stamp=False)
         for line in table(self._about, self.parts):
             self.say(line, stamp=False)
+        if self.incomplete:
+            self.say("", stamp=False)
+            names = ", ".join(self.incomplete)
+            self.say(f"no time for all of: {names}; GPU_CHECK_SECONDS gives more", stamp=False)
         self.say("", stamp=False)
         self.say(self._write(), stamp=False)
         self._text.close()
@@ -160,6 +169,8 @@ def transformers_text(part: dict[str, Any]) -> str:
 
 
 def memory_text(part: dict[str, Any]) -> str:
+    if not part["peaks"]:
+        return ""
     total = shown(scaled(part.get("device_bytes"), 1 / GIB), ".1f", " GiB on the device; ")
     peaks = part["peaks"].items()
     return f"{total}most in use, GiB: " + ", ".join(f"{k} {v / GIB:.2f}" for k, v in peaks)
@@ -178,7 +189,7 @@ def table(about: dict[str, Any], parts: dict[str, dict]) -> list[str]:
     lines = [head, "", row("part", "status", "found"), row("---", "---", "---")]
     for name, part in parts.items():
         needed, text = TEXTS.get(name, ("", None))
-        said = [part["reason"], text(part) if text and needed in part else ""]
+        said = [part["reason"], text(part) if text and part.get(needed) is not None else ""]
         lines.append(row(name, part["status"], "; ".join(filter(None, said))))
     for rows in (update_rows(parts), kernel_rows(parts["kernels"])):
         if rows:

@@ -10,6 +10,7 @@ from benchmarks.gpu_check.turns import Turn
 
 MARGIN = 8.0  # seconds kept for the report
 TURN, TRACE = 40.0, 40.0  # seconds that measuring may take, and what follows it
+PATIENCE = 45.0  # seconds left until which the others wait for the first
 FRACTION = 0.75  # of the card's memory, at most: what the others hold while they wait is little
 
 
@@ -34,14 +35,14 @@ class Side:
 
 def measure(clock: Clock, children: Children, sides: dict[str, Side], report: Report) -> None:
     """Asks each side that is ready, in their order, while all others are frozen; those that still
-    compile go on between. All that they say is reported."""
-    waiting = dict(sides)
+    compile go on between. The first is waited for. All that they say is reported."""
+    waiting, first = dict(sides), next(iter(sides))
     while waiting and clock.left > MARGIN:
         for name, side in list(waiting.items()):
             if side.process.poll() is not None and not side.ready:
                 conclude(waiting.pop(name), children, report)
         side = next((side for side in waiting.values() if side.ready), None)
-        if side is None:
+        if side is None or (first in waiting and side.name != first and clock.left > PATIENCE):
             time.sleep(0.1)
             continue
         others = children.others(side.process)

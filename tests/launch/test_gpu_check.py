@@ -56,6 +56,7 @@ def test_small_form(tmp_path):
     assert process.returncode == 0, output
     *table, last = output.splitlines()
     found = json.loads(last)
+    assert found["status"] == OK
     assert found == json.loads((folder / "gpu_check.json").read_text())
     assert (folder / "gpu_check.txt").read_text() == output
     parts = found["parts"]
@@ -90,8 +91,9 @@ def test_a_signal_ends_all_of_it(tmp_path, number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, output
-    found = json.loads(output.splitlines()[-1])["parts"]
-    assert found["base"] == {"status": NO_TIME, "reason": "interrupted"}
+    found = json.loads(output.splitlines()[-1])
+    assert found["status"] == NO_TIME
+    assert found["parts"]["base"] == {"status": NO_TIME, "reason": "interrupted"}
     assert not list(temporary.iterdir())
     assert not left_behind(temporary)
 
