@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu_check import forms
-from benchmarks.gpu_check.children import Children, Clock, Over
+from benchmarks.gpu_check.children import Children, Clock, Interrupted, Over, Signals
 from benchmarks.gpu_check.golden import Golden
 from benchmarks.gpu_check.program import Program
 from benchmarks.gpu_check.report import FAILED, LEFT_OUT, NO_TIME, OK, Report
@@ -31,6 +30,7 @@ from benchmarks.gpu_check.sides import Side, measure
 
 CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
 CHEAPER = " --xla_cpu_use_fusion_emitters=false"  # which later versions may not know
+START = 60.0  # seconds in which JAX, and the driver's tool, must answer
 TOP = 10  # kernels in the report
 PROBE = """
 import json, platform, jax
@@ -40,21 +40,21 @@ print(json.dumps({"platform": device.platform, "name": device.device_kind,
 """
 
 
-class Interrupted(BaseException):
-    """A signal has come."""
-
-
 def one_card() -> None:
     """The first of the cards is checked: a mesh over all of them would be another measurement."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = first
 
 
-def device(seconds: float) -> dict:
+def device() -> dict:
     """What JAX computes on, and what the driver says of it."""
-    probe = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=seconds, check=False
-    )
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=START,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        sys.exit(f"error: {sys.executable} did not start JAX within {START:g} s; is the card busy?")
     if probe.returncode:
         last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         sys.exit(f"error: {sys.executable} cannot start JAX: {last}")
@@ -62,15 +62,16 @@ def device(seconds: float) -> dict:
     if found["platform"] != "gpu" or not shutil.which("nvidia-smi"):
         return found
     card = os.environ["CUDA_VISIBLE_DEVICES"]
-    asked = subprocess.run(
-        ["nvidia-smi", f"--id={card}", "--format=csv,noheader,nounits",
-         "--query-gpu=memory.total,memory.used,driver_version"],
-        capture_output=True, text=True, timeout=seconds, check=False,
-    )  # fmt: skip
-    fields = [x.strip() for x in asked.stdout.split(",")]
-    if len(fields) == 3 and fields[0].isdigit() and fields[1].isdigit():
-        found |= {"memory_mib": int(fields[0]), "used_before_mib": int(fields[1])}
-        found["driver"] = fields[2]
+    query = "--query-gpu=memory.total,memory.used,driver_version"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        asked = subprocess.run(
+            ["nvidia-smi", f"--id={card}", "--format=csv,noheader,nounits", query],
+            capture_output=True, text=True, timeout=START, check=False,
+        )  # fmt: skip
+        fields = [x.strip() for x in asked.stdout.split(",")]
+        if len(fields) == 3 and fields[0].isdigit() and fields[1].isdigit():
+            found |= {"memory_mib": int(fields[0]), "used_before_mib": int(fields[1])}
+            found["driver"] = fields[2]
     return found
 
 
@@ -81,10 +82,12 @@ def training_and_resume(program: Program, form: forms.Form, report: Report) -> N
         found = program.resume(form.resume, nice=5)
         status = OK if found["equal"] else FAILED
         report.set("resume", status, "" if found["equal"] else "not the same bits", **found)
-    except Over:
-        report.set("resume", NO_TIME, "not done when the card was needed alone")
     except Exception as error:  # a part that fails does not end the others
-        report.set("resume", FAILED, f"{type(error).__name__}: {error}")
+        if isinstance(error, Over) or program.stopped.is_set():
+            reason = "not done when the card was needed alone"
+            report.set("resume", NO_TIME, reason, **program.found)
+        else:
+            report.set("resume", FAILED, f"{type(error).__name__}: {error}")
 
 
 def together(
@@ -176,12 +179,14 @@ def check(
     processes = min(4, max(1, (os.cpu_count() or 1) // 4))
     (work / "golden").mkdir()
     golden = Golden(children, work / "golden", form.golden, processes)
-    thread = threading.Thread(target=training_and_resume, args=(program, form, report), daemon=True)
-    thread.start()
-    together(clock, form, sides, golden, thread)
+    program.thread = threading.Thread(
+        target=training_and_resume, args=(program, form, report), daemon=True
+    )
+    program.thread.start()
+    together(clock, form, sides, golden, program.thread)
     program.stopped.set()
     golden.end()
-    thread.join()
+    program.thread.join()
     golden.report(report)
     report.say("one at a time")
     measure(clock, children, sides, report)
@@ -208,14 +213,9 @@ def main() -> int:
         clock = Clock(float(budget))
     except ValueError:
         sys.exit(f"error: GPU_CHECK_SECONDS={budget} is no number of seconds")
-
-    def interrupted(number: int, _) -> None:
-        raise Interrupted(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupted)
+    signals = Signals()
     one_card()
-    about = device(clock.left)
+    about = device()
     if about["platform"] != "gpu" and not options.small:
         print(
             f"error: JAX computes on {about['platform']} ({about['name']}), not on an NVIDIA GPU; "
@@ -237,21 +237,22 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="gpu_check-"))
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or work / "cache")
     report.about(cache_was_empty=not cache.is_dir() or not any(cache.iterdir()))
-    children = Children(logs, cache)
+    children = Children(logs, cache, signals)
     program = Program(children, clock, work, about["platform"] == "gpu")
     try:
         return check(form, name, about, report, clock, children, program, folder, work)
     except Interrupted as error:
         program.stopped.set()
         children.close()
+        if program.thread is not None:
+            program.thread.join()  # it has nothing left to wait for
         for part in report.parts.values():
             if part["reason"] == "not reached":
                 part["reason"] = "interrupted"
         report.finish()
         return 128 + error.args[0]
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        signals.ignore()
         program.stopped.set()
         children.close()
         with contextlib.suppress(OSError):

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +18,48 @@ class Over(Exception):
     """Nothing is started any more, or there is no more time."""
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM has come; its argument is which."""
+
+
+class Signals:
+    """Makes both signals raise Interrupted in the main thread, but not while a process is being
+    started there, which would be in nobody's list."""
+
+    def __init__(self):
+        self._held, self._came = False, 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _) -> None:
+        self._came = number
+        if not self._held:
+            raise Interrupted(number)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # no signal is handled here
+            return
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            if self._came:
+                raise Interrupted(self._came)
+
+    def ignore(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 class Children:
     """logs: a folder for a log of each; cache: of compiled programs, which all share."""
 
-    def __init__(self, logs: Path, cache: Path):
+    def __init__(self, logs: Path, cache: Path, signals: Signals | None = None):
         self._logs, self._cache = logs, cache
+        self._held = signals.held if signals else nullcontext
         self._alive: dict[subprocess.Popen, str] = {}
         self._lock = threading.Lock()  # a thread starts some
         self._closed = False
@@ -55,7 +92,7 @@ class Children:
         if xla_flags:
             env["XLA_FLAGS"] = " ".join(filter(None, [env.get("XLA_FLAGS", ""), xla_flags]))
         command = [*(["nice", f"-n{nice}"] if nice else []), sys.executable, *arguments]
-        with self._lock, (self._logs / f"{name}.log").open("a") as log:
+        with self._held(), self._lock, (self._logs / f"{name}.log").open("a") as log:
             if self._closed:
                 raise Over
             process = subprocess.Popen(

@@ -28,6 +28,8 @@ class Program:
     def __init__(self, children: Children, clock: Clock, folder: Path, gpu: bool):
         self._children, self._clock, self._folder, self._gpu = children, clock, folder, gpu
         self.stopped = threading.Event()  # others need the card
+        self.found: dict[str, Any] = {}  # by `resume`, so far
+        self.thread: threading.Thread | None = None  # of `resume`
 
     def prepare(self) -> None:
         """The manifests. Raises RuntimeError."""
@@ -81,7 +83,7 @@ class Program:
         disturbs. Raises RuntimeError and Over."""
         config, save = "configs/quickstart.py:pretrain", keys["run.save_steps"]
         keys = {"data.valid": f"{self._folder}/dev.tsv", "run.log_steps": 10} | keys
-        found: dict[str, Any] = {"config": config, "updates": keys["num_steps"]}
+        found = self.found = {"config": config, "updates": keys["num_steps"]}
         if self._gpu:
             options["xla_flags"] = found["xla_flags"] = EXACT
 
