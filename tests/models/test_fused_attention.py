@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import types
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.promises.contract import mesh_of
+from w2v_jax.models import kernels
 from w2v_jax.models.kernels import attention, form
 from w2v_jax.models.kernels.attention import Heads, attend, fused
 from w2v_jax.models.kernels.dropout import dropout_seed, keeps, scrambled, seeds
@@ -174,3 +176,18 @@ def test_attend_takes_the_kernel_on_a_gpu():
     with jax.sharding.use_abstract_mesh(mesh):
         run = lambda h: attend(h, rate=0.1)  # noqa: E731
         assert "pallas_call" in str(jax.jit(run).trace(Heads(q, k, v, None, words)).jaxpr)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("9.0", "gpu"), ("8.0", "gpu"), ("7.5", "other gpu"), ("gfx942", "other gpu")],
+)
+def test_gpus_that_have_no_compiler_for_the_kernels(monkeypatch, capability, expected):
+    here = types.SimpleNamespace(platform="gpu", device_kind="Card", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [here])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kernels._runs_kernels.cache_clear()
+    assert kernels.platform() == expected
+    assert kernels.form("attention", "auto") == ("fused" if expected == "gpu" else "whole")
+    assert kernels.form("layers", "auto") == "unroll"
+    kernels._runs_kernels.cache_clear()

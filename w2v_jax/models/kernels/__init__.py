@@ -7,27 +7,44 @@ forms. `jax.lax.platform_dependent` would decide later, when a program is lowere
 pass of its branches would hold what any of them keeps.
 """
 
+import functools
+import re
+
 import jax
 
 from w2v_jax.models.settings import ConfigError
 
 # operation -> platform -> form; "" is every other platform
 FORMS = {
-    "layers": {"gpu": "unroll", "": "scan"},
+    "layers": {"gpu": "unroll", "other gpu": "unroll", "": "scan"},
     "attention": {"cpu": "heads", "gpu": "fused", "": "whole"},
-    "positional_conv": {"cpu": "fft", "gpu": "fft", "": "conv"},
+    "positional_conv": {"cpu": "fft", "gpu": "fft", "other gpu": "fft", "": "conv"},
     "depthwise_conv": {"cpu": "shifts", "": "conv"},
     "ctc": {"gpu": "fused", "": "scan"},
     "rows": {"gpu": "fused", "": "plain"},
-    "first_conv": {"gpu": "folded", "": "conv"},
+    "first_conv": {"gpu": "folded", "other gpu": "folded", "": "conv"},
 }
 ONLY = {"fused": "gpu"}  # forms that are made for one platform
 
 
 def platform() -> str:
-    """Of the mesh in force; without one, of this process's devices."""
+    """Of the mesh in force; without one, of this process's devices. "gpu" are those of NVIDIA from
+    Ampere (2020) on: the compiler behind our kernels, Triton, takes no older ones, and what they
+    say in NVIDIA's assembly no others. The rest are "other gpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+    name = jax.default_backend() if device is None else device.platform
+    kind = None if device is None else device.device_kind
+    return "other gpu" if name == "gpu" and not _runs_kernels(kind) else name
+
+
+@functools.cache
+def _runs_kernels(kind: str | None) -> bool:
+    """Whether the GPUs of a kind do, as far as they are here; one that is not is believed to."""
+    for device in jax.local_devices():
+        if device.platform == "gpu" and kind in (None, device.device_kind):
+            version = re.fullmatch(r"(\d+)\.\d+", str(device.compute_capability))  # AMD: gfx942
+            return version is not None and int(version[1]) >= 8
+    return True
 
 
 def form(operation: str, choice: str) -> str:

@@ -14,7 +14,7 @@ def positional_conv(
     """x [B, T, D], kernel [K, D/groups, D] float32 -> [B, T, D] of the type of x. The form `fft`
     has spectra in float32, `conv` is XLA's in the type of x."""
     if form("positional_conv", choice) == "fft":
-        if platform() != "gpu":
+        if platform() not in ("gpu", "other gpu"):
             return fft_grouped_conv(x, kernel, padding).astype(x.dtype)
         # spectra have time as their fastest axis; XLA would give that layout to all activations of
         # the blocks and turn them for every product
