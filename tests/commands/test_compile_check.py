@@ -1,5 +1,6 @@
 """What compile_check says of a program: memory, operations, collectives, and whether it fits."""
 
+import dataclasses
 import json
 import math
 import os
@@ -21,13 +22,17 @@ from w2v_jax.training.task import LossOutput
 # topologies ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:2xx2", "cpu:0", "cpu", "v5e:0x4", "gpu:8"])
+@pytest.mark.parametrize(
+    "name",
+    ["v9:2x2", "v5e", "v5e:2xx2", "cpu:0", "cpu", "v5e:0x4", "gpu:8", "h100", "h100:0", "h100:2x4"],
+)
 def test_unknown_topologies(name):
-    with pytest.raises(UserError, match="unknown; write cpu:N"):
+    with pytest.raises(UserError, match=r"unknown; write cpu:N, one of v4, .*, or one of h200, "):
         open_topology(name)
 
 
 def test_more_fake_devices_than_there_are():
+    jax.devices()  # the eight of the tests, also where this test is the first
     assert len(open_topology("cpu:4").devices) == 4
     with pytest.raises(UserError, match="8 CPU devices only"):
         open_topology("cpu:9")
@@ -37,6 +42,22 @@ def test_without_libtpu(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install libtpu .*--topology=cpu:8"):
         open_topology("v5e:2x4")
+
+
+def test_without_the_compiler_for_gpus(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"plugin for CUDA; pip install .*compile_check_gpu"):
+        open_topology("h100:8")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    with pytest.raises(UserError, match=r"needs ptxas.* nvidia-cuda-nvcc"):
+        open_topology("h100:8")
+
+
+@pytest.fixture
+def h100():
+    pytest.importorskip("jax_cuda13_plugin")
+    return open_topology("h100:2")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +124,33 @@ def test_tpu_program_that_does_not_fit(v5e):
     assert isinstance(found, TooLarge)
     assert found.available == 15.75 * GIB
     assert found.needed > found.available
+
+
+def test_gpu_program(h100):
+    assert (len(h100.devices), h100.devices[0].platform) == (2, "gpu")
+    mesh = make_mesh({"data": 2}, h100.devices)
+    found = compile_step(DenseTask(1024), mesh, {"x": ((2, 64, 1024), np.int16)}, h100)
+    parameters = 4 * 1024**2
+    assert found.memory.state == 3 * parameters + 8
+    assert found.traffic["all-reduce"].payload >= parameters
+    # forward and the gradient of the weights, twice 32 rows of a device
+    assert found.flops == 2 * 2 * 2 * 32 * 1024**2
+    assert 1e-5 < found.prediction.seconds < 1e-3
+    assert "optimizer" in [part.name for part in found.prediction.parts]
+    assert found.largest
+
+
+def test_gpu_that_is_too_small(h100, capsys):
+    config = small.pretraining(num_layers=1)
+    config.data.update(batch_seconds=32.0, row_multiple=16)
+    card = dataclasses.replace(h100.card, memory=2**20)
+    (found,) = compile_check.check(config, dataclasses.replace(h100, card=card))
+    assert json.loads(json.dumps(found)) == found
+    assert not found["fits"]
+    text = capsys.readouterr().out
+    assert "it does not fit" in text
+    assert "remedies" in text
+    assert "predicted" in text
 
 
 def test_words_of_a_program_that_does_not_fit():

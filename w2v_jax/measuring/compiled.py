@@ -13,6 +13,10 @@ import jax
 from jax.sharding import Mesh
 
 from w2v_jax.measuring.collectives import Traffic, collectives, sent
+from w2v_jax.measuring.gpu_alive import alive
+from w2v_jax.measuring.gpu_cards import OPTIONS
+from w2v_jax.measuring.gpu_program import parse
+from w2v_jax.measuring.gpu_time import Prediction, predict
 from w2v_jax.measuring.topology import GIB, Topology
 from w2v_jax.training.sharding import batch_sharding
 from w2v_jax.training.state import abstract_state, jitted_step, on_mesh
@@ -43,6 +47,8 @@ class Compiled:
     bytes_accessed: float  # likewise: to and from the memory of the device
     traffic: dict[str, Traffic]
     compile_seconds: float  # lowering and compiling
+    prediction: Prediction | None = None  # for GPUs
+    largest: list[str] = dataclasses.field(default_factory=list)  # for GPUs, see `alive`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ class LoweredStep:
         step = step or jitted_step(task, mesh)
         self._lowered = on_mesh(step.lower, mesh)(state, batch)
 
-    def compile(self, **options: str) -> tuple[Any, Memory | None]:
+    def compile(self, **options: str | int | bool) -> tuple[Any, Memory | None]:
         """(the program, what it needs of a device; None where the compiler does not say it)."""
         # without options a call of the step finds this program
         program = self._lowered.compile(compiler_options=options or None)
@@ -99,11 +105,14 @@ class LoweredStep:
 
 
 def compile_step(
-    task: Trainable, mesh: Mesh, arrays: Arrays, topology: Topology
+    task: Trainable, mesh: Mesh, arrays: Arrays, topology: Topology, *, layerdrop: float = 0.0
 ) -> Compiled | TooLarge:
-    """Compiles the training step for a topology; arrays: see data.loader.batch_arrays."""
+    """Compiles the training step for a topology; arrays: see data.loader.batch_arrays; layerdrop:
+    how often a block is skipped, for the prediction of GPUs."""
     begin = time.monotonic()
     step = LoweredStep(task, mesh, arrays)
+    if topology.card is not None:
+        return _compile_for_gpus(step, topology, layerdrop, begin)
     if topology.chip is None:
         program, memory = step.compile()
         return _describe(program, memory, program.as_text(), time.monotonic() - begin)
@@ -119,6 +128,20 @@ def compile_step(
             return too_large(str(error), report, time.monotonic() - begin)
         seconds = time.monotonic() - begin
         return _describe(program, memory, _dumped(folder, ".after_optimizations.txt"), seconds)
+
+
+def _compile_for_gpus(
+    step: LoweredStep, topology: Topology, layerdrop: float, begin: float
+) -> Compiled:
+    """XLA compiles any size: whether it fits is the caller's to see. It counts nothing for GPUs, so
+    operations and bytes are those of the kernels, each as often as it runs."""
+    compiled, memory = step.compile(**OPTIONS)
+    seconds, text = time.monotonic() - begin, compiled.as_text()
+    program = parse(text)
+    found = predict(program, topology.card, layerdrop)
+    return Compiled(
+        memory, found.flops, found.bytes, collectives(text), seconds, found, alive(program)
+    )
 
 
 def _describe(program, memory: Memory, text: str, seconds: float) -> Compiled:

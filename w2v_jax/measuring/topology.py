@@ -1,4 +1,5 @@
-"""Devices one does not hold: TPU slices by name, for ahead-of-time compilation, and fake CPUs.
+"""Devices one does not hold: TPU slices and GPUs by name, for ahead-of-time compilation, and fake
+CPUs.
 
 What a chip can do is from the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of
 cloud.google.com/tpu/docs (read in 2026); the links of v4 from arXiv 2304.01433, table 4.
@@ -15,8 +16,7 @@ import jax
 from jax.experimental import topologies
 
 from w2v_jax.errors import UserError
-
-GIB = 2**30
+from w2v_jax.measuring.gpu_cards import CARDS, GIB, SHARE, Card, open_gpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +58,13 @@ def peak_flops(device_kind: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Devices to compile for. `chip` and `shape` are None and () for fake ones."""
+    """Devices to compile for: TPUs have `chip` and `shape`, GPUs `card`, fake ones neither."""
 
     name: str
     devices: list[Any]
     chip: Chip | None = None
     shape: tuple[int, ...] = ()
+    card: Card | None = None
 
     @property
     def per_chip(self) -> int:
@@ -72,18 +73,30 @@ class Topology:
 
     @property
     def hbm(self) -> int | None:
-        """Bytes of memory of a device."""
+        """Bytes of memory of a device; of a GPU those that a training gets."""
+        if self.card is not None:
+            return self.card.usable
         return None if self.chip is None else self.chip.hbm // self.per_chip
+
+    @property
+    def hbm_text(self) -> str:
+        """The same in words."""
+        gib = f"{self.hbm / GIB:.0f} GiB"
+        return gib if self.card is None else f"{gib}, {SHARE:.0%} of the card's,"
 
     @property
     def flops(self) -> float | None:
         """Operations per second of a device."""
+        if self.card is not None:
+            return self.card.flops
         return None if self.chip is None else self.chip.flops / self.per_chip
 
     @property
     def outgoing(self) -> float | None:
         """Bytes per second that every device can send at once, all links in use: two links per
         axis of a ring, one at the ends of an open axis."""
+        if self.card is not None:
+            return self.card.link
         if self.chip is None:
             return None
         sides = [size for size in self.shape if size > 1]
@@ -94,18 +107,24 @@ class Topology:
 
 
 def open_topology(name: str) -> Topology:
-    """The devices of `v5e:4x4`, `v5p:2x2x4`, ... or `cpu:8`; call it before JAX is used.
+    """The devices of `v5e:4x4`, `v5p:2x2x4`, ..., `h100:8` or `cpu:8`; call it before JAX is used.
 
-    TPU slices need the package libtpu, and no TPU. Raises UserError for a name that is no topology.
+    TPU slices need the package libtpu, GPUs (of one host) JAX's plugin for CUDA; neither needs a
+    device. Raises UserError for a name that is no topology.
     """
     kind, _, size = name.partition(":")
-    if kind == "cpu" and size.isdecimal() and int(size):
+    counted = size.isdecimal() and int(size) > 0
+    if kind == "cpu" and counted:
         return Topology(name, _fake_devices(int(size)))
+    if kind in CARDS and counted:
+        card = CARDS[kind]
+        return Topology(name, open_gpus(name, card, int(size)), card=card)
     sides = size.split("x")
     if kind not in CHIPS or not all(side.isdecimal() and int(side) for side in sides):
         raise UserError(
-            f"--topology={name} is unknown; write cpu:N, or one of {', '.join(CHIPS)} with the "
-            "shape of the slice: v5e:2x4, v5p:2x2x4"
+            f"--topology={name} is unknown; write cpu:N, one of {', '.join(CHIPS)} with the shape "
+            f"of the slice (v5e:2x4, v5p:2x2x4), or one of {', '.join(CARDS)} with the number of "
+            "GPUs in a host (h100:8)"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
