@@ -89,7 +89,7 @@ def _text(result: dict, per_device: float, topology: Topology) -> str:
     lines = [
         f"  memory per device  {gib['total']} GiB{of}; state {gib['state']}, batch "
         f"{gib['batch']}, intermediate {gib['temporary']}",
-        *(f"  {'largest then' * (i == 0):<18} {x}" for i, x in enumerate(result["largest"])),
+        *(f"  {'largest in it' * (i == 0):<18} {x}" for i, x in enumerate(result["largest"])),
         *([] if result["fits"] else [f"  remedies           {REMEDIES}"]),
         f"  model arithmetic   {result['model_flops'] / 1e15:.3f} PFLOP per update, "
         f"{per_device / 1e12:.2f} TFLOP per device",

@@ -14,7 +14,8 @@ import pytest
 from tests import small
 from w2v_jax import compile_check
 from w2v_jax.errors import UserError
-from w2v_jax.measuring.compiled import Compiled, TooLarge, compile_step, too_large
+from w2v_jax.measuring.collectives import sent
+from w2v_jax.measuring.compiled import Compiled, TooLarge, compile_step, times, too_large
 from w2v_jax.measuring.topology import GIB, open_topology
 from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.task import LossOutput
@@ -57,7 +58,9 @@ def test_without_the_compiler_for_gpus(monkeypatch):
 @pytest.fixture
 def h100():
     pytest.importorskip("jax_cuda13_plugin")
-    return open_topology("h100:2")
+    jax.config.update("jax_enable_compilation_cache", False)  # needs the devices to read from it
+    yield open_topology("h100:2")
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,7 @@ def test_gpu_program(h100):
     assert 1e-5 < found.prediction.seconds < 1e-3
     assert "optimizer" in [part.name for part in found.prediction.parts]
     assert found.largest
+    assert times(found, h100, 1e9)["communication"] == sent(found.traffic) / 450e9
 
 
 def test_gpu_that_is_too_small(h100, capsys):

@@ -182,7 +182,7 @@ def times(compiled: Compiled, topology: Topology, model_flops: float) -> dict[st
 
     model_flops: operations of one device. {} for devices whose speed is not known.
     """
-    if topology.chip is None:
+    if topology.flops is None:
         return {}
     return {
         "arithmetic": model_flops / topology.flops,
