@@ -152,6 +152,8 @@ class Timing:
             kind, (seconds, flops) = "convolution", self._convolution(op, arrays, work.bytes)
         elif ours := next((name for name in rates.ATTENTION if f"/{name}/" in source), None):
             kind, (seconds, flops) = "kernel", self._attention(ours, work)
+        elif ours := next((name for name in rates.KERNELS if f"/{name}/" in source), None):
+            kind, seconds = "kernel", work.bytes / rates.KERNELS[ours] / self._memory
         else:
             kind, seconds = self._own(op, work, body)
         part = next(part for pattern, part in PARTS if re.search(pattern, source))
