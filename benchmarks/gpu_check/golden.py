@@ -47,7 +47,8 @@ class Golden:
             return
         cases = [x for x in lines if "case" in x]
         found: dict[str, Any] = {"of": about["of"], "tolerance": about["tolerance"], "worst": {}}
-        for kind in ("float32", "bfloat16"):
+        found["of_kernels"] = about["kernels"]
+        for kind in ("kernel", "float32", "bfloat16"):
             found[kind] = sum(x["dtype"] == kind and not x["problem"] for x in cases)
         for case in cases:
             for name, error in case["errors"].items():
@@ -56,8 +57,8 @@ class Golden:
         problems = [f"{x['case']} in {x['dtype']}: {x['problem']}" for x in cases if x["problem"]]
         if broken or problems:
             status, reason = FAILED, "; ".join(filter(None, [broken, *problems[:3]]))
-        elif len(cases) < 2 * about["of"]:
-            status, reason = NO_TIME, f"{len(cases)} of {2 * about['of']} checks were done"
+        elif len(cases) < (every := 2 * about["of"] + about["kernels"]):
+            status, reason = NO_TIME, f"{len(cases)} of {every} checks were done"
         else:
             status, reason = OK, ""
         report.set("golden", status, reason, **found, problems=problems)

@@ -130,6 +130,8 @@ def golden_text(part: dict[str, Any]) -> str:
         for name, worst in part.get("worst", {}).items()
     )
     done = f"{part['float32']} of {part['of']} cases in float32 and {part['bfloat16']} in bfloat16"
+    if part["of_kernels"]:
+        done = f"{part['kernel']} of {part['of_kernels']} kernels as their plain forms; {done}"
     return f"{done}; worst of an array's largest value: {errors or 'none'}"
 
 

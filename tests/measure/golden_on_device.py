@@ -2,9 +2,10 @@
 
     python -m tests.measure.golden_on_device --output=cases.jsonl
 
-All of a case as tests/promises/test_parity.py checks it, with products in float32; and after all of
-them the output of every encoder in bfloat16. --part and --of share the cases among processes:
-compiling is most of the work.
+First, on a GPU, its kernels against their plain forms (kernels_on_device.py). Then all of a case as
+tests/promises/test_parity.py checks it, with products in float32; and after all of them the output
+of every encoder in bfloat16. --part and --of share all of it among processes: compiling is most of
+the work.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from tests import reference
+from tests.measure import kernels_on_device
 from tests.promises import parity_fairseq, parity_transformers
 from tests.reference import GOLDEN, TOLERANCE, case_arrays, is_fairseq, reached, waveforms
 from w2v_jax.command_line import enable_compilation_cache
@@ -26,6 +28,8 @@ from w2v_jax.models.encoder import Encoder
 # of the largest value of an output that has 8 bits. On a CPU the worst case reaches 0.035, most
 # 0.01; a mistake in the program makes it the order of 1
 ROUNDED, BFLOAT16 = "bfloat16 outputs", 0.08
+KERNELS = "kernels", "exact kernels"  # those that compute in bfloat16, in float32
+LIMITS = kernels_on_device.TOLERANCE, kernels_on_device.EXACT
 
 
 def float32(path: Path) -> None:
@@ -63,6 +67,14 @@ def bfloat16(path: Path) -> None:
         raise AssertionError(f"encoder in bfloat16: relative error {error:.1e} > {BFLOAT16:g}")
 
 
+def kernel(name: str) -> None:
+    """Raises AssertionError where a kernel computes something else than its plain form."""
+    errors, problem = kernels_on_device.check(name)
+    exact = kernels_on_device.CHECKS[name][1] == kernels_on_device.EXACT
+    reached[KERNELS[exact]] = max(errors.values())
+    assert not problem, problem
+
+
 def main(options: argparse.Namespace) -> None:
     enable_compilation_cache()
     paths = sorted(GOLDEN.glob("*/*.npz"))
@@ -73,20 +85,25 @@ def main(options: argparse.Namespace) -> None:
         def say(**values) -> None:
             print(json.dumps(values), file=file, flush=True)
 
-        say(tolerance=TOLERANCE | {ROUNDED: BFLOAT16}, of=len(paths))
-        for kind in (float32, bfloat16):
-            for path in paths[options.part :: options.of]:
+        kernels = list(kernels_on_device.CHECKS) if jax.default_backend() == "gpu" else []
+        tolerance = TOLERANCE | {ROUNDED: BFLOAT16} | dict(zip(KERNELS, LIMITS, strict=True))
+        say(tolerance=tolerance, of=len(paths), kernels=len(kernels))
+        for kind, things in ((kernel, kernels), (float32, paths), (bfloat16, paths)):
+            for thing in things[options.part :: options.of]:
                 begin, problem = time.perf_counter(), ""
                 reached.clear()
                 try:
-                    kind(path)
+                    kind(thing)
                 except AssertionError as error:
                     problem = str(error).strip()
                 except Exception as error:  # the others are still of interest
                     problem = f"{type(error).__name__}: {error}"
                     traceback.print_exc()
-                say(case=f"{path.parent.name}-{path.stem}", dtype=kind.__name__, errors=reached,
-                    problem=problem[:400], seconds=time.perf_counter() - begin)  # fmt: skip
+                case = thing if kind is kernel else f"{thing.parent.name}-{thing.stem}"
+                say(
+                    case=case, dtype=kind.__name__, errors=reached, problem=problem[:400],
+                    seconds=time.perf_counter() - begin,
+                )  # fmt: skip
         say(end=True)
 
 

@@ -1,11 +1,14 @@
 """The grouped convolution over time with a long kernel."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import scipy.fft
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from w2v_jax.models.kernels import form, platform
+from w2v_jax.models.kernels.sharded import per_device
 
 
 def positional_conv(
@@ -16,11 +19,18 @@ def positional_conv(
     if form("positional_conv", choice) == "fft":
         if platform() not in ("gpu", "other gpu"):
             return fft_grouped_conv(x, kernel, padding).astype(x.dtype)
-        # spectra have time as their fastest axis; XLA would give that layout to all activations of
-        # the blocks and turn them for every product
-        rows = lambda y: with_layout_constraint(y, Layout((0, 1, 2)))  # noqa: E731
-        return rows(fft_grouped_conv(rows(x), kernel, padding).astype(x.dtype))
+        # XLA gathers all rows on every device for a Fourier transform
+        names = (("batch", "time", None), (None, None, None))
+        return per_device(functools.partial(_in_rows, padding), (x, kernel), names, 0)
     return grouped_conv(x, kernel.astype(x.dtype), padding)
+
+
+def _in_rows(padding: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`fft_grouped_conv` between arrays whose fastest axis is the channels. Spectra have time
+    there; XLA would give that layout to all activations of the blocks and turn them for every
+    product."""
+    rows = lambda y: with_layout_constraint(y, Layout((0, 1, 2)))  # noqa: E731
+    return rows(fft_grouped_conv(rows(x), kernel, padding).astype(x.dtype))
 
 
 def grouped_conv(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
