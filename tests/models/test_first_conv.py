@@ -67,7 +67,7 @@ def test_values_and_gradients_in_float32(padded, taps, stride):
 fused = functools.partial(folded_conv, fused=True, interpret=True)
 
 
-@pytest.mark.parametrize(("taps", "stride"), [(10, 5), (3, 4)])
+@pytest.mark.parametrize(("taps", "stride"), [(10, 5), (3, 4), (33, 8), (70, 20)])
 def test_the_kernel_in_float32(taps, stride):
     arguments = jnp.float32, True, taps, stride
     assert max(errors(both(fused, *arguments), both(folded_conv, *arguments))) < 1e-5

@@ -65,12 +65,13 @@ def both(shape, lengths, rate, causal, dtype=jnp.float32, plan=PLAN):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize(
-    ("shape", "lengths"), [((3, 77, 2, 24), (77, 47, 1)), ((1, 16, 1, 32), (16,))], ids=str
+    ("shape", "lengths"),
+    [((3, 77, 2, 24), (77, 47, 1)), ((1, 1, 1, 32), (1,)), ((2, 64, 1, 16), (64, 33))], ids=str,
 )
 def test_values_and_gradients(shape, lengths, rate, causal):
     found, expected = both(shape, lengths, rate, causal)
     for name, a, b in zip(NAMES, found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=4e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("width", [16, 64, 80, 128])
@@ -152,7 +153,7 @@ def test_the_short_form_of_the_hash():
 
 
 def test_what_a_platform_or_the_kernel_cannot_do(caplog):
-    with pytest.raises(ConfigError, match=r"attention=fused is made for a gpu, the program is for"):
+    with pytest.raises(ConfigError, match=r"=fused is a kernel for GPUs .* is for a CPU; set"):
         form("attention", "fused")
     heads = lambda width, dtype: Heads(*[jax.ShapeDtypeStruct((1, 1, 1, width), dtype)] * 3)  # noqa: E731
     assert attention._fusible(heads(64, jnp.bfloat16), "auto")

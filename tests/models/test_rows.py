@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.promises.contract import mesh_of
 from w2v_jax.models.kernels import fused_rows
@@ -96,3 +97,22 @@ def test_one_result_on_every_mesh():
         with jax.set_mesh(mesh_of(*shape)), nn.logical_axis_rules(RULES):
             found = both_ways(fused, *given, kind, gelu=True, interpret=True)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, alone)
+
+
+def test_a_dimension_that_is_cut_stays_so():
+    """GELU of the feed-forward on a mesh with a tensor axis: nothing is gathered for the kernel."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (4, 6, 16))
+    inner, outer = jax.random.normal(keys[1], (16, 64)), jax.random.normal(keys[2], (64, 16))
+    mesh = mesh_of(2, 1, 4)
+    place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
+
+    def loss(x, inner, outer):
+        y = fused(x @ inner, None, None, None, None, rate=0.0, gelu=True, channels="mlp",
+                  interpret=True)  # fmt: skip
+        return (y @ outer).sum()
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        places = place("data"), place(None, "tensor"), place("tensor")
+        step = jax.jit(jax.grad(loss, (1, 2)), in_shardings=places)
+        assert "all-gather" not in step.lower(x, inner, outer).compile().as_text()

@@ -180,30 +180,42 @@ def test_padding_of_labels_does_not_matter(fused):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_labels_without_letters():
+@BOTH
+def test_labels_without_letters(fused):
     logits, none = case(), np.zeros(len(LABELS), np.int32)
-    wide = step(logits, length=none)
-    narrow = step(logits, labels=LABELS[:, :0], length=none)
+    wide = step(logits, length=none, fused=fused)
+    narrow = step(logits, labels=LABELS[:, :0], length=none, fused=fused)
     for a, b in zip(jax.tree.leaves(wide), jax.tree.leaves(narrow), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_nan_inside_shows():
+@BOTH
+def test_nan_inside_shows(fused):
     logits = case()
     logits[0, 3, 2] = np.nan
-    (loss, _), gradient = step(logits)
+    (loss, _), gradient = step(logits, fused=fused)
     assert np.isnan(loss)
     assert np.isnan(gradient[0]).any()
     assert np.isfinite(gradient[1:]).all()
 
 
-def test_bfloat16():
+@BOTH
+def test_bfloat16(fused):
     half = jnp.asarray(case(), jnp.bfloat16)
-    (loss, _), gradient = step(half)
-    (full_loss, _), full = step(half.astype(jnp.float32))
+    (loss, _), gradient = step(half, fused=fused)
+    (full_loss, _), full = step(half.astype(jnp.float32), fused=fused)
     assert (loss.dtype, gradient.dtype) == (jnp.float32, jnp.bfloat16)
     assert float(loss) == pytest.approx(float(full_loss), rel=1e-6)
     np.testing.assert_array_equal(gradient, full.astype(jnp.bfloat16))
+
+
+def test_more_frames_than_there_are():
+    """As many as there are count, whoever computes it."""
+    more = CASE_FRAMES + 9 * (CASE_FRAMES == 14)
+    for a, b in zip(jax.tree.leaves(step(case(), frames=more, fused=True)),
+                    jax.tree.leaves(step(case(), fused=True)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+
 
 
 def test_large_logits():

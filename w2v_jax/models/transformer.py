@@ -22,7 +22,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         cfg, dtype = self.config, self.config.compute_dtype
         x = bert_dense(cfg.feed_forward, ("embed", "mlp"), dtype, name="inner")(x)
-        x = rows(x, activation=cfg.activation, choice=cfg.execution.rows)
+        x = rows(x, activation=cfg.activation, channels="mlp", choice=cfg.execution.rows)
         x = Dropout(cfg.activation_dropout, deterministic=not self.train)(x)
         x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="outer")(x)
         return x, Dropout(cfg.dropout, deterministic=not self.train).words()

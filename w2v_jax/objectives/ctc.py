@@ -146,6 +146,7 @@ def _by_kernel(logits, frames, labels, label_length, interpret: bool):
 
 
 def _kernel_forward(logits, frames, labels, label_length, interpret: bool):
+    frames = jnp.minimum(frames, logits.shape[1])  # the kernels ask nobody where the array ends
     log_probs = jax.nn.log_softmax(logits)
     size = labels.shape[1]
     wide = ((0, 0), (0, ctc_recursion.width(size) - size))
@@ -154,7 +155,8 @@ def _kernel_forward(logits, frames, labels, label_length, interpret: bool):
     letters = jnp.where(inside[:, None, :], letters, NEVER)
     letters = jnp.pad(letters, (wide[0], *wide), constant_values=NEVER)
     blanks = log_probs[:, :, 0]
-    same = jnp.pad(_repeats(labels), ((0, 0), (1, wide[1][1])))  # as the letter before
+    same = jnp.zeros((len(labels), letters.shape[2]), bool)  # as the letter before
+    same = same.at[:, 1:size].set(_repeats(labels))
     place = jnp.arange(letters.shape[2])
     # behind the label there is no blank either: the shift would see it
     last = tuple(jnp.where(place == n, 0.0, NEVER) for n in

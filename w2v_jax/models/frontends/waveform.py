@@ -210,9 +210,9 @@ class FeatureEncoder(nn.Module):
         choice = self.execution.first_conv
         if self.config.norm != "group" or self.config.bias:
             return False
-        # in float32 it would be a little less exact, for who asks for float32
-        automatic = choice != "auto" or self.execution.compute_dtype != jnp.float32
-        return automatic and form("first_conv", choice) == "folded"
+        if choice == "auto" and self.execution.compute_dtype == jnp.float32:
+            return False  # it would be a little less exact, for who asks for float32
+        return form("first_conv", choice) == "folded"
 
     def _counted(self, length: jax.Array | None) -> jax.Array | None:
         """Frames of the first convolution that count in its norm, int32 [B]; None for all."""

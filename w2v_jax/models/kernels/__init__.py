@@ -25,6 +25,7 @@ FORMS = {
     "first_conv": {"gpu": "folded", "other gpu": "folded", "": "conv"},
 }
 ONLY = {"fused": "gpu"}  # forms that are made for one platform
+WORDS = {"cpu": "a CPU", "tpu": "a TPU", "other gpu": "an older GPU, or another maker's"}
 
 
 def platform() -> str:
@@ -53,7 +54,8 @@ def form(operation: str, choice: str) -> str:
     forms, here = FORMS[operation], platform()
     if ONLY.get(choice, here) != here:
         raise ConfigError(
-            f"--config.execution.{operation}={choice} is made for a {ONLY[choice]}, the program is "
-            f"for a {here}; set --config.execution.{operation}=auto"
+            f"--config.execution.{operation}={choice} is a kernel for GPUs of NVIDIA from Ampere "
+            f"(compute capability 8.0) on, the program is for {WORDS.get(here, here)}; set "
+            f"--config.execution.{operation}=auto"
         )
     return forms.get(here, forms[""]) if choice == "auto" else choice

@@ -10,8 +10,9 @@ from jax.experimental.pallas import triton as plgpu
 from w2v_jax.models.kernels.fused_rows import normal_curve
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.kernels.sharded import per_device
+from w2v_jax.models.kernels.triton import dot
 
-_MULTIPLE = 16  # of the taps: what matrix units read at a time
+_LEAST, _MOST = 16, 64  # taps: of a product of matrix units, of one that the kernels make
 _FRAMES, _CHANNELS = 64, 128  # of a tile of the kernels
 _SEGMENTS = 8  # of a row, each with its own sums in the backward pass
 
@@ -42,21 +43,22 @@ def folded_conv(
     """
     taps = _taps(x, len(kernel), stride)
     kernels = _row_kernels(taps, kernel, scale, bias, frames, eps)
-    if not (fused and activation == "gelu"):
+    if not (fused and activation == "gelu" and taps.shape[2] <= _MOST):
         return ACTIVATIONS[activation](jnp.einsum("btk,bkc->btc", taps, kernels))
     run = functools.partial(_product_gelu, interpret=interpret)
     return per_device(run, (taps, kernels), (("batch", None, None),) * 2, 0)
 
 
 def _taps(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """The samples under a kernel, a one, and zeros: [B, S] -> [B, T, multiple of 16]."""
+    """The samples under a kernel, a one, and zeros: [B, S] -> [B, T, a power of 2]."""
     b, samples = x.shape
     frames = (samples - size) // stride + 1
     parts = -(-size // stride)
     needed = (frames + parts - 1) * stride
     x = jnp.pad(x[:, :needed], ((0, 0), (0, max(needed - samples, 0)))).reshape(b, -1, stride)
     taps = jnp.concatenate([x[:, i : i + frames] for i in range(parts)], -1)[..., :size]
-    more = jnp.zeros(-(-(size + 1) // _MULTIPLE) * _MULTIPLE - size, x.dtype).at[0].set(1)
+    more = max(pl.next_power_of_2(size + 1), _LEAST) - size
+    more = jnp.zeros(more, x.dtype).at[0].set(1)
     return jnp.concatenate([taps, jnp.broadcast_to(more, (b, frames, len(more)))], -1)
 
 
@@ -87,12 +89,16 @@ def _product_gelu(taps: jax.Array, kernels: jax.Array, interpret: bool) -> jax.A
     pass computes the products again."""
     b, t, k = taps.shape
     c = kernels.shape[2]
-    frames = lambda size: pl.BlockSpec((None, _FRAMES, size), lambda j, i, b: (b, i, 0))  # noqa: E731
+    parts = pl.cdiv(c, _CHANNELS)
+    frames = lambda size: pl.BlockSpec((None, _FRAMES, size), lambda i, b: (b, i // parts, 0))  # noqa: E731
     return pl.pallas_call(
         functools.partial(_forward_kernel, t, c, interpret),
-        grid=(pl.cdiv(c, _CHANNELS), pl.cdiv(t, _FRAMES), b),
-        in_specs=[frames(k), pl.BlockSpec((None, k, _CHANNELS), lambda j, i, b: (b, 0, j))],
-        out_specs=pl.BlockSpec((None, _FRAMES, _CHANNELS), lambda j, i, b: (b, i, j)),
+        # channels vary fastest; the second axis of a grid has 65,535 places at most
+        grid=(pl.cdiv(c, _CHANNELS) * pl.cdiv(t, _FRAMES), b),
+        in_specs=[frames(k), pl.BlockSpec((None, k, _CHANNELS), lambda i, b: (b, 0, i % parts))],
+        out_specs=pl.BlockSpec(
+            (None, _FRAMES, _CHANNELS), lambda i, b: (b, i // parts, i % parts)
+        ),
         out_shape=jax.ShapeDtypeStruct((b, t, c), taps.dtype),
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         interpret=interpret, name="first_conv_forward",
@@ -136,36 +142,39 @@ def _frames(t: int, first) -> jax.Array:
     return (first + jnp.arange(_FRAMES) < t)[:, None]
 
 
-def _channels(c: int) -> jax.Array:
-    """Which of the program's channels there are, [1, channels]."""
-    return (pl.program_id(0) * _CHANNELS + jnp.arange(_CHANNELS) < c)[None, :]
+def _channels(c: int, number) -> jax.Array:
+    """Which of the channels of that tile there are, [1, channels]."""
+    return (number * _CHANNELS + jnp.arange(_CHANNELS) < c)[None, :]
 
 
-def _read(ref, at, mask):
-    size = _FRAMES if ref.shape[0] > _FRAMES else ref.shape[0]
-    shape = (size, ref.shape[1])
+def _read(ref, at, size: int, mask):
+    shape = size, ref.shape[1]
     return plgpu.load(ref.at[pl.ds(at, size), :], mask=jnp.broadcast_to(mask, shape), other=0)
 
 
 def _forward_kernel(t: int, c: int, interpret: bool, taps_ref, kernels_ref, y_ref):
-    frames, channels = _frames(t, pl.program_id(1) * _FRAMES), _channels(c)
-    z = plgpu.dot(_read(taps_ref, 0, frames), _read(kernels_ref, 0, channels))
+    parts = pl.cdiv(c, _CHANNELS)
+    number = pl.program_id(0)
+    frames = _frames(t, jax.lax.div(number, parts) * _FRAMES)
+    channels = _channels(c, jax.lax.rem(number, parts))
+    kernels = _read(kernels_ref, 0, kernels_ref.shape[0], channels)
+    z = dot(_read(taps_ref, 0, _FRAMES, frames), kernels)
     y = z * normal_curve(z, interpret)[0]
     plgpu.store(y_ref, y.astype(y_ref.dtype), mask=frames & channels)
 
 
 def _backward_kernel(t, c, each, interpret: bool, taps_ref, kernels_ref, g_ref, of_kernels_ref):
-    channels = _channels(c)
-    kernels = _read(kernels_ref, 0, channels)
+    channels = _channels(c, pl.program_id(0))
+    kernels = _read(kernels_ref, 0, kernels_ref.shape[0], channels)
 
     def tile(number, sums):
         first = number * _FRAMES
         frames = _frames(t, first)
-        taps = _read(taps_ref, first, frames)
-        z = plgpu.dot(taps, kernels)
+        taps = _read(taps_ref, first, _FRAMES, frames)
+        z = dot(taps, kernels)
         phi, density = normal_curve(z, interpret)
-        g = _read(g_ref, first, frames & channels) * (phi + z * density)
-        return sums + plgpu.dot(taps.T, g.astype(taps.dtype))
+        g = _read(g_ref, first, _FRAMES, frames & channels) * (phi + z * density)
+        return sums + dot(taps.T, g.astype(taps.dtype))
 
     begin = pl.program_id(1) * each
     sums = jax.lax.fori_loop(begin, begin + each, tile, jnp.zeros(kernels.shape, jnp.float32))

@@ -1,4 +1,5 @@
-"""softmax(q k) v as one kernel on GPUs: nothing of the size T x T is ever in memory.
+"""softmax(q k) v as one kernel on GPUs: nothing of the size T x T is in memory, but the scores of
+relative positions where there are any (relative_bias.py).
 
 A program of the grid holds a block of queries of one row and head and walks over blocks of keys
 with the running maximum and sum of Milakov and Gimelshein (2018, arXiv 1805.02867); the backward
@@ -20,6 +21,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from w2v_jax.models.kernels.dropout import keeps
 from w2v_jax.models.kernels.relative_bias import relative_bias
+from w2v_jax.models.kernels.triton import dot, instruction
 
 WIDTHS = range(16, 129)  # of a head; others than powers of 2 are padded
 _EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)
@@ -45,7 +47,8 @@ class Plan(NamedTuple):
 
 # the fastest of 20 on an H200, BASE's shape (heads of 64) and heads of 80
 NARROW = Plan(Blocks(64, 64, 4, 3), Blocks(64, 64, 4, 4), Blocks(64, 64, 4, 3))
-WIDE = Plan(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 2), Blocks(128, 32, 4, 3))  # heads above 64
+WIDE = Plan(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 3))  # heads above 64
+FLOAT32 = Plan(*[Blocks(32, 32, 4, 1)] * 3)  # twice the bytes: what cards of 100 KB can share
 
 
 class Options(NamedTuple):
@@ -77,7 +80,9 @@ def fused_attention(
     b, t, h, _ = query.shape
     if seeds is None:
         seeds, rate = jnp.zeros((h, b, t), jnp.uint32), 0.0
-    plan = plan or (NARROW if query.shape[-1] <= 64 else WIDE)
+    if plan is None:
+        plan = NARROW if query.shape[-1] <= 64 else WIDE
+        plan = FLOAT32 if query.dtype == jnp.float32 else plan
     options = Options(rate, causal, plan, interpret)
     return _attention(query, key, value, length, seeds, positions, options)
 
@@ -166,7 +171,7 @@ class _Call:
             inputs += ("scores",)
         options, blocks = self.options, self.blocks
         pick = lambda names: jax.tree.map(lambda name: specs[name], names)  # noqa: E731
-        cut = _Cut(self.t, self.d, blocks, options, len(inputs) if bias is not None else 0)
+        cut = _Cut(self.t, self.d, blocks, options, None if bias is None else len(inputs) - 1)
         run = pl.pallas_call(
             functools.partial(_sorted, kernel, cut),
             grid=(pl.cdiv(self.t, size), self.h, self.b),
@@ -182,9 +187,8 @@ class _Call:
 
 def _sorted(kernel, cut: "_Cut", *refs) -> None:
     """Calls a kernel with the reference to the bias first, None where there is none."""
-    refs, bias = list(refs), None
-    if cut.inputs:
-        bias = refs.pop(cut.inputs - 1)
+    refs = list(refs)
+    bias = None if cut.bias_at is None else refs.pop(cut.bias_at)
     kernel(cut, bias, *refs)
 
 
@@ -196,7 +200,7 @@ class _Cut(NamedTuple):
     width: int
     blocks: Blocks
     options: Options
-    inputs: int  # how many a kernel has, where the last is the bias; else 0
+    bias_at: int | None  # of the references of a kernel, which is that of the bias
 
     def scores(self, bias_ref, query, column, products, turned: bool = False):
         """Products of queries and keys plus their bias; query and column: where the tile begins."""
@@ -217,12 +221,10 @@ class _Cut(NamedTuple):
         if self.options.interpret:
             return jnp.exp2(scores * scale - minus)
         bits = struct.unpack("<I", struct.pack("<f", scale))[0]
-        (found,) = plgpu.elementwise_inline_asm(
+        return instruction(
             f"{{ .reg .f32 x; fma.rn.ftz.f32 x, $1, 0f{bits:08X}, $2; ex2.approx.ftz.f32 $0, x; }}",
-            args=[scores, -minus], constraints="=f,f,f", pack=1,
-            result_shape_dtypes=[jax.ShapeDtypeStruct(scores.shape, jnp.float32)],
+            scores, -minus,
         )  # fmt: skip
-        return found
 
     def kept(self, seed, column):
         """Of the weights, by dropout."""
@@ -255,12 +257,6 @@ class _Cut(NamedTuple):
         plgpu.store(ref, x.astype(ref.dtype), mask=mask)
 
 
-def _dot(a, b):
-    """In float32, exact for arrays of 16 bits; not in TF32 for those of 32."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return plgpu.dot(a, b, precision=precision)
-
-
 def _walk(start, full, end, body, carry):
     """body(whole, number, carry) for blocks [start, full), of which all counts, and those up to
     `end`; int32 scalars."""
@@ -282,7 +278,7 @@ def _forward_kernel(
         y, best, total = carry
         first = number * step
         k = cut.rows(k_ref, first, step, first, whole)
-        scores = cut.scores(bias_ref, begin, first, _dot(q, k.T))
+        scores = cut.scores(bias_ref, begin, first, dot(q, k.T))
         column = first + jnp.arange(step)
         if not whole:
             scores = jnp.where(_counts(query[:, None], column[None, :], length, causal),
@@ -294,7 +290,7 @@ def _forward_kernel(
         if cut.options.rate:
             weights = jnp.where(cut.kept(seed[:, None], column[None, :]), weights, 0)
         v = cut.rows(v_ref, first, step, first, whole)
-        y = y * shrink[:, None] + _dot(weights.astype(v.dtype), v)
+        y = y * shrink[:, None] + dot(weights.astype(v.dtype), v)
         return y, more, total
 
     y = jnp.zeros((size, q.shape[1]), jnp.float32)
@@ -317,16 +313,17 @@ def _queries_kernel(
     seed, log_sum, delta = (
         cut.numbers(ref, begin, size)[:, None] for ref in (seed_ref, log_sum_ref, delta_ref)
     )
+    factor = cut.width**-0.5 / (1 - cut.options.rate)
 
     def body(whole, number, of_q):
         first = number * step
         k = cut.rows(k_ref, first, step, first, whole)
         v = cut.rows(v_ref, first, step, first, whole)
         column = (first + jnp.arange(step))[None, :]
-        weights = cut.powers(cut.scores(bias_ref, begin, first, _dot(q, k.T)), log_sum)
+        weights = cut.powers(cut.scores(bias_ref, begin, first, dot(q, k.T)), log_sum)
         if not whole:
             weights = jnp.where(_counts(query[:, None], column, length, causal), weights, 0)
-        slope = _dot(g, v.T)
+        slope = dot(g, v.T)
         if cut.options.rate:
             slope = jnp.where(cut.kept(seed, column), slope, 0)
         slope = weights * (slope - delta)
@@ -334,9 +331,8 @@ def _queries_kernel(
             there = (query < cut.time)[:, None] & (column < cut.time)
             at = of_bias_ref.at[pl.ds(begin, size), pl.ds(first, step)]
             plgpu.store(at, (slope * factor).astype(of_bias_ref.dtype), mask=there)
-        return of_q + _dot(slope.astype(k.dtype), k)
+        return of_q + dot(slope.astype(k.dtype), k)
 
-    factor = cut.width**-0.5 / (1 - cut.options.rate)
     full, end = _keys_of(begin, size, step, length, causal)
     if of_bias_ref is not None:  # also what no query looks at: its gradient is 0
         end = jnp.zeros_like(end) + pl.cdiv(cut.time, step)
@@ -364,17 +360,17 @@ def _keys_kernel(
             cut.numbers(ref, first, step, first, whole)[None, :]
             for ref in (seed_ref, log_sum_ref, delta_ref)
         )
-        scores = cut.scores(bias_ref, first, begin, _dot(k, q.T), turned=True)
+        scores = cut.scores(bias_ref, first, begin, dot(k, q.T), turned=True)
         weights = cut.powers(scores, log_sum)
         if causal:
             query = (first + jnp.arange(step))[None, :]
             weights = jnp.where(column <= query, weights, 0)
-        slope, dropped = _dot(v, g.T), weights
+        slope, dropped = dot(v, g.T), weights
         if cut.options.rate:
             kept = cut.kept(seed, column)
             slope, dropped = jnp.where(kept, slope, 0), jnp.where(kept, weights, 0)
-        of_v += _dot(dropped.astype(g.dtype), g)
-        of_k += _dot((weights * (slope - delta)).astype(q.dtype), q)
+        of_v += dot(dropped.astype(g.dtype), g)
+        of_k += dot((weights * (slope - delta)).astype(q.dtype), q)
         return of_k, of_v
 
     some = (begin < length).astype(jnp.int32)  # nothing for blocks of which no key counts

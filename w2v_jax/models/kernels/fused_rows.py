@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from w2v_jax.models.kernels.dropout import keeps
+from w2v_jax.models.kernels.triton import instruction
 
 WIDEST = 8192  # channels of a row that a program holds
 _ELEMENTS = 4096  # of a tile: so many numbers of each array at a time
@@ -178,18 +179,10 @@ def normal_curve(z: jax.Array, interpret: bool) -> tuple[jax.Array, jax.Array]:
         t = 1 / (1 + jnp.abs(z) * (_P * math.sqrt(0.5)))
         e = jnp.exp(-0.5 * z * z)
     else:
-        t = _instruction("rcp.approx.ftz.f32", 1 + jnp.abs(z) * (_P * math.sqrt(0.5)))
-        e = _instruction("ex2.approx.ftz.f32", z * z * (-0.5 * math.log2(math.e)))
+        t = instruction("rcp.approx.ftz.f32 $0, $1;", 1 + jnp.abs(z) * (_P * math.sqrt(0.5)))
+        e = instruction("ex2.approx.ftz.f32 $0, $1;", z * z * (-0.5 * math.log2(math.e)))
     tail = 0.5 * e * t * functools.reduce(lambda sum, a: sum * t + a, reversed(_A))
     return jnp.where(z < 0, tail, 1 - tail), e * (1 / math.sqrt(2 * math.pi))
-
-
-def _instruction(name: str, x: jax.Array) -> jax.Array:
-    (found,) = plgpu.elementwise_inline_asm(
-        f"{name} $0, $1;", args=[x], constraints="=f,f", pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, jnp.float32)],
-    )  # fmt: skip
-    return found
 
 
 def _forward_kernel(tile: _Tile, programs: int, refs: dict) -> None:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from w2v_jax.models.kernels.triton import dot
+
 _SIZE = 64  # queries of a tile, and distances
 _GROUPS = 4  # of the rows of a batch, each with its own sums of the gradient of the distances
 _OPTIONS = plgpu.CompilerParams(num_warps=4, num_stages=2)
@@ -119,7 +121,7 @@ def _forward_kernel(t: int, d: int, query_ref, distances_ref, y_ref):
 
     def tile(number, carry):
         first = number * _SIZE
-        scores = _dot(query, _load(distances_ref, first, 2 * t - 1, d).T)
+        scores = dot(query, _load(distances_ref, first, 2 * t - 1, d).T)
         row, column, there = _diagonals(t, begin, first)
         plgpu.store(y_ref.at[row, column], scores.astype(y_ref.dtype), mask=there)
         return carry
@@ -134,7 +136,7 @@ def _query_kernel(t: int, d: int, distances_ref, g_ref, y_ref):
         first = number * _SIZE
         row, column, there = _diagonals(t, begin, first)
         g = plgpu.load(g_ref.at[row, column], mask=there, other=0)
-        return sums + _dot(g, _load(distances_ref, first, 2 * t - 1, d))
+        return sums + dot(g, _load(distances_ref, first, 2 * t - 1, d))
 
     zero = jnp.zeros(y_ref.shape, jnp.float32)
     sums = jax.lax.fori_loop(*_blocks_of_distances(t, begin), tile, zero)
@@ -151,7 +153,7 @@ def _distance_kernel(b: int, t: int, d: int, groups: int, query_ref, g_ref, y_re
             begin = i * _SIZE
             row, column, there = _diagonals(t, begin, first)
             g = plgpu.load(g_ref.at[number, row, column], mask=there, other=0)
-            return sums + _dot(g.T, _load(query_ref, begin, t, d, number))
+            return sums + dot(g.T, _load(query_ref, begin, t, d, number))
 
         low = jnp.maximum(t - 1 - (first + _SIZE - 1), 0)
         high = jnp.minimum(2 * t - 2 - first, t - 1)
@@ -164,8 +166,3 @@ def _distance_kernel(b: int, t: int, d: int, groups: int, query_ref, g_ref, y_re
     mask = first + jnp.arange(_SIZE) < 2 * t - 1
     mask = mask[:, None] & (jnp.arange(y_ref.shape[1]) < d)[None, :]
     plgpu.store(y_ref, sums, mask=mask)
-
-
-def _dot(a, b):
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return plgpu.dot(a, b, precision=precision)

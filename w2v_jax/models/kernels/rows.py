@@ -23,16 +23,21 @@ def rows(
     eps: float = 1e-5,
     activation: str = "",
     both: bool = False,
+    channels: str | None = None,
     choice: str = "auto",
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """activation(layer norm(h)), h = x + dropout(branch): x and branch [B, T, D]; words uint32 [2]
     of the dropout (`dropout_seed`), None without; scale and bias [D] of the norm, None without;
-    `both`: returns h as well, first. The form `fused` is a kernel of a GPU (fused_rows.py); a wider
-    row than that holds, or another activation than gelu, is left to XLA as in the form `plain`."""
-    taken = x.ndim == 3 and (scale is None or x.shape[-1] <= WIDEST)
+    `both`: returns h as well, first; channels: the logical name of the last dimension, where there
+    is no norm over it. The form `fused` is a kernel of a GPU (fused_rows.py); wider rows than that
+    holds are left to XLA, as in the form `plain`, and so is another activation than gelu."""
+    taken = x.ndim == 3 and x.shape[-1] <= WIDEST
     if form("rows", choice) == "fused" and taken:
         gelu = activation == "gelu"
-        y = fused(x, branch, words, scale, bias, rate=rate, eps=eps, gelu=gelu, both=both)
+        y = fused(
+            x, branch, words, scale, bias, rate=rate, channels=channels, eps=eps, gelu=gelu,
+            both=both,
+        )  # fmt: skip
         if gelu or not activation:
             return y
         act = ACTIVATIONS[activation]
@@ -53,10 +58,10 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     return (y - mean) * (jax.lax.rsqrt(var + eps) * scale) + bias
 
 
-def fused(x, branch, words, scale, bias, *, rate: float, **options):
+def fused(x, branch, words, scale, bias, *, rate: float, channels: str | None = None, **options):
     """`rows` by the kernel, each device its own; options of fused_rows."""
     row_seeds = None if words is None else seeds(words, x.shape[:-1])
     kernel = functools.partial(fused_rows, rate=rate, **options)
-    frames = ("batch", "time", None)
+    frames = ("batch", "time", channels)
     names = (frames, frames, frames[:2], (None,), (None,))
     return per_device(kernel, (x, branch, row_seeds, scale, bias), names, 0)
