@@ -14,8 +14,9 @@ from tests.promises.contract import mesh_of
 from w2v_jax.models import kernels
 from w2v_jax.models.kernels import attention, form
 from w2v_jax.models.kernels.attention import Heads, attend, fused
+from w2v_jax.models.kernels.attention_blocks import Blocks, Plan
 from w2v_jax.models.kernels.dropout import dropout_seed, keeps, scrambled, seeds
-from w2v_jax.models.kernels.fused_attention import WIDTHS, Blocks, Plan, fused_attention
+from w2v_jax.models.kernels.fused_attention import WIDTHS, fused_attention
 from w2v_jax.models.settings import ConfigError
 from w2v_jax.training.sharding import RULES
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.kernels import ctc_recursion
-from w2v_jax.models.kernels.ctc_recursion import NEVER
+from w2v_jax.models.kernels.ctc_recursion import NEVER, log_add
 from w2v_jax.models.kernels.sharded import per_device
 
 _ROWS = ("batch", None)  # the logical names of arrays of rows
@@ -78,9 +78,9 @@ def _forward(logits, frames, labels, label_length):
     def step(carry, x):
         blank, letter, scale = carry  # ln p of all ways to be there, [B, U + 1], [B, U]
         emit_blank, emit_letter, t = x
-        entered = _log_add(blank, jnp.pad(letter, ((0, 0), (1, 0)), constant_values=NEVER))
+        entered = log_add(blank, jnp.pad(letter, ((0, 0), (1, 0)), constant_values=NEVER))
         source = jnp.where(same, blank[:, :-1], entered[:, :-1])
-        new = _shifted(entered + emit_blank, _log_add(letter, source) + emit_letter)
+        new = _shifted(entered + emit_blank, log_add(letter, source) + emit_letter)
         new = *new[:2], scale + new[2]
         inside = (t < frames)[:, None]
         carry = tuple(jnp.where(inside, *pair) for pair in zip(new, carry, strict=True))
@@ -110,9 +110,9 @@ def _backward(residuals, cotangent):
         total = in_blank + in_letter.sum(1, keepdims=True)
         posteriors = in_blank / total, in_letter / total
         blank, letter = blank + emit_blank, letter + emit_letter
-        left = _log_add(blank, jnp.pad(letter, ((0, 0), (0, 1)), constant_values=NEVER))
+        left = log_add(blank, jnp.pad(letter, ((0, 0), (0, 1)), constant_values=NEVER))
         target = jnp.where(same, blank[:, 1:], left[:, 1:])
-        new = _shifted(left, _log_add(letter, target))[:2]
+        new = _shifted(left, log_add(letter, target))[:2]
         inside = (t < frames)[:, None]
         return tuple(jnp.where(inside, *pair) for pair in zip(new, last, strict=True)), posteriors
 
@@ -197,8 +197,3 @@ def _shifted(blank, letter):
     """Both less the maximum of their row, and the maximum [B, 1]."""
     top = jnp.maximum(blank.max(1), letter.max(1, initial=NEVER))[:, None]
     return blank - top, letter - top, top
-
-
-def _log_add(a, b):
-    # log1p would save digits far below the 1e-7 of the shifted maximum, for a fifth more time
-    return jnp.maximum(a, b) + jnp.log(1 + jnp.exp(-jnp.abs(a - b)))

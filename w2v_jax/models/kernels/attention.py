@@ -9,12 +9,11 @@ import jax.numpy as jnp
 
 from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.dropout import dropout, keeps, seeds
-from w2v_jax.models.kernels.fused_attention import WIDTHS, fused_attention
+from w2v_jax.models.kernels.fused_attention import EXCLUDED, WIDTHS, fused_attention
 from w2v_jax.models.kernels.sharded import per_device
 
 log = logging.getLogger(__name__)
 
-EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)  # finite: a query without any key gives numbers
 
 
 def relative_shift(x: jax.Array) -> jax.Array:
