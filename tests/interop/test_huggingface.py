@@ -313,7 +313,11 @@ def test_what_is_wrong_is_named(directory, file, change, words):
     [
         ({"block": {"kind": "conformer", "norm": "layer"}}, "model.block.norm is 'layer'"),
         ({"norm_order": "post"}, "model.norm_order is 'post'"),
-        ({"positions": "conv"}, "no convolutional positions"),
+        ({"positions": "conv"}, "no conv positions"),
+        ({"positions": "sinusoidal"}, "no sinusoidal positions"),
+        ({"block": {"kind": "conformer", "kernel": 32}}, "block.kernel is 32; .* only odd"),
+        ({"block": {"kind": "conformer", "order": "parallel"}}, "block.order is 'parallel'"),
+        ({"block": {"kind": "conformer", "residual": 1.0}}, "block.residual is 1.0; .* only 0.5"),
     ],
 )
 def test_what_transformers_cannot_express_is_named(directory, tmp_path, change, words):

@@ -186,8 +186,10 @@ def test_misspelt_and_impossible_values_are_named():
         EncoderConfig.from_dict({"block": "lstm"})
     with pytest.raises(ConfigError, match=r"no key model\.positions\.kernel; .* relative: none"):
         EncoderConfig.from_dict({"positions": {"kind": "relative", "kernel": 3}})
-    with pytest.raises(ConfigError, match=r"model\.block\.kernel is 4; it must be an odd number"):
-        EncoderConfig.from_dict({"block": {"kind": "conformer", "kernel": 4}})
+    with pytest.raises(ConfigError, match=r"model\.block\.order is 'both'; .* parallel"):
+        EncoderConfig.from_dict({"block": {"kind": "conformer", "order": "both"}})
+    with pytest.raises(ConfigError, match=r"norm_order=none needs model\.block\.kind=conformer"):
+        EncoderConfig(norm_order="none")
     with pytest.raises(ConfigError, match=r"execution\.attention is 'flash'; .* whole, fused"):
         EncoderConfig.from_dict({}, {"attention": "flash"})
     with pytest.raises(ConfigError, match=r"no key execution\.dtyp"):

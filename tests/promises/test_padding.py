@@ -24,8 +24,15 @@ VARIANTS = {
     "batch norm before positions": dict(positions__norm="batch", feature_norm=False),
     "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),
     "conformer layer norm": dict(block=dict(kind="conformer", norm="layer"), positions="rotary"),
+    "conformer of other parts": dict(
+        block=dict(kind="conformer", norm="batch", order="parallel", kernel=6, feed_forwards=1,
+                   residual=1.0, convolution="lightweight"), positions="sinusoidal",
+    ),
+    "conformer causal": dict(
+        block=dict(kind="conformer", norm="layer", causal_convolution=True), norm_order="none",
+    ),
     "conformer group norm": dict(block=dict(kind="conformer", norm="group"), positions="none"),
-}
+}  # fmt: skip
 
 
 def build(variant):

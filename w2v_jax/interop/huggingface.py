@@ -22,7 +22,7 @@ from w2v_jax.interop.huggingface_tensors import (
     unused_positions,
 )
 from w2v_jax.models.catalogue import encoder_config as encoder_config_of
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.config import ConformerConfig, EncoderConfig, QuantizerConfig
 from w2v_jax.models.settings import nest, value_of
 from w2v_jax.places import writing
 from w2v_jax.text.alphabet import Alphabet
@@ -86,6 +86,8 @@ DEFAULTS = {
     "adapter_attn_dim": None, "add_adapter": False, "num_adapter_layers": 3, "adapter_stride": 2,
     "output_hidden_size": None,
 }  # fmt: skip
+# of our conformer blocks, which transformers has as in the paper
+SWITCHES = ("feed_forwards", "residual", "order", "convolution", "causal_convolution")
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
     "rotary_embedding_base": 10000,
@@ -294,9 +296,15 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     conformer, positions = config.conformer, config.positions.kind
     only: dict[str, Any] = {"frontend.kind": "waveform"}
     if conformer:
+        usual = {name: getattr(ConformerConfig, name) for name in SWITCHES}
+        only |= {f"block.{name}": value for name, value in usual.items()}
         only |= {"block.norm": "batch", "norm_order": "pre"}
-        if positions == "conv":
-            raise UserError("transformers has no convolutional positions in a conformer")
+        if positions in ("conv", "sinusoidal"):
+            raise UserError(f"transformers has no {positions} positions in a conformer")
+        if config.block.kernel % 2 == 0:
+            raise UserError(
+                f"model.block.kernel is {config.block.kernel}; transformers has only odd kernels"
+            )
     else:
         # one activation of all convolutions
         only |= {"positions.kind": "conv"}

@@ -75,9 +75,14 @@ KEYS = {
     "model.num_heads": Key(whole(1, 65_536), "of the attention"),
     "model.feed_forward": Key(whole(1, 1_048_576), "hidden width of the feed-forwards", "channels"),
     "model.feature_norm": Key(FLAG, "layer norm of the features before their projection"),
-    "model.norm_order": Key(choice("post", "pre"), "layer norm after or before every sub-layer"),
+    "model.norm_order": Key(
+        choice("post", "pre", "none"),
+        "layer norm after or before every sub-layer of a transformer block; of conformers, whose "
+        "blocks have their own, before the first block or after the last; none: of conformers, "
+        "neither",
+    ),
     "model.norm_eps": Key(number(1e-12, 1.0), "of the layer norms"),
-    "model.activation": Key(ACTIVATION, "in the feed-forwards"),
+    "model.activation": Key(ACTIVATION, "in the feed-forwards, and in the convolution modules"),
     "model.dropout": Key(SHARE, "of what every sub-layer adds, and of the first block's input"),
     "model.attention_dropout": Key(SHARE, "of the attention's weights"),
     "model.activation_dropout": Key(SHARE, "inside the feed-forwards"),
@@ -128,15 +133,40 @@ KEYS = {
         "bottleneck of an adapter at the end of a block (MMS); 0: none",
         only=TRANSFORMER,
     ),
+    "model.block.feed_forwards": Key(
+        whole(1, 2), "2: before attention and convolution and after; 1: after", only=CONFORMER
+    ),
+    "model.block.residual": Key(
+        above(0.0, 1.0),
+        "share of a feed-forward that is added; 0.5: half-steps, 1: full steps",
+        only=CONFORMER,
+    ),
+    "model.block.order": Key(
+        choice("attention_first", "convolution_first", "parallel"),
+        "of attention and convolution; parallel: both of the same input, and added",
+        only=CONFORMER,
+    ),
+    "model.block.convolution": Key(
+        choice("depthwise", "lightweight", "none"),
+        "of the convolution module; lightweight: a kernel per head of the attention, its taps add "
+        "up to 1; none: no such module, and its other keys mean nothing",
+        only=CONFORMER,
+    ),
+    "model.block.causal_convolution": Key(
+        FLAG, "whether it sees earlier frames alone; the attention sees all", only=CONFORMER
+    ),
     "model.block.kernel": Key(
-        whole(1, 4_095, odd=True), "of the convolution module", "frames", only=CONFORMER
+        whole(1, 4_096),
+        "of the convolution module; an even one sees one frame more of the future",
+        "frames",
+        only=CONFORMER,
     ),
     "model.block.norm": Key(
         choice("batch", "layer", "group"), "inside the convolution module", only=CONFORMER
     ),
     "model.block.dropout": Key(SHARE, "at the end of the convolution module", only=CONFORMER),
     "model.positions.kind": Key(
-        choice("conv", "relative", "rotary", "none"),
+        choice("conv", "relative", "rotary", "sinusoidal", "none"),
         "what says where a frame stands; relative and rotary need conformer blocks",
     ),
     "model.positions.kernel": Key(

@@ -31,11 +31,21 @@ class TransformerConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig(Settings):
-    """Half feed-forward, self-attention, convolution, half feed-forward (arXiv 2005.08100)."""
+    """Half feed-forward, self-attention, convolution, half feed-forward (arXiv 2005.08100).
+
+    The defaults are the paper's block; the rest are the ablations of its tables 3 to 5, and
+    w2v-BERT 2.0's causal convolution. Its tables 6 and 7 are model.num_heads and `kernel`, the
+    activation of table 3 is model.activation.
+    """
 
     kind: ClassVar[str] = "conformer"
     path: ClassVar[str] = "model.block"
 
+    feed_forwards: int = 2
+    residual: float = 0.5
+    order: str = "attention_first"
+    convolution: str = "depthwise"
+    causal_convolution: bool = False
     kernel: int = 31
     norm: str = "batch"
     dropout: float = free(0.1)
@@ -71,6 +81,15 @@ class RotaryPositions(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class SinusoidalPositions(Settings):
+    """Sines and cosines of the frame's number, added to the first block's input (arXiv 1706.03762
+    section 3.5; the input is not scaled)."""
+
+    kind: ClassVar[str] = "sinusoidal"
+    path: ClassVar[str] = "model.positions"
+
+
+@dataclasses.dataclass(frozen=True)
 class NoPositions(Settings):
     """Nothing says where a frame stands."""
 
@@ -101,7 +120,12 @@ class StridedOutput(Settings):
 
 
 BLOCKS = {c.kind: c for c in (TransformerConfig, ConformerConfig)}
-POSITIONS = {c.kind: c for c in (ConvPositions, RelativePositions, RotaryPositions, NoPositions)}
+POSITIONS = {
+    c.kind: c
+    for c in (
+        ConvPositions, RelativePositions, RotaryPositions, SinusoidalPositions, NoPositions,
+    )
+}  # fmt: skip
 OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput)}
 
 
@@ -146,6 +170,11 @@ class EncoderConfig(ModelSettings):
                     f"{nearest_multiples('model.width', self.width, divisor)}"
                 )
         positions = self.positions.kind
+        if positions in ("relative", "sinusoidal") and self.width % 2:
+            raise ConfigError(
+                f"model.positions.kind={positions} needs an even width; "
+                f"{nearest_multiples('model.width', self.width, 2)}"
+            )
         if positions == "rotary" and (self.width // self.num_heads) % 2:
             raise ConfigError(
                 f"model.positions.kind=rotary needs an even width per head, which {self.width} / "
@@ -160,7 +189,12 @@ class EncoderConfig(ModelSettings):
             if positions in ("relative", "rotary"):
                 raise ConfigError(
                     f"model.positions.kind={positions} needs model.block.kind=conformer; a "
-                    "transformer block takes conv or none"
+                    "transformer block takes conv, sinusoidal or none"
+                )
+            if self.norm_order == "none":
+                raise ConfigError(
+                    "model.norm_order=none needs model.block.kind=conformer, whose blocks end with "
+                    "a norm; set it to post or pre"
                 )
 
     @property

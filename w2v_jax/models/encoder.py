@@ -21,6 +21,7 @@ from w2v_jax.models.layers import (
     PositionalConv,
     boxed,
     frame_mask,
+    sinusoids,
     torch_dense,
     zero_padding,
 )
@@ -159,6 +160,8 @@ class ContextNetwork(nn.Module):
         if cfg.positions.kind == "conv":
             leaks = cfg.padding_leaks
             moved = positional_conv(cfg, name="positions")(x, None if leaks else mask, self.train)
+        elif cfg.positions.kind == "sinusoidal":
+            x = x + sinusoids(jnp.arange(x.shape[1]), cfg.width).astype(x.dtype)
         norm = LayerNorm(cfg.execution, cfg.norm_eps, name="norm")
         if cfg.norm_order == "post":
             x = norm(x, moved)

@@ -1,0 +1,169 @@
+"""The Conformer block and its ablations (arXiv 2005.08100, tables 3 to 7), against a few lines of
+NumPy that say what each switch means."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from w2v_jax.models.attention import SelfAttention
+from w2v_jax.models.conformer import ConformerBlock, ConvolutionModule
+from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.layers import sinusoids
+from w2v_jax.models.transformer import FeedForward
+
+B, T = 2, 19
+
+
+def conformer(positions="relative", activation="swish", **block):
+    block = {"kind": "conformer"} | block
+    return small.encoder(
+        block=block, positions=positions, activation=activation, **small.NO_DROPOUT
+    )
+
+
+def drawn(config):
+    """(block, its variables with norms that do something, input)."""
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    x = jax.random.normal(next(keys), (B, T, config.width))
+    block = ConformerBlock(config, train=False)
+    variables = nn.meta.unbox(block.init(next(keys), x, None))
+    noisy = lambda v: v + 0.3 * jax.random.uniform(next(keys), v.shape)  # noqa: E731
+    return block, jax.tree.map(noisy, variables), x
+
+
+def norm(x, p):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * p["scale"] + p["bias"]
+
+
+def expected(config, variables, x):
+    """The block in the words of the paper, of the three modules that are tested elsewhere."""
+    params, block = variables["params"], config.block
+    part = lambda module, name, *args: np.asarray(  # noqa: E731
+        jax.tree.leaves(
+            module(config, False).apply({k: v[name] for k, v in variables.items() if name in v},
+                                        *args))[0]
+    )  # fmt: skip
+
+    def feed_forward(i, x):
+        return part(FeedForward, f"feed_forward_{i}", norm(x, params[f"feed_forward_{i}_norm"]))
+
+    def attention(x):
+        return part(SelfAttention, "attention", norm(x, params["attention_norm"]), None)
+
+    def convolution(x):
+        if block.convolution == "none":
+            return np.zeros_like(x)
+        return part(ConvolutionModule, "convolution", jnp.asarray(x), None)
+
+    if block.feed_forwards == 2:
+        x = x + block.residual * feed_forward(1, x)
+    if block.order == "attention_first":
+        x = x + attention(x)
+        x = x + convolution(x)
+    elif block.order == "convolution_first":
+        x = x + convolution(x)
+        x = x + attention(x)
+    else:
+        x = x + attention(x) + convolution(x)
+    return norm(x + block.residual * feed_forward(2, x), params["final_norm"])
+
+
+SWITCHES = {
+    "the paper's": {},
+    "table 3, relu": dict(activation="relu"),
+    "table 3, no convolution": dict(convolution="none"),
+    "table 3, no macaron": dict(feed_forwards=1, residual=1.0),
+    "table 3, no relative positions": dict(positions="sinusoidal"),
+    "table 4, lightweight": dict(convolution="lightweight"),
+    "table 4, convolution first": dict(order="convolution_first"),
+    "table 4, parallel": dict(order="parallel"),
+    "table 5, full steps": dict(residual=1.0),
+    "table 7, kernel 32": dict(kernel=32),
+    "w2v-BERT": dict(causal_convolution=True, norm="layer", positions="none"),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_is_what_it_says(name):
+    config = conformer(**SWITCHES[name])
+    block, variables, x = drawn(config)
+    found = jax.jit(block.apply)(variables, x, None)[0]
+    np.testing.assert_allclose(found, expected(config, variables, np.asarray(x)), atol=1e-4)
+
+
+def test_every_switch_changes_the_block():
+    """With the parameters that two blocks share, all outputs differ."""
+    outputs = []
+    for switches in SWITCHES.values():
+        config = conformer(**switches)
+        block, _, x = drawn(config)
+        variables = block.init(jax.random.key(3), x, None)
+        outputs.append(np.asarray(jax.jit(block.apply)(variables, x, None)[0]))
+    # positions of the encoder's input are not the block's
+    assert len({y.tobytes() for y in outputs}) == len(outputs)
+
+
+def test_the_activation_is_of_the_convolution_module_too():
+    config, other = conformer(), conformer(activation="relu")
+    x = jax.random.normal(jax.random.key(0), (B, T, config.width))
+    module = ConvolutionModule(config, False)
+    variables = module.init(jax.random.key(1), x, None)
+    change = ConvolutionModule(other, False).apply(variables, x, None) - module.apply(
+        variables, x, None
+    )
+    assert float(jnp.abs(change).max()) > 1e-3
+
+
+def test_parameters_of_the_ablated_blocks():
+    names = lambda **switches: set(drawn(conformer(**switches))[1]["params"])  # noqa: E731
+    whole = names()
+    assert whole - names(convolution="none") == {"convolution"}
+    assert whole - names(feed_forwards=1) == {"feed_forward_1", "feed_forward_1_norm"}
+    assert whole == names(order="parallel") == names(residual=1.0) == names(kernel=32)
+
+
+def test_the_convolution_sees_the_past_alone():
+    config = conformer(causal_convolution=True, norm="layer")
+    x = jax.random.normal(jax.random.key(0), (B, T, config.width))
+    module = ConvolutionModule(config, False)
+    variables = module.init(jax.random.key(1), x, None)
+    later = x.at[:, 11:].set(7.0)
+    a, b = (np.asarray(module.apply(variables, y, None)) for y in (x, later))
+    np.testing.assert_array_equal(a[:, :11], b[:, :11])
+    assert np.abs(a[:, 11:] - b[:, 11:]).max(-1).min() > 0
+
+
+AUDIO = small.noise_batch(1, 8000)["audio"][0]
+
+
+def encoded(config, variables=None):
+    model = Encoder(config)
+    variables = variables or nn.meta.unbox(model.init(jax.random.key(0), AUDIO))
+    return variables, jax.jit(lambda v: model.apply(v, AUDIO, taps=("hidden_0", "hidden_2")))(
+        variables
+    )
+
+
+def test_no_norm_outside_of_the_blocks():
+    config = small.encoder(block="conformer", positions="none", norm_order="none")
+    variables, found = encoded(config)
+    assert set(variables["params"]["context"]) == {"layers"}
+    np.testing.assert_array_equal(found.context, found.taps["hidden_2"])
+    whole = small.encoder(block="conformer", positions="none", norm_order="pre")
+    assert set(encoded(whole)[0]["params"]["context"]) == {"layers", "norm"}
+
+
+def test_sinusoids_are_added_to_the_first_input():
+    variables, found = encoded(small.encoder(positions="sinusoidal", norm_order="pre"))
+    _, without = encoded(small.encoder(positions="none", norm_order="pre"), variables)
+    moved = np.asarray(found.taps["hidden_0"] - without.taps["hidden_0"])[0]
+    table = np.asarray(sinusoids(jnp.arange(len(moved)), moved.shape[1]))
+    np.testing.assert_allclose(moved, table, atol=1e-5)
+    # as in arXiv 1706.03762 section 3.5
+    angle = 3 / 10000.0 ** (np.array([0, 2]) / 32)
+    np.testing.assert_allclose(table[3, :4:2], np.sin(angle), rtol=1e-5)
+    np.testing.assert_allclose(table[3, 1:4:2], np.cos(angle), rtol=1e-5)
