@@ -70,6 +70,6 @@ def _code(value: Any) -> str:
 def _table(rows: Mapping[str, tuple[Key, str]]) -> str:
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
     for key, (row, default) in rows.items():
-        of = f"; with `{row.only}`" if row.only else ""
+        of = f"; with `{row.only.replace('|', '` or `')}`" if row.only else ""
         lines.append((f"`{key}`", default, str(row.range), row.unit, f"{row.meaning}{of}"))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

@@ -21,7 +21,8 @@ from w2v_jax.keys.ranges import (
 
 
 class Key(NamedTuple):
-    """A row. only: the key exists where another one has this value, KEY=VALUE."""
+    """A row. only: the key exists where another one has this value, KEY=VALUE, or one of these,
+    KEY=VALUE|VALUE."""
 
     range: Range
     meaning: str
@@ -35,7 +36,7 @@ COUNT = whole(1, STEPS)  # of updates
 WIDTH = whole(1, 65_536)
 AT_ONCE = above(0.0, 1e6)  # seconds of a batch: 278 h
 ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
-LINEAR, TRI_STAGE = "optim.schedule=linear", "optim.schedule=tri_stage"
+WARMED, TRI_STAGE = "optim.schedule=linear|inverse_sqrt", "optim.schedule=tri_stage"
 WAVEFORM = "model.frontend.kind=waveform"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
 CONV, STRIDED = "model.positions.kind=conv", "model.output.kind=strided"
@@ -319,12 +320,12 @@ KEYS = {
     ),
     # optimizer
     "optim.schedule": Key(
-        choice("linear", "tri_stage"),
-        "of the learning rate; linear: up to its peak, down to 0; tri_stage: up, constant, "
-        "exponentially down",
+        choice("linear", "inverse_sqrt", "tri_stage"),
+        "of the learning rate; linear: up to its peak, down to 0; inverse_sqrt: up, then with the "
+        "root of the updates; tri_stage: up, constant, exponentially down",
     ),
     "optim.peak_lr": Key(above(0.0, 10.0), "the highest learning rate"),
-    "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=LINEAR),
+    "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=WARMED),
     "optim.phases": Key(
         Several(PROBABILITY, 3, 3, "(0.1,0.4,0.5)"),
         "shares of the updates in which it rises, stays and falls; together 1",
