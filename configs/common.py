@@ -50,6 +50,18 @@ SIZES["xlsr_2b"] = SIZES["large_lv60k"] | dict(width=1920, num_layers=48, feed_f
 CONFORMER = {"block.kind": "conformer", "block.dropout": 0.0, "activation": "swish"}
 SIZES["conformer_rel_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.kind": "relative"}
 SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.kind": "rotary"}
+# the Conformer of arXiv 2005.08100, table 1
+_PAPER = {
+    "frontend.kind": "logmel", "block.kind": "conformer", "block.kernel": 32,
+    "positions.kind": "relative", "activation": "swish", "feature_norm": False,
+    "norm_order": "none",
+}  # fmt: skip
+for _name, _width, _layers, _heads in (
+    ("tiny", 96, 8, 4), ("s", 144, 16, 4), ("m", 256, 16, 4), ("l", 512, 17, 8),
+):  # fmt: skip
+    SIZES[f"conformer_{_name}"] = _PAPER | dict(
+        width=_width, num_layers=_layers, num_heads=_heads, feed_forward=4 * _width
+    )
 # HuBERT (arXiv 2106.07447): like them, without bias in the feature encoder
 SIZES["hubert_base"] = SIZES["base"]
 SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}
@@ -134,7 +146,7 @@ def masked(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
 def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     """A pre-training config with the values all wav2vec 2.0 recipes have in common; kinds as in
     `model`."""
-    if size in PREDICTIONS:
+    if size in SIZES and size not in QUANTIZERS:
         raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
     config = masked(size, kinds)
     config.kind = "wav2vec2"

@@ -56,7 +56,7 @@ def test_linear_schedule():
 
 
 def test_inverse_sqrt_schedule():
-    """k * d^-0.5 * min(n^-0.5, n * warmup^-1.5) for the n-th update, arXiv 1706.03762 section 5.3."""
+    """arXiv 1706.03762 section 5.3: k * d^-0.5 * min(n^-0.5, n * warmup^-1.5) for update n."""
     width, warmup, k = 144, 10_000, 5.0
     schedule = inverse_sqrt_schedule(k / (width * warmup) ** 0.5, warmup)
     for n in (1, 500, 10_000, 40_000, 1_000_000):
