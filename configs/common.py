@@ -53,7 +53,7 @@ SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.k
 # the Conformer of arXiv 2005.08100, table 1
 _PAPER = {
     "frontend.kind": "logmel", "block.kind": "conformer", "block.kernel": 32,
-    "positions.kind": "relative", "activation": "swish", "feature_norm": False,
+    "block.bias": True, "positions.kind": "relative", "activation": "swish", "feature_norm": False,
     "norm_order": "none",
 }  # fmt: skip
 for _name, _width, _layers, _heads in (

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests import small
+from w2v_jax.configs import common
 from w2v_jax.models.attention import SelfAttention
+from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock, ConvolutionModule
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.layers import sinusoids
@@ -83,6 +85,7 @@ SWITCHES = {
     "table 4, parallel": dict(order="parallel"),
     "table 5, full steps": dict(residual=1.0),
     "table 7, kernel 32": dict(kernel=32),
+    "biases": dict(bias=True),
     "w2v-BERT": dict(causal_convolution=True, norm="layer", positions="none"),
 }
 
@@ -101,7 +104,8 @@ def test_every_switch_changes_the_block():
     for switches in SWITCHES.values():
         config = conformer(**switches)
         block, _, x = drawn(config)
-        variables = block.init(jax.random.key(3), x, None)
+        variables = nn.meta.unbox(block.init(jax.random.key(3), x, None))
+        variables = jax.tree.map(lambda v: v + 0.1, variables)  # biases are 0
         outputs.append(np.asarray(jax.jit(block.apply)(variables, x, None)[0]))
     # positions of the encoder's input are not the block's
     assert len({y.tobytes() for y in outputs}) == len(outputs)
@@ -122,6 +126,8 @@ def test_parameters_of_the_ablated_blocks():
     names = lambda **switches: set(drawn(conformer(**switches))[1]["params"])  # noqa: E731
     whole = names()
     assert whole - names(convolution="none") == {"convolution"}
+    leaves = lambda **switches: jax.tree.leaves_with_path(drawn(conformer(**switches))[1])  # noqa: E731
+    assert len(leaves(bias=True)) == len(leaves()) + 3
     assert whole - names(feed_forwards=1) == {"feed_forward_1", "feed_forward_1_norm"}
     assert whole == names(order="parallel") == names(residual=1.0) == names(kernel=32)
 
@@ -167,3 +173,26 @@ def test_sinusoids_are_added_to_the_first_input():
     angle = 3 / 10000.0 ** (np.array([0, 2]) / 32)
     np.testing.assert_allclose(table[3, :4:2], np.sin(angle), rtol=1e-5)
     np.testing.assert_allclose(table[3, 1:4:2], np.cos(angle), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "without_positions"),
+    [
+        ("s", 8_713_152, 8_376_768),
+        ("m", 27_331_584, 26_274_816),
+        ("l", 115_120_128, 110_646_272),
+    ],
+)
+def test_parameters_of_the_published_sizes(size, count, without_positions):
+    """Of encoders by the shapes of the paper's section 2; the subsampling is two convolutions 3 x 3
+    of d channels and a linear layer from 20 d."""
+    sizes = {key: common.SIZES[f"conformer_{size}"][key]
+             for key in ("width", "num_layers", "num_heads", "feed_forward")}  # fmt: skip
+    d, layers = sizes["width"], sizes["num_layers"]
+    subsampling = (9 * d + d) + (9 * d * d + d) + (20 * d * d + d)
+    for positions, expected in (("relative", count), ("none", without_positions)):
+        block = dict(kind="conformer", kernel=32, bias=True)
+        config = EncoderConfig.from_dict(sizes | dict(block=block, positions=positions))
+        init = ConformerBlock(config, False).init
+        shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 8, d)), None)["params"]
+        assert layers * sum(v.size for v in jax.tree.leaves(shapes)) + subsampling == expected

@@ -87,7 +87,7 @@ DEFAULTS = {
     "output_hidden_size": None,
 }  # fmt: skip
 # of our conformer blocks, which transformers has as in the paper
-SWITCHES = ("feed_forwards", "residual", "order", "convolution", "causal_convolution")
+SWITCHES = ("feed_forwards", "residual", "order", "convolution", "causal_convolution", "bias")
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
     "rotary_embedding_base": 10000,

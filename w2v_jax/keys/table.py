@@ -162,6 +162,7 @@ KEYS = {
         "frames",
         only=CONFORMER,
     ),
+    "model.block.bias": Key(FLAG, "whether its convolutions have one", only=CONFORMER),
     "model.block.norm": Key(
         choice("batch", "layer", "group"), "inside the convolution module", only=CONFORMER
     ),

@@ -47,6 +47,7 @@ class ConformerConfig(Settings):
     convolution: str = "depthwise"
     causal_convolution: bool = False
     kernel: int = 31
+    bias: bool = False
     norm: str = "batch"
     dropout: float = free(0.1)
 

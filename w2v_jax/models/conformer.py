@@ -34,12 +34,14 @@ class ConvolutionModule(nn.Module):
         cfg, dtype = self.config, self.config.compute_dtype
         mask = None if cfg.padding_leaks else mask
         x = LayerNorm(cfg.execution, name="norm")(x)
-        x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=False)(x)
-        x = zero_padding(nn.glu(x), mask)
+        bias = cfg.block.bias
+        x = bert_dense(2 * cfg.width, ("embed", "mlp"), dtype, name="pointwise_in", bias=bias)(x)
+        x = zero_padding(nn.glu(x), mask)  # a bias has filled it
         x = DepthwiseConv(
             cfg.block.kernel, cfg.execution.depthwise_conv, dtype,
-            cfg.block.causal_convolution,
-            cfg.num_heads if cfg.block.convolution == "lightweight" else 0, name="depthwise",
+            causal=cfg.block.causal_convolution, bias=bias,
+            heads=cfg.num_heads if cfg.block.convolution == "lightweight" else 0,
+            name="depthwise",
         )(x)  # fmt: skip
         if cfg.block.norm == "batch":
             x = BatchNorm(dtype, name="depthwise_norm")(x, mask, self.train)
@@ -48,7 +50,7 @@ class ConvolutionModule(nn.Module):
         else:
             x = LayerNorm(cfg.execution, name="depthwise_norm")(x)
         x = ACTIVATIONS[cfg.activation](x)
-        x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=False)(x)
+        x = bert_dense(cfg.width, ("mlp", "embed"), dtype, name="pointwise_out", bias=bias)(x)
         return Dropout(cfg.block.dropout, deterministic=not self.train)(x)
 
 

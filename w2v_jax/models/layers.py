@@ -185,7 +185,7 @@ class PositionalConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Kernel [K, 1, D], zeros beyond the ends; no bias.
+    """Kernel [K, 1, D], zeros beyond the ends.
 
     A frame sees (K - 1) // 2 of the past and K // 2 of the future: of an even kernel one more of
     these, as TensorFlow's SAME. causal: K - 1 of the past. heads: lightweight (arXiv 1901.10430),
@@ -197,6 +197,7 @@ class DepthwiseConv(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     heads: int = 0
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -208,7 +209,11 @@ class DepthwiseConv(nn.Module):
         if self.heads:
             kernel = jnp.repeat(jax.nn.softmax(kernel, axis=0), d // self.heads, axis=2)
         past = self.kernel - 1 if self.causal else (self.kernel - 1) // 2
-        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), past, self.form)
+        y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), past, self.form)
+        if self.bias:
+            zeros = boxed(nn.initializers.zeros, "embed")
+            y = y + self.param("bias", zeros, (d,)).astype(self.dtype)
+        return y
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
