@@ -32,7 +32,8 @@ from w2v_jax.training.loop import LoopOptions
 
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
-    "block=conformer,positions=none", "positions=sinusoidal", "output=strided",
+    "block=conformer,positions=shaw", "block=conformer,positions=none", "positions=sinusoidal",
+    "output=strided",
 )  # fmt: skip
 
 

@@ -124,7 +124,8 @@ def test_frames(samples, frames):
 
 
 def test_every_parameter_has_logical_axes():
-    for changes in ({}, dict(block="conformer", positions="relative")):
+    shaw = dict(block=dict(kind="conformer", bias=True), positions="shaw")
+    for changes in ({}, dict(block="conformer", positions="relative"), shaw):
         model = Encoder(small.encoder(**changes))
         boxed = jax.eval_shape(
             lambda m=model: m.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))

@@ -26,10 +26,11 @@ VARIANTS = {
     "conformer layer norm": dict(block=dict(kind="conformer", norm="layer"), positions="rotary"),
     "conformer of other parts": dict(
         block=dict(kind="conformer", norm="batch", order="parallel", kernel=6, feed_forwards=1,
-                   residual=1.0, convolution="lightweight"), positions="sinusoidal",
+                   residual=1.0, convolution="lightweight", bias=True), positions="sinusoidal",
     ),
     "conformer causal": dict(
         block=dict(kind="conformer", norm="layer", causal_convolution=True), norm_order="none",
+        positions=dict(kind="shaw", left=6, right=2),
     ),
     "conformer group norm": dict(block=dict(kind="conformer", norm="group"), positions="none"),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from w2v_jax.keys.page import page
 CONFIGS = Path(__file__).parents[1] / "configs"
 # of every kind of training: a config, and others for the kinds of the parts that it has not
 SHOWN = {
-    "pre": ("wav2vec2:base", "wav2vec2:base,block=conformer,positions=relative"),
+    "pre": ("wav2vec2:base", "wav2vec2:base,block=conformer,positions=shaw"),
     "ctc": ("finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided"),
     "lm": ("lm:letters_base",),
 }  # fmt: skip

@@ -39,7 +39,8 @@ ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
 WARMED, TRI_STAGE = "optim.schedule=linear|inverse_sqrt", "optim.schedule=tri_stage"
 WAVEFORM = "model.frontend.kind=waveform"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
-CONV, STRIDED = "model.positions.kind=conv", "model.output.kind=strided"
+CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
+STRIDED = "model.output.kind=strided"
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
@@ -168,8 +169,8 @@ KEYS = {
     ),
     "model.block.dropout": Key(SHARE, "at the end of the convolution module", only=CONFORMER),
     "model.positions.kind": Key(
-        choice("conv", "relative", "rotary", "sinusoidal", "none"),
-        "what says where a frame stands; relative and rotary need conformer blocks",
+        choice("conv", "relative", "shaw", "rotary", "sinusoidal", "none"),
+        "what says where a frame stands; relative, shaw and rotary need conformer blocks",
     ),
     "model.positions.kernel": Key(
         whole(1, 4_096), "of the convolution over time", "frames", only=CONV
@@ -181,6 +182,15 @@ KEYS = {
         only=CONV,
     ),
     "model.positions.activation": Key(ACTIVATION, "after that convolution", only=CONV),
+    "model.positions.left": Key(
+        whole(0, 65_536),
+        "distances of earlier frames that have a vector each; those beyond share the last",
+        "frames",
+        only=SHAW,
+    ),
+    "model.positions.right": Key(
+        whole(0, 65_536), "likewise of later frames", "frames", only=SHAW
+    ),
     "model.output.kind": Key(
         choice("plain", "strided"),
         "strided: convolutions on top, fewer frames (transformers' add_adapter)",

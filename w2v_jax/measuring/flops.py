@@ -30,6 +30,9 @@ def encoder_flops(config: EncoderConfig, samples: int) -> dict[str, float]:
     if cfg.positions.kind == "relative":
         parts["position projections"] = layers * 2.0 * (2 * t - 1) * d * d
         parts["relative positions"] = layers * 2.0 * (2 * t - 1) * d * t
+    if cfg.positions.kind == "shaw":
+        distances = cfg.positions.left + cfg.positions.right + 1
+        parts["relative positions"] = layers * 2.0 * distances * d * t
     if cfg.conformer and cfg.block.convolution != "none":
         parts["convolution modules"] = layers * 2.0 * t * d * (3 * d + cfg.block.kernel)
     if not cfg.conformer and cfg.block.adapter_dim:

@@ -74,6 +74,18 @@ class RelativePositions(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class ShawPositions(Settings):
+    """A vector per distance of a key, clipped at both ends, in the attention of a conformer (arXiv
+    1803.02155). The defaults are w2v-BERT 2.0's."""
+
+    kind: ClassVar[str] = "shaw"
+    path: ClassVar[str] = "model.positions"
+
+    left: int = 64
+    right: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
 class RotaryPositions(Settings):
     """Rotations of the attention's input, in a conformer."""
 
@@ -124,7 +136,8 @@ BLOCKS = {c.kind: c for c in (TransformerConfig, ConformerConfig)}
 POSITIONS = {
     c.kind: c
     for c in (
-        ConvPositions, RelativePositions, RotaryPositions, SinusoidalPositions, NoPositions,
+        ConvPositions, RelativePositions, ShawPositions, RotaryPositions, SinusoidalPositions,
+        NoPositions,
     )
 }  # fmt: skip
 OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput)}
@@ -187,7 +200,7 @@ class EncoderConfig(ModelSettings):
                     f"model.block.adapter_dim={self.block.adapter_dim} needs model.norm_order=pre; "
                     "set that, or adapter_dim=0"
                 )
-            if positions in ("relative", "rotary"):
+            if positions in ("relative", "shaw", "rotary"):
                 raise ConfigError(
                     f"model.positions.kind={positions} needs model.block.kind=conformer; a "
                     "transformer block takes conv, sinusoidal or none"
