@@ -32,7 +32,7 @@ from w2v_jax.training.loop import LoopOptions
 
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
-    "block=conformer,positions=none", "output=strided",
+    "block=conformer,positions=none", "frontend=logmel", "output=strided",
 )  # fmt: skip
 
 
