@@ -67,6 +67,9 @@ SIZES["hubert_base"] = SIZES["base"]
 SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}
 SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | {"frontend.bias": False}
 
+# of the convolutions over a log-mel spectrum, where they are not as many as the model is wide
+LOGMEL_CHANNELS = {"tiny": 64, "quickstart": 32}
+
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
     # with 640 codes the loss stays at chance for hundreds of small updates
@@ -102,6 +105,10 @@ def model(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
             raise UserError(f"{union} is no union of the model; choose {', '.join(KINDS)}")
         if values[union]["kind"] != kind:
             values[union] = {"kind": kind}
+    if values["frontend"]["kind"] == "logmel":  # the published ones have the model's width
+        width = values["width"]
+        channels = LOGMEL_CHANNELS.get(size, width)
+        values["frontend"] |= {"channels": channels, "projection": width}
     return ConfigDict(EncoderConfig.from_dict(values).to_dict())
 
 
@@ -158,6 +165,8 @@ def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict
         )
     )  # fmt: skip
     config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
+    if config.model.frontend.kind == "logmel":  # nothing there grows as convolutions of samples do
+        config.loss.penalty_weight = 0.0
     return config
 
 
@@ -182,6 +191,14 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.freeze_steps = 10_000
     config.time_masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.channel_masking = ConfigDict(dict(prob=0.25, span=64, minimum=0))
+    if config.model.frontend.kind == "logmel":
+        # the Conformer's (arXiv 2005.08100; how many bands: algoperf), instead of those masks
+        config.spec_augment = ConfigDict(
+            dict(frequency_masks=2, frequency_width=27, time_masks=10, time_width=100,
+                 time_share=0.05)
+        )  # fmt: skip
+        config.time_masking.update(prob=0.0, minimum=0)
+        config.channel_masking.prob = 0.0
     config.data = data()
     config.data.num_buckets = 14  # 4.6 % padding for the same lengths
     config.data.min_seconds = 0.1

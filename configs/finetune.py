@@ -54,7 +54,8 @@ def get_config(argument: str = "split=10h,size=base"):
     recipe = RECIPES[size][split]
     config = common.finetuning(size, kinds)
     config.optim.peak_lr, config.num_steps = recipe[:2]
-    config.time_masking.prob, config.channel_masking.prob = recipe[2:4]
+    if "spec_augment" not in config:  # which is instead of them
+        config.time_masking.prob, config.channel_masking.prob = recipe[2:4]
     config.model.layerdrop, config.freeze_steps = recipe[4:]
     if size == "tiny":
         config.data.update(batch_seconds=32.0, row_multiple=1)

@@ -33,7 +33,7 @@ from w2v_jax.training.loop import LoopOptions
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
     "block=conformer,positions=shaw", "block=conformer,positions=none", "positions=sinusoidal",
-    "output=strided",
+    "frontend=logmel", "output=strided",
 )  # fmt: skip
 
 

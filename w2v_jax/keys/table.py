@@ -37,7 +37,7 @@ WIDTH = whole(1, 65_536)
 AT_ONCE = above(0.0, 1e6)  # seconds of a batch: 278 h
 ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
 WARMED, TRI_STAGE = "optim.schedule=linear|inverse_sqrt", "optim.schedule=tri_stage"
-WAVEFORM = "model.frontend.kind=waveform"
+WAVEFORM, LOGMEL = "model.frontend.kind=waveform", "model.frontend.kind=logmel"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
 CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
 STRIDED = "model.output.kind=strided"
@@ -98,7 +98,7 @@ KEYS = {
     "model.max_tokens": Key(
         whole(2, 65_536), "longer sentences are cut: of later positions nothing is learnt", "tokens"
     ),
-    "model.frontend.kind": Key(choice("waveform"), "how samples become frames"),
+    "model.frontend.kind": Key(choice("waveform", "logmel"), "how samples become frames"),
     "model.frontend.conv_layers": Key(
         Several(Several(whole(1, 65_536), 3, 3), 1, 32, "((512,10,5),(512,3,2))"),
         "(channels, kernel, stride) of every convolution",
@@ -128,6 +128,40 @@ KEYS = {
         "which frames of a padded row count; samples: all whose share of the row, cut into as many "
         "parts as there are frames, holds a sample (fairseq's HuBERT; depends on the longest row)",
         only=WAVEFORM,
+    ),
+    "model.frontend.preset": Key(
+        choice("google", "kaldi", "seamless", "whisper"),
+        "whose log-mel spectrum (w2v_jax/audio/logmel.py); seamless: w2v-BERT 2.0",
+        only=LOGMEL,
+    ),
+    "model.frontend.mels": Key(whole(1, 256), "of the spectrum", "bins", only=LOGMEL),
+    "model.frontend.normalization": Key(
+        choice("none", "utterance", "global"),
+        "every bin to zero mean and unit variance: of its utterance, or of a corpus",
+        only=LOGMEL,
+    ),
+    "model.frontend.statistics": Key(
+        TEXT,
+        "of normalization=global: what python -m w2v_jax.mel_statistics wrote, or a model that was "
+        "trained with it; read when a training starts",
+        only=LOGMEL,
+    ),
+    "model.frontend.mean": Key(
+        Several(number(-1e6, 1e6), 0, 256), "of every bin, read from that file", only=LOGMEL
+    ),
+    "model.frontend.std": Key(Several(above(0.0, 1e6), 0, 256), "likewise", only=LOGMEL),
+    "model.frontend.subsampling": Key(
+        choice("conv", "stack"),
+        "conv: two convolutions over time and frequency, a frame per 40 ms; stack: frames side by "
+        "side",
+        only=LOGMEL,
+    ),
+    "model.frontend.channels": Key(WIDTH, "of these convolutions", "channels", only=LOGMEL),
+    "model.frontend.projection": Key(
+        WIDTH, "of the linear layer after them", "channels", only=LOGMEL
+    ),
+    "model.frontend.stack": Key(
+        whole(1, 16), "of subsampling=stack: how many, 10 ms each", "frames", only=LOGMEL
     ),
     "model.block.kind": Key(choice("transformer", "conformer"), "the blocks"),
     "model.block.adapter_dim": Key(
@@ -258,6 +292,19 @@ KEYS = {
     "channel_masking.prob": Key(PROBABILITY, SPAN_PROB.format("the channels")),
     "channel_masking.span": Key(whole(1, 65_536), "width of a span", "channels"),
     "channel_masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),
+    "spec_augment.frequency_masks": Key(
+        whole(0, 1_000), "bands of the spectrum that are hidden; 0: none", only=LOGMEL
+    ),
+    "spec_augment.frequency_width": Key(whole(0, 256), "of each, at most", "bins", only=LOGMEL),
+    "spec_augment.time_masks": Key(
+        whole(0, 1_000), "spans of it that are hidden; 0: none", only=LOGMEL
+    ),
+    "spec_augment.time_width": Key(
+        whole(0, 65_536), "of each, at most", "frames of 10 ms", only=LOGMEL
+    ),
+    "spec_augment.time_share": Key(
+        PROBABILITY, "and at most this share of the utterance", only=LOGMEL
+    ),
     # the loss of wav2vec 2.0
     "loss.negatives": Key(
         whole(0, 100_000), "drawn for every masked frame from its own utterance", "frames"

@@ -251,6 +251,8 @@ class EncoderConfig(ModelSettings):
             parts = (f"{name}={changes[key][0]}" for name, key in zip(names, kinds, strict=True))
             argument = ",".join(parts)
             remedy = f"one with {argument} in its argument (configs/wav2vec2.py:base,{argument})"
+        elif changes.keys() & {"model.frontend.mean", "model.frontend.std"}:
+            remedy = f"--config.model.frontend.statistics={where}"  # tuples too long for a flag
         else:
             remedy = flags_of(changes)
         raise ConfigError(

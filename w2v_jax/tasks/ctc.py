@@ -24,6 +24,7 @@ from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.kernels import form
 from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import span_mask, utterance_keys
+from w2v_jax.objectives.specaugment import spec_augment
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
 from w2v_jax.text.alphabet import Alphabet
@@ -50,12 +51,13 @@ class CTC(EncodingTask):
     keys = (
         *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds", "letters",
         "language", "reinit_layers", "final_dropout", "freeze_steps", "time_masking",
-        "channel_masking",
+        "channel_masking", "spec_augment",
     )  # fmt: skip
 
     def __init__(self, config):
         self.alphabet = Alphabet.from_letters(config.letters, config.language)
         self.time, self.channel = config.time_masking.to_dict(), config.channel_masking.to_dict()
+        self.spec_augment = config.spec_augment.to_dict() if "spec_augment" in config else {}
         self.freeze_steps = config.freeze_steps
         super().__init__(config)
         self.alarms = alarms(
@@ -111,9 +113,13 @@ class CTC(EncodingTask):
         cfg = self.encoder
         model = CTCModel(cfg, len(self.alphabet), self.config.final_dropout, train=True)
         frames = cfg.frontend.frames(batch["length"])
-        time_keys, channel_keys = (
-            utterance_keys(jax.random.fold_in(context.key, i), batch["id"]) for i in range(2)
+        time_keys, channel_keys, augment_keys = (
+            utterance_keys(jax.random.fold_in(context.key, i), batch["id"]) for i in range(3)
         )
+
+        def augment(spectrum, frames):
+            return spec_augment(augment_keys, spectrum, frames, **self.spec_augment)
+
         rows, samples = batch["audio"].shape
         widths = jnp.full(rows, cfg.width)
         dropout, layerdrop = jax.random.split(context.micro_key)
@@ -123,6 +129,7 @@ class CTC(EncodingTask):
             batch["length"],
             time_mask=span_mask(time_keys, frames, cfg.frontend.frames(samples), **self.time),
             channel_mask=span_mask(channel_keys, widths, cfg.width, **self.channel),
+            edit=augment if self.spec_augment else None,
             rngs={"dropout": dropout, "layerdrop": layerdrop},
             mutable=["stats"],
         )
