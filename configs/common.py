@@ -62,6 +62,15 @@ for _name, _width, _layers, _heads in (
     SIZES[f"conformer_{_name}"] = _PAPER | dict(
         width=_width, num_layers=_layers, num_heads=_heads, feed_forward=4 * _width
     )
+# w2v-BERT 2.0 (transformers Wav2Vec2Bert), for its published weights
+SIZES["w2v_bert_2"] = {
+    "frontend.kind": "logmel", "frontend.preset": "seamless",
+    "frontend.normalization": "utterance", "frontend.subsampling": "stack", "frontend.stack": 2,
+    "block.kind": "conformer", "block.norm": "layer", "block.causal_convolution": True,
+    "positions.kind": "shaw", "activation": "swish", "norm_order": "none",
+    "width": 1024, "num_layers": 24, "num_heads": 16, "feed_forward": 4096, "dropout": 0.0,
+    "attention_dropout": 0.0, "dropout_input": 0.0, "layerdrop": 0.0,
+}  # fmt: skip
 # HuBERT (arXiv 2106.07447): like them, without bias in the feature encoder
 SIZES["hubert_base"] = SIZES["base"]
 SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}

@@ -81,6 +81,7 @@ def get_config(argument: str = "s"):
         node = config.model.block if key.startswith("block.") else config.model
         node[key.removeprefix("block.")] = value
     config.freeze_steps = 0
+    config.spec_augment.time_width = 1_000  # 10 s: the share alone limits them
     config.optim = common.ConfigDict(
         dict(
             schedule="inverse_sqrt", peak_lr=0.05 / config.model.width**0.5, warmup_steps=10_000,

@@ -20,6 +20,7 @@ VARIANTS = {
         frontend__norm="layer", frontend__bias=True, norm_order="pre", frontend__normalize=True
     ),
     "convolutions on top": dict(output=dict(kind="strided", layers=2, width=24)),
+    "attention on top": dict(output=dict(kind="attentive", layers=2, width=24)),
     "adapters": dict(norm_order="pre", block__adapter_dim=8),
     "batch norm before positions": dict(positions__norm="batch", feature_norm=False),
     "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),

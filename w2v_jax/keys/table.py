@@ -40,7 +40,7 @@ WARMED, TRI_STAGE = "optim.schedule=linear|inverse_sqrt", "optim.schedule=tri_st
 WAVEFORM, LOGMEL = "model.frontend.kind=waveform", "model.frontend.kind=logmel"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
 CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
-STRIDED = "model.output.kind=strided"
+STRIDED = "model.output.kind=strided|attentive"
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
@@ -226,8 +226,9 @@ KEYS = {
         whole(0, 65_536), "likewise of later frames", "frames", only=SHAW
     ),
     "model.output.kind": Key(
-        choice("plain", "strided"),
-        "strided: convolutions on top, fewer frames (transformers' add_adapter)",
+        choice("plain", "strided", "attentive"),
+        "strided: convolutions on top, fewer frames (transformers' add_adapter); attentive: each "
+        "with attention and a feed-forward (that of w2v-BERT)",
     ),
     "model.output.layers": Key(whole(1, 16), "convolutions on top", only=STRIDED),
     "model.output.width": Key(

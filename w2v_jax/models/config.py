@@ -132,6 +132,19 @@ class StridedOutput(Settings):
     stride: int = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentiveOutput(Settings):
+    """Strided convolutions, each before attention and a feed-forward of its own (add_adapter of
+    transformers' Wav2Vec2Bert)."""
+
+    kind: ClassVar[str] = "attentive"
+    path: ClassVar[str] = "model.output"
+
+    layers: int = 1
+    width: int = 0
+    stride: int = 2
+
+
 BLOCKS = {c.kind: c for c in (TransformerConfig, ConformerConfig)}
 POSITIONS = {
     c.kind: c
@@ -140,7 +153,7 @@ POSITIONS = {
         NoPositions,
     )
 }  # fmt: skip
-OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput)}
+OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput, AttentiveOutput)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +166,7 @@ class EncoderConfig(ModelSettings):
     frontend: Frontend = nested(FRONTENDS, WaveformConfig)
     block: TransformerConfig | ConformerConfig = nested(BLOCKS, TransformerConfig)
     positions: Settings = nested(POSITIONS, ConvPositions)
-    output: PlainOutput | StridedOutput = nested(OUTPUTS, PlainOutput)
+    output: PlainOutput | StridedOutput | AttentiveOutput = nested(OUTPUTS, PlainOutput)
     width: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -183,6 +196,12 @@ class EncoderConfig(ModelSettings):
                     f"model.width {self.width} is not divisible by model.{key} {divisor}; "
                     f"{nearest_multiples('model.width', self.width, divisor)}"
                 )
+        if self.output.kind == "attentive" and self.context_width % self.num_heads:
+            raise ConfigError(
+                f"model.output.width {self.context_width} is not divisible by model.num_heads "
+                f"{self.num_heads}; "
+                + nearest_multiples("model.output.width", self.context_width, self.num_heads)
+            )
         positions = self.positions.kind
         if positions in ("relative", "sinusoidal") and self.width % 2:
             raise ConfigError(

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.errors import some
-from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
 from w2v_jax.models.kernels import form
@@ -25,6 +24,7 @@ from w2v_jax.models.layers import (
     torch_dense,
     zero_padding,
 )
+from w2v_jax.models.output_adapter import OutputAdapter
 from w2v_jax.models.settings import ConfigError
 from w2v_jax.models.transformer import TransformerBlock
 
@@ -260,6 +260,6 @@ class Encoder(nn.Module):
         inside = [name for name in taps if name not in outside]
         x, found = ContextNetwork(cfg, self.train, name="context")(x, mask, inside)
         if cfg.output.layers:
-            x, length = OutputAdapter(cfg, name="output_adapter")(x, length)
+            x, length = OutputAdapter(cfg, self.train, name="output_adapter")(x, length)
         found |= {name: outside[name] for name in taps if name in outside}
         return EncoderOutput(x, features, length, penalty, found)
