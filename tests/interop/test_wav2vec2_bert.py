@@ -150,7 +150,7 @@ CTC = TINY | {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+OTHERS = pytest.mark.parametrize(
     "change",
     [
         {}, ADAPTER | {"num_adapter_layers": 2, "output_hidden_size": 24},
@@ -159,6 +159,9 @@ CTC = TINY | {
     ],
     ids=["shaw", "adapter", "relative", "rotary", "none"],
 )  # fmt: skip
+
+
+@OTHERS
 def test_round_trip(tmp_path, change):
     """ours -> transformers -> ours is bitwise, and so is theirs -> ours -> theirs."""
     folder, _ = write_directory(
@@ -267,11 +270,12 @@ def small_mesh():
     return jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"))
 
 
-def test_transformers_loads_it(tmp_path):
-    """Where torch and transformers are installed: features, and the logits of padded rows."""
+@OTHERS
+def test_transformers_loads_it(tmp_path, change):
+    """Where torch and transformers are installed: logits of padded rows from audio."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder, _ = write_directory(tmp_path / "in", CTC, "wav2vec2_bert.", vocab=VOCABULARY)
+    folder, _ = write_directory(tmp_path / "in", CTC | change, "wav2vec2_bert.", vocab=VOCABULARY)
     variables, config = huggingface.read(folder)
     huggingface.write(tmp_path / "out", variables, config)
     model, info = transformers.Wav2Vec2BertForCTC.from_pretrained(
@@ -291,6 +295,10 @@ def test_transformers_loads_it(tmp_path):
     logits, frames = CTCModel(encoder, len(LETTERS)).apply(
         variables, rows, jnp.array([16_000, 11_000])
     )
-    assert list(frames) == list(given["attention_mask"].sum(1))
-    for ours, reference, count in zip(logits, theirs, frames, strict=True):
-        np.testing.assert_allclose(ours[:count], reference[:count], atol=2e-3)
+    heard = encoder.context_frames(given["attention_mask"].sum(1).numpy())
+    np.testing.assert_array_equal(frames, heard)
+    # the convolutions of its adapter see the padding: the last two frames of two layers
+    heard = heard - [0, 2 * ("add_adapter" in change)]
+    for ours, reference, count in zip(logits, theirs, heard, strict=True):
+        error = np.abs(ours[:count] - reference[:count]).max()
+        assert error < 1e-4 * np.abs(reference[:count]).max()

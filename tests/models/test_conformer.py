@@ -1,6 +1,8 @@
 """The Conformer block and its ablations (arXiv 2005.08100, tables 3 to 7), against a few lines of
 NumPy that say what each switch means."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,13 +10,16 @@ import numpy as np
 import pytest
 
 from tests import small
-from w2v_jax.configs import common
+from w2v_jax.configs.conformer import ABLATIONS, get_config
+from w2v_jax.errors import UserError
+from w2v_jax.keys.check import flat
 from w2v_jax.models.attention import SelfAttention
-from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock, ConvolutionModule
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.layers import sinusoids
 from w2v_jax.models.transformer import FeedForward
+from w2v_jax.tasks import make_task
+from w2v_jax.training.task import Context
 
 B, T = 2, 19
 
@@ -98,28 +103,24 @@ def test_every_switch_is_what_it_says(name):
     np.testing.assert_allclose(found, expected(config, variables, np.asarray(x)), atol=1e-4)
 
 
-def test_every_switch_changes_the_block():
-    """With the parameters that two blocks share, all outputs differ."""
-    outputs = []
-    for switches in SWITCHES.values():
-        config = conformer(**switches)
-        block, _, x = drawn(config)
-        variables = nn.meta.unbox(block.init(jax.random.key(3), x, None))
+@pytest.mark.parametrize(
+    "switches",
+    [
+        dict(activation="relu"), dict(convolution="lightweight"), dict(causal_convolution=True),
+        dict(kernel=32), dict(bias=True), dict(norm="layer"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_switch_of_the_convolution_module_changes_it(switches):
+    """With parameters drawn alike; what the oracle above takes from the module itself."""
+    x = jax.random.normal(jax.random.key(0), (B, T, 32))
+    found = []
+    for config in (conformer(), conformer(**switches)):
+        module = ConvolutionModule(config, False)
+        variables = nn.meta.unbox(module.init(jax.random.key(1), x, None))
         variables = jax.tree.map(lambda v: v + 0.1, variables)  # biases are 0
-        outputs.append(np.asarray(jax.jit(block.apply)(variables, x, None)[0]))
-    # positions of the encoder's input are not the block's
-    assert len({y.tobytes() for y in outputs}) == len(outputs)
-
-
-def test_the_activation_is_of_the_convolution_module_too():
-    config, other = conformer(), conformer(activation="relu")
-    x = jax.random.normal(jax.random.key(0), (B, T, config.width))
-    module = ConvolutionModule(config, False)
-    variables = module.init(jax.random.key(1), x, None)
-    change = ConvolutionModule(other, False).apply(variables, x, None) - module.apply(
-        variables, x, None
-    )
-    assert float(jnp.abs(change).max()) > 1e-3
+        found.append(module.apply(variables, x, None))
+    assert float(jnp.abs(found[0] - found[1]).max()) > 1e-3
 
 
 def test_parameters_of_the_ablated_blocks():
@@ -184,15 +185,60 @@ def test_sinusoids_are_added_to_the_first_input():
     ],
 )
 def test_parameters_of_the_published_sizes(size, count, without_positions):
-    """Of encoders by the shapes of the paper's section 2; the subsampling is two convolutions 3 x 3
-    of d channels and a linear layer from 20 d."""
-    sizes = {key: common.SIZES[f"conformer_{size}"][key]
-             for key in ("width", "num_layers", "num_heads", "feed_forward")}  # fmt: skip
-    d, layers = sizes["width"], sizes["num_layers"]
-    subsampling = (9 * d + d) + (9 * d * d + d) + (20 * d * d + d)
-    for positions, expected in (("relative", count), ("none", without_positions)):
-        block = dict(kind="conformer", kernel=32, bias=True)
-        config = EncoderConfig.from_dict(sizes | dict(block=block, positions=positions))
-        init = ConformerBlock(config, False).init
-        shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 8, d)), None)["params"]
-        assert layers * sum(v.size for v in jax.tree.leaves(shapes)) + subsampling == expected
+    """Of the encoders, by the shapes of the paper's section 2."""
+    for argument, expected in ((size, count), (f"{size},ablation=only_no_relpos",
+                                               without_positions)):  # fmt: skip
+        task = make_task(get_config(argument))
+        shapes = jax.eval_shape(task.init)["params"]["encoder"]
+        masked = task.encoder.width  # the mask embedding is not the paper's
+        assert sum(x.size for x in jax.tree.leaves(shapes)) - masked == expected
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_ablations_change_what_they_say(name):
+    whole, changed = (
+        dict(flat(get_config(argument))) for argument in ("s", f"s,ablation={name}")
+    )
+    found = {key: x for key, x in changed.items() if whole.get(key) != x}
+    expected = {f"model.{key}": x for key, x in ABLATIONS[name].items()}
+    if "model.positions" in expected:
+        expected["model.positions.kind"] = expected.pop("model.positions")
+    assert found == expected
+
+
+def test_the_rows_of_table_3_are_cumulative():
+    rows = [set(ABLATIONS[name].items()) for name in ("relu", "no_conv", "no_macaron", "no_relpos")]
+    assert all(a < b for a, b in itertools.pairwise(rows))
+
+
+@pytest.mark.parametrize("argument", ["s,ablation=x", "xl", "s,block=transformer,ablation="])
+def test_other_arguments_are_named(argument):
+    with pytest.raises(UserError):
+        get_config(argument)
+
+
+@pytest.mark.parametrize("name", ["", "no_relpos", "lightweight"])
+def test_the_recipe_has_a_loss(name):
+    """In a small size: finite, with a gradient for every parameter but those of
+    the mask and of keys' biases, which softmax ignores."""
+    config = small.shrunk(get_config(f"tiny,ablation={name}" if name else "tiny"), {
+        "positions": "sinusoidal" if "relpos" in name else "relative", "block.kernel": 6,
+    })  # fmt: skip
+    config.model.frontend.update(channels=4, projection=32)
+    task = make_task(config)
+    variables = nn.meta.unbox(task.init())
+    batch = small.labelled_batch(2, 16_000, lengths=(16_000, 9_000))
+    batch = {key: x[0] for key, x in batch.items()}
+    context = Context(jnp.int32(0), jax.random.key(3), jax.random.key(4))
+    stats = variables.get("stats", {})
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return task.loss({"params": params, "stats": stats}, batch, context)[0]
+
+    for path, x in jax.tree.leaves_with_path(gradient(variables["params"])):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert np.isfinite(x).all(), name
+        if "mask_embedding" not in name and "key/bias" not in name:
+            assert np.abs(x).max() > 0, name
