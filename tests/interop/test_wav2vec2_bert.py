@@ -3,6 +3,7 @@
 The expected numbers are what transformers 5.24 gives for weights and features that a formula draws.
 """
 
+import functools
 import json
 
 import flax.linen as nn
@@ -272,7 +273,8 @@ def small_mesh():
 
 @OTHERS
 def test_transformers_loads_it(tmp_path, change):
-    """Where torch and transformers are installed: logits of padded rows from audio."""
+    """Where torch and transformers are installed: logits of padded rows from audio, and the
+    gradients of all parameters."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     folder, _ = write_directory(tmp_path / "in", CTC | change, "wav2vec2_bert.", vocab=VOCABULARY)
@@ -288,17 +290,31 @@ def test_transformers_loads_it(tmp_path, change):
     given = processor(
         [x.astype(np.float32) / 32768 for x in audio], sampling_rate=16_000, return_tensors="pt"
     )
-    with torch.no_grad():
-        theirs = model.eval()(**given).logits.numpy()
+    theirs = model.eval()(**given).logits
     rows = np.stack([np.pad(x, (0, 16_000 - len(x))) for x in audio])
     encoder = EncoderConfig.from_dict(config["model"])
-    logits, frames = CTCModel(encoder, len(LETTERS)).apply(
-        variables, rows, jnp.array([16_000, 11_000])
-    )
+    ctc, length = CTCModel(encoder, len(LETTERS)), jnp.array([16_000, 11_000])
+    logits, frames = ctc.apply(variables, rows, length)
     heard = encoder.context_frames(given["attention_mask"].sum(1).numpy())
     np.testing.assert_array_equal(frames, heard)
     # the convolutions of its adapter see the padding: the last two frames of two layers
     heard = heard - [0, 2 * ("add_adapter" in change)]
-    for ours, reference, count in zip(logits, theirs, heard, strict=True):
-        error = np.abs(ours[:count] - reference[:count]).max()
-        assert error < 1e-4 * np.abs(reference[:count]).max()
+    for ours, reference, count in zip(logits, theirs.detach().numpy(), heard, strict=True):
+        close(ours[:count], reference[:count], 1e-4)
+
+    weights = np.sin(np.arange(heard[0] * len(LETTERS), dtype=np.float32)).reshape(heard[0], -1)
+    (theirs[0] * torch.tensor(weights)).sum().backward()
+    params = jax.jit(jax.grad(
+        lambda p: (ctc.apply({"params": p}, rows, length)[0][0] * weights).sum()
+    ))(variables["params"])  # fmt: skip
+    table = slots(encoder, "ctc")
+    for name, x in model.named_parameters():
+        slot = table[name.removeprefix("wav2vec2_bert.")]
+        if slot.path[-1] != "mask_embedding" and not name.endswith("linear_k.bias"):
+            ours = functools.reduce(lambda tree, key: tree[key], slot.path[1:], params)
+            ours = ours if slot.layer is None else ours[slot.layer]
+            close(restore(np.asarray(ours), slot.axes), x.grad.numpy(), 1e-3)
+
+
+def close(ours, theirs, tolerance):
+    assert np.abs(ours - theirs).max() < tolerance * np.abs(theirs).max()
