@@ -66,6 +66,11 @@ class EncodingTask(Task):
         self.encoder = EncoderConfig.from_dict(config.model, config.execution)
         super().__init__(config)
 
+    @property
+    def waveform(self) -> bool:
+        """Whether the front end hears samples: for messages that name its keys."""
+        return self.encoder.frontend.kind == "waveform"
+
     def check(self, values: Mapping[str, Any]) -> None:
         check_rules(values, self.encoder.frontend.frames)
 
