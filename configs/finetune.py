@@ -9,7 +9,8 @@ size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_re
        conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
        hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split; converted
        checkpoints may have other switches, frontend.bias say: the error message names the flags)
-kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative
+kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative;
+with frontend=logmel SpecAugment takes the place of the masks
 Not measured with this code yet.
 """
 
