@@ -11,7 +11,8 @@ size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_re
        checkpoints may have other switches, frontend.bias say: the error message names the flags);
        w2v_bert_2, the weights of w2v-BERT 2.0, and conformer_tiny, _s, _m, _l, which
        configs/conformer.py trains from random weights (no recipe is known to us: large_lv60k's)
-kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative
+kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative;
+with frontend=logmel SpecAugment takes the place of the masks
 Not measured with this code yet.
 """
 

@@ -10,6 +10,7 @@ is counted and left out.
 """
 
 import dataclasses
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from w2v_jax.data.sources import Source, open_sources
 from w2v_jax.errors import UserError
 from w2v_jax.places import check_no_input, check_replaceable, several
 
+log = logging.getLogger(__name__)
 AHEAD = 4  # utterances per thread that are read before their turn
 
 
@@ -43,25 +45,28 @@ def spectra_of(
 ) -> Iterator[np.ndarray]:
     """The spectra [T, mels] of the rows, in their order; counts what is used and left out."""
 
-    def spectrum(place: tuple[Source, int]) -> np.ndarray | str:
+    def spectrum(place: tuple[Source, int]) -> np.ndarray | AudioError | None:
         source, row = place
         samples = int(source.manifest.samples[row])
         if samples < preset.shortest:
-            return "short"
+            return None
         try:
             return log_mel(source.audio(row, 0, samples), preset)
-        except AudioError:
-            return "unreadable"
+        except AudioError as error:
+            return error
 
     batch = AHEAD * threads  # in memory at a time, however long the corpus
     with ThreadPool(threads) as pool:
         for start in range(0, len(rows), batch):
             for found in pool.map(spectrum, rows[start : start + batch], chunksize=1):
-                if isinstance(found, str):
-                    counts[found] += 1
-                    continue
-                counts["used"] += 1
-                yield found
+                if found is None:
+                    counts["short"] += 1
+                elif isinstance(found, AudioError):
+                    counts["unreadable"] += 1
+                    log.warning("left out: %s", found)
+                else:
+                    counts["used"] += 1
+                    yield found
 
 
 def main(argv: list[str]) -> None:

@@ -34,12 +34,17 @@ VARIANTS = {
         positions=dict(kind="shaw", left=6, right=2),
     ),
     "conformer group norm": dict(block=dict(kind="conformer", norm="group"), positions="none"),
+    "log-mel": dict(frontend=dict(kind="logmel", channels=8, projection=24)),
+    "log-mel of whisper, stacked": dict(
+        frontend=dict(kind="logmel", preset="whisper", normalization="none", subsampling="stack")
+    ),
 }  # fmt: skip
 
 
 def build(variant):
     config = small.finetuning(**small.NO_DROPOUT, **VARIANTS[variant])
-    config.model.frontend.grad_mult = 1.0
+    if config.model.frontend.kind == "waveform":
+        config.model.frontend.grad_mult = 1.0
     model = CTCModel(CTC(config).encoder, 32)
     init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))  # noqa: E731
     return config, model, nn.meta.unbox(jax.jit(init)())
@@ -72,7 +77,7 @@ def test_outputs(variant):
             )
 
 
-@pytest.mark.parametrize("variant", ["base", "large", "conformer layer norm"])
+@pytest.mark.parametrize("variant", ["base", "large", "conformer layer norm", "log-mel"])
 def test_loss_and_gradient(variant):
     """The sum over rows alone equals the batch, masks included (they are keyed by utterance)."""
     config, _, variables = build(variant)

@@ -63,6 +63,7 @@ class CTC(EncodingTask):
         self.alarms = alarms(
             freeze_steps=config.freeze_steps,
             warmup_steps=warmup_steps(config.optim, config.num_steps),
+            waveform=self.waveform,
         )
 
     # data: whole utterances with their letters
@@ -100,10 +101,8 @@ class CTC(EncodingTask):
             what = "a random front end is frozen for good" if frozen else (
                 f"a random encoder is frozen for {self.freeze_steps} updates"
             )  # fmt: skip
-            log.warning(
-                "%s: to train from scratch set --config.freeze_steps=0 "
-                "--config.model.frontend.grad_mult=1.0", what,
-            )  # fmt: skip
+            also = " --config.model.frontend.grad_mult=1.0" * self.waveform
+            log.warning("%s: to train from scratch set --config.freeze_steps=0%s", what, also)
         return self.with_encoder(state, self.encoder.num_layers - self.config.reinit_layers)
 
     def loss(
@@ -193,12 +192,18 @@ class CTC(EncodingTask):
         yield Part("loss", lambda x, fixed, key: ctc_loss(x, *fixed)[0], x, fixed)
 
 
-def alarms(*, freeze_steps: int, warmup_steps: int) -> tuple[Alarm, ...]:
+def alarms(
+    *, freeze_steps: int, warmup_steps: int, waveform: bool = True
+) -> tuple[Alarm, ...]:
     """What can be wrong with a training with CTC.
 
-    freeze_steps: config.freeze_steps; warmup_steps: until the learning rate has its peak.
+    freeze_steps: config.freeze_steps; warmup_steps: until the learning rate has its peak;
+    waveform: whether the front end hears samples, and has the keys of one that does.
     """
     settled = max(freeze_steps, warmup_steps) + PATIENCE
+    also = (
+        ", --config.model.frontend.grad_mult=1 and --config.model.frontend.smoothing=0" * waveform
+    )
     return (
         SKIPPED,
         Alarm(
@@ -217,8 +222,7 @@ def alarms(*, freeze_steps: int, warmup_steps: int) -> tuple[Alarm, ...]:
             "the model writes nothing but blanks for {valid/empty_share:.0%} of the validation "
             "set. Every CTC training begins so, but by now it should be over: raise "
             "--config.optim.peak_lr or --config.num_steps, start from a pre-trained model with "
-            "--config.run.init_from, or, from random weights, set --config.freeze_steps=0, "
-            "--config.model.frontend.grad_mult=1 and --config.model.frontend.smoothing=0; look "
-            "whether the transcripts belong to the audio",
+            f"--config.run.init_from, or, from random weights, set --config.freeze_steps=0{also}; "
+            "look whether the transcripts belong to the audio",
         ),
     )

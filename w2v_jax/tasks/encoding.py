@@ -37,11 +37,13 @@ def with_statistics(config):
     """The config with the mean and std of the file that model.frontend.statistics names, instead of
     its name: what they are belongs to the model, where they were does not. Raises UserError for a
     file of another front end."""
-    named = config.model.get("frontend")
-    if not hasattr(named, "get") or not named.get("statistics"):
-        return config
     frontend = EncoderConfig.from_dict(config.model).frontend
+    if frontend.kind != "logmel":
+        return config
     path = frontend.statistics
+    if not path:
+        frontend.check_statistics()
+        return config
     if frontend.normalization != "global":
         raise UserError(
             f"--config.model.frontend.statistics={path} is of normalization=global alone; set "
@@ -65,6 +67,11 @@ class EncodingTask(Task):
         config = with_statistics(config)
         self.encoder = EncoderConfig.from_dict(config.model, config.execution)
         super().__init__(config)
+
+    @property
+    def waveform(self) -> bool:
+        """Whether the front end hears samples: for messages that name its keys."""
+        return self.encoder.frontend.kind == "waveform"
 
     def check(self, values: Mapping[str, Any]) -> None:
         check_rules(values, self.encoder.frontend.frames)

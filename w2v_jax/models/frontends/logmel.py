@@ -139,6 +139,15 @@ class LogMelConfig(Settings):
                 "model.frontend.statistics"
             )
 
+    def check_statistics(self) -> None:
+        """Raises ConfigError where they are needed and not there."""
+        if self.normalization == "global" and not self.mean:
+            raise ConfigError(
+                "model.frontend.normalization=global needs mean and standard deviation of a "
+                "corpus; set --config.model.frontend.statistics to a file that python -m "
+                "w2v_jax.mel_statistics wrote, or normalization=utterance"
+            )
+
     @property
     def definition(self) -> MelPreset:
         """What the spectrum is."""
@@ -199,12 +208,7 @@ class LogMelConfig(Settings):
         if self.normalization == "utterance":
             mel = normalized(mel, counted, ddof=preset.ddof, eps=preset.eps)
         elif self.normalization == "global":
-            if not self.mean:
-                raise ConfigError(
-                    "model.frontend.normalization=global needs mean and standard deviation of a "
-                    "corpus; set --config.model.frontend.statistics to a file that python -m "
-                    "w2v_jax.mel_statistics wrote, or normalization=utterance"
-                )
+            self.check_statistics()
             mel = (mel - jnp.asarray(self.mean)) / jnp.asarray(self.std)
             mel = zero_padding(mel, frame_mask(counted, mel.shape[1]))
         return mel, frames
