@@ -326,6 +326,16 @@ def test_what_transformers_cannot_express_is_named(directory, tmp_path, change, 
         huggingface.write(tmp_path / "x", variables, config | {"model": config["model"] | change})
 
 
+def test_even_kernels_are_of_no_published_conformer():
+    """The sides on which their padding would stand are not known."""
+    config = {"model_type": "wav2vec2-conformer", "conv_depthwise_kernel_size": 32}
+    with pytest.raises(UserError, match="conv_depthwise_kernel_size is 32; it must be odd"):
+        huggingface.encoder_config(config)
+    config = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos"}
+    with pytest.raises(UserError, match="depthwise_conv_kernel_size is 32, not odd"):
+        fairseq.encoder_config(config | {"depthwise_conv_kernel_size": 32})
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_loads_it(directory, tmp_path, name):
     """Where torch and transformers are installed: no tensor missing or left over, same outputs."""
