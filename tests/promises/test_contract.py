@@ -58,3 +58,16 @@ def test_the_contract_on_a_log_mel_spectrum(check, data, statistics, tmp_path):
     config.model.frontend.statistics = statistics
     needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
     check(Case(config, data["manifest"]), **needs)
+
+
+def test_devices_change_nothing_for_other_conformer_blocks(data):
+    """Those of w2v-BERT, with what can stand on top of them and a lightweight convolution."""
+    block = dict(
+        kind="conformer", causal_convolution=True, norm="layer", bias=True,
+        convolution="lightweight",
+    )  # fmt: skip
+    config = small.finetuning(
+        block=block, positions=dict(kind="shaw", left=6, right=2), norm_order="none",
+        output=dict(kind="attentive", layers=1, width=24),
+    )  # fmt: skip
+    contract.devices_change_nothing(Case(config, data["manifest"]))
