@@ -131,7 +131,8 @@ def compare(options: argparse.Namespace) -> None:
     print("masks, and negatives if any, are drawn within the measured time on both sides")
     print("| config | rows x s | ours s | theirs s | ratio: median (least) | ours GiB | theirs GiB "
           "| versions | CPU |")  # fmt: skip
-    print(f"| {options.config} {options.model} remat={options.remat} | {options.batch} x {options.seconds:g} | "
+    print(f"| {options.config} {options.model} remat={options.remat} | "
+          f"{options.batch} x {options.seconds:g} | "
           f"{us.median:.3f} | {them.median:.3f} | "
           f"{statistics.median(ratios):.3f} ({min(ratios):.3f}) | "
           f"{peaks[0]:.2f} | {peaks[1]:.2f} | "
