@@ -103,8 +103,8 @@ def compare(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
             f"--config={options.config}", f"--batch={options.batch}",
-            f"--seconds={options.seconds}", f"--model={options.model}", f"--folder={folder}",
-            *(["--cold"] if options.cold else []),
+            f"--seconds={options.seconds}", f"--model={options.model}", f"--remat={options.remat}",
+            f"--folder={folder}", *(["--cold"] if options.cold else []),
         ]  # fmt: skip
         done = subprocess.run([sys.executable, str(SIDES), "export", *arguments], env=environment())
         if done.returncode:
@@ -131,7 +131,8 @@ def compare(options: argparse.Namespace) -> None:
     print("masks, and negatives if any, are drawn within the measured time on both sides")
     print("| config | rows x s | ours s | theirs s | ratio: median (least) | ours GiB | theirs GiB "
           "| versions | CPU |")  # fmt: skip
-    print(f"| {options.config} {options.model} | {options.batch} x {options.seconds:g} | "
+    print(f"| {options.config} {options.model} remat={options.remat} | "
+          f"{options.batch} x {options.seconds:g} | "
           f"{us.median:.3f} | {them.median:.3f} | "
           f"{statistics.median(ratios):.3f} ({min(ratios):.3f}) | "
           f"{peaks[0]:.2f} | {peaks[1]:.2f} | "
@@ -145,6 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--config", required=True, help="FILE:ARGUMENT, from the repository's root")
     parser.add_argument("--model", default="", help="KEY=VALUE,... of its model that are changed")
+    parser.add_argument("--remat", default="none", help="ours: config.execution.remat")
     parser.add_argument("--batch", type=int, default=2, help="rows per update")
     parser.add_argument("--seconds", type=float, default=15.0, help="audio per row")
     parser.add_argument("--pairs", type=int, default=4, help="updates of either side")

@@ -39,7 +39,7 @@ def our_setup(options: argparse.Namespace):
         for group in groups:
             node = node[group]
         node[name] = type(node[name])(value)
-    config.execution.dtype = "float32"
+    config.execution.update(dtype="float32", remat=options.remat)
     config.run.accumulation = 1
     config.optim.clip_norm = 0.0
     return config, make_task(config)
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--model", default="")
+    parser.add_argument("--remat", default="none")
     parser.add_argument("--folder", required=True)
     parser.add_argument("--cold", action="store_true")
     options = parser.parse_args()

@@ -161,8 +161,14 @@ def setup_logging() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
-def enable_compilation_cache() -> None:
-    """Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (default ~/.cache/w2v_jax)."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/w2v_jax"))
+def enable_compilation_cache(workdir: str = "") -> None:
+    """Compiled programs, and what XLA found to be the fastest kernels of a GPU, are kept in
+    JAX_COMPILATION_CACHE_DIR. By default that is WORKDIR/compiled for a training on accelerators,
+    which may go on on another machine, and ~/.cache/w2v_jax for all else."""
+    folder, platform = os.path.expanduser("~/.cache/w2v_jax"), jax.default_backend()
+    # GPUs write there by XLA, which knows no buckets
+    if workdir and (platform == "tpu" or (platform != "cpu" and "://" not in workdir)):
+        folder = f"{workdir.rstrip('/')}/compiled"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -31,6 +31,7 @@ from w2v_jax.training.sharding import (
 )
 from w2v_jax.training.state import TrainState, abstract_state, first_state
 
+SOON = 100  # updates whose batch shapes are compiled before the first of them
 READS = {
     "manifest": "a manifest (python -m w2v_jax.prepare)",
     "text": "a text file, with a sentence per line",
@@ -45,7 +46,7 @@ def main(command: str) -> None:
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | None:
     """Trains as `config` says, from the newest checkpoint of WORKDIR on; the last state, None of a
     dry run. command: the entry point that was called, if one was."""
-    command_line.enable_compilation_cache()
+    command_line.enable_compilation_cache("" if config.run.dry_run else workdir)
     task, options = check(config, command), LoopOptions.from_config(config)
     with contextlib.ExitStack() as stack:
         if is_first() and not config.run.dry_run:
@@ -88,8 +89,9 @@ def _run(
         print(parameter_summary(parameters, mesh))
         print(f"each of them, and how it is cut: {workdir}/parameters.txt", flush=True)
     if start < config.num_steps:  # before the state is made and the first batch is read
-        bucket = plan[start].bucket
-        step.compile(data.loader.arrays(bucket.rows, bucket.samples))
+        soon = [plan[i].bucket for i in range(start, min(start + SOON, config.num_steps))]
+        shapes = dict.fromkeys((bucket.rows, bucket.samples) for bucket in soon)
+        step.prepare([data.loader.arrays(*shape) for shape in shapes])
     with step.speaking():
         state = train(
             workdir,

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 
+from w2v_jax import command_line
 from w2v_jax.training.writer import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -232,3 +234,26 @@ def test_an_empty_path_is_not_this_folder():
         ("report", ["--workdir=x", "--workdir="], "workdir"),
     ):
         assert f"--{flag} is empty; name a folder" in error(tool, *words)
+
+
+@pytest.mark.parametrize(
+    ("platform", "workdir", "set_to", "folder"),
+    [
+        ("cpu", "/runs/a", None, "/home/u/.cache/w2v_jax"),
+        ("gpu", "/runs/a/", None, "/runs/a/compiled"),
+        ("gpu", "", None, "/home/u/.cache/w2v_jax"),  # a tool, a dry run
+        ("gpu", "gs://b/a", None, "/home/u/.cache/w2v_jax"),
+        ("tpu", "gs://b/a", None, "gs://b/a/compiled"),
+        ("tpu", "gs://b/a", "/c", "/c"),
+    ],
+)
+def test_where_compiled_programs_are_kept(platform, workdir, set_to, folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/u")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    if set_to:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", set_to)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    found = {}
+    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    command_line.enable_compilation_cache(workdir)
+    assert found["jax_compilation_cache_dir"] == folder

@@ -1,5 +1,9 @@
 """What does not fit is said before anything large is read or made; nothing is compiled twice."""
 
+import subprocess
+import sys
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from tests import small
 from w2v_jax.errors import UserError
 from w2v_jax.measuring import fitting
+from w2v_jax.measuring.compiled import Memory
 from w2v_jax.measuring.fitting import FittingStep, device_bytes, host_bytes
 from w2v_jax.run import run
 from w2v_jax.training.metrics import AUDIO
@@ -63,6 +68,67 @@ def test_compiled_once_and_compared(step, monkeypatch, capsys):
     monkeypatch.setattr(fitting, "device_bytes", lambda mesh: memory.batch)
     with pytest.raises(UserError, match="even without intermediate results"):
         step.check_held(ARRAYS)
+
+
+OTHER = {"audio": ((1, 4, 8000), np.int16)}
+
+
+def test_side_by_side(step, capsys):
+    step.prepare([ARRAYS, OTHER])
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("compiling the update for 2 shapes of batches side by side (done once")
+    assert last.startswith("all are compiled after ")
+    traced = Line.traced
+    state = first_state(step._task, step._mesh)
+    for arrays in (OTHER, ARRAYS):
+        audio = np.ones(*arrays["audio"])
+        batch = {"audio": jax.device_put(audio, batch_sharding(step._mesh))}
+        state, _ = step(state, batch)
+    assert Line.traced == traced, "calls find both programs"
+
+
+def test_a_second_start_goes_on_with_the_first_shape(step, monkeypatch, capsys):
+    """Where programs are only read, the training waits for none that it does not need yet."""
+    go, compiled = threading.Event(), []
+
+    def slow(arrays):
+        if arrays is OTHER:
+            assert go.wait(30)
+        compiled.append(arrays)
+        return Memory(1, 1, 1, 1, 0), True
+
+    monkeypatch.setattr(step, "_compile", slow)
+    step.prepare([ARRAYS, OTHER])
+    assert compiled == [ARRAYS]
+    assert "the first is read after" in capsys.readouterr().out
+    go.set()
+    assert step.compile(OTHER) == Memory(1, 1, 1, 1, 0)
+    assert compiled == [ARRAYS, OTHER]
+
+
+def test_a_first_start_says_what_does_not_fit_before_it_trains(step, monkeypatch):
+    def refusing(arrays):
+        if arrays is OTHER:
+            raise UserError("an update does not fit")
+        return None, False
+
+    monkeypatch.setattr(step, "_compile", refusing)
+    with pytest.raises(UserError, match="does not fit"):
+        step.prepare([ARRAYS, OTHER])
+
+
+def test_programs_that_are_read_are_heard(tmp_path):
+    """In a process of its own: what is compiled once, and where it is kept, is the process's."""
+    program = (
+        "import jax, jax.numpy as jnp\n"
+        "from w2v_jax.measuring import fitting\n"
+        f"jax.config.update('jax_compilation_cache_dir', {str(tmp_path)!r})\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+        "jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8)))\n"
+        "print(fitting._reads.count)\n"
+    )
+    counts = [int(subprocess.check_output([sys.executable, "-c", program])) for _ in range(2)]
+    assert counts[0] == 0 < counts[1]
 
 
 @pytest.mark.parametrize("dry", [True, False])

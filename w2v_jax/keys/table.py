@@ -243,7 +243,8 @@ KEYS = {
         choice("float32", "bfloat16"), "of the computation; parameters stay float32"
     ),
     "execution.remat": Key(
-        choice("none", "full", "dots"), "what the backward pass computes again in the blocks"
+        choice("none", "full", "dots"),
+        "what the backward pass computes again in the blocks: all, or not products and attention",
     ),
     "execution.remat_features": Key(FLAG, "and norms and activations of the front end"),
     "execution.layers": Key(

@@ -1,11 +1,14 @@
 """Whether an update fits the devices, before anything large is read or made."""
 
+import concurrent.futures
 import contextlib
 import functools
 import math
 import os
 import re
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,19 @@ def device_bytes(mesh: Mesh) -> float:
     return (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
 
 
+class _Reads(threading.local):
+    """How many programs this thread read from the folder of compiled ones instead of compiling."""
+
+    count = 0
+
+    def hear(self, event: str, **_: Any) -> None:
+        self.count += event == "/jax/compilation_cache/cache_hits"
+
+
+_reads = _Reads()
+jax.monitoring.register_event_listener(_reads.hear)
+
+
 class FittingStep:
     """The training step, `step(state, batch) -> (state, metrics)`; every batch shape is compiled,
     and its memory compared with the device's, before it runs for the first time.
@@ -63,6 +79,7 @@ class FittingStep:
         self._step = jitted_step(task, mesh)
         self._call = on_mesh(self._step, mesh)
         self._known: set = set()
+        self._coming: dict[tuple, concurrent.futures.Future] = {}
         self._ran = False
 
     @functools.cached_property
@@ -80,28 +97,67 @@ class FittingStep:
         )
         self._compare(Memory(self._state, batch, 0, 0, 0), "even without intermediate results ")
 
+    def prepare(self, shapes: Sequence[Arrays]) -> None:
+        """Compiles the step for batches of these shapes, the first of which is needed first, side
+        by side. Returns when that one is ready if it was only read from the folder of compiled
+        programs, as the others then are while the training runs; else when all are ready: kernels
+        that are tried out beside a training would look slow, and stay in the folder.
+
+        Several processes compile what they need when they need it, in the same order.
+        """
+        if len(shapes) == 1 or jax.process_count() > 1:
+            self.compile(shapes[0])
+            return
+        print(
+            f"compiling the update for {len(shapes)} shapes of batches side by side ({_kept()}) "
+            "...", flush=True,
+        )  # fmt: skip
+        begin = time.monotonic()
+        pool = concurrent.futures.ThreadPoolExecutor(min(len(shapes), os.cpu_count() or 1))
+        for arrays in shapes:
+            self._coming[_shapes(arrays)] = pool.submit(self._compile, arrays)
+        first, *others = self._coming.values()
+        try:
+            read = first.result()[1]
+            for other in () if read else others:
+                other.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown(wait=False)
+        what = "the first is read" if read else "all are compiled"
+        print(f"{what} after {time.monotonic() - begin:.1f} s", flush=True)
+
     def compile(self, arrays: Arrays) -> Memory | None:
         """Compiles the step for a batch, what a call then finds, and says so; what it needs of a
         device, None where the compiler does not say it."""
-        first, rows = not self._known, self._rows(arrays)
+        if coming := self._coming.get(_shapes(arrays)):
+            return coming.result()[0]
+        first = not self._known
         if first:
-            print(f"compiling the update{rows} ({_kept()}) ...", flush=True)
+            print(f"compiling the update{self._rows(arrays)} ({_kept()}) ...", flush=True)
         begin = time.monotonic()
+        memory, _ = self._compile(arrays, silent=first)
+        if first:
+            print(f"compiled in {time.monotonic() - begin:.1f} s", flush=True)
+        return memory
+
+    def _compile(self, arrays: Arrays, *, silent: bool = False) -> tuple[Memory | None, bool]:
+        """(what it needs of a device, whether the program was read and not compiled)."""
+        begin, reads = time.monotonic(), _reads.count
         try:
             _, memory = LoweredStep(self._task, self._mesh, arrays, self._step).compile()
         except jax.errors.JaxRuntimeError as error:
             if out_of_memory(error):
                 raise self._refusal(str(error).splitlines()[0][:300]) from None
             raise
-        took = time.monotonic() - begin
-        if first:
-            print(f"compiled in {took:.1f} s", flush=True)
-        elif took > SLOW:
-            print(f"compiled the update{rows} in {took:.1f} s", flush=True)
+        took, read = time.monotonic() - begin, _reads.count > reads
+        if took > SLOW and not (silent or read):
+            print(f"compiled the update{self._rows(arrays)} in {took:.1f} s", flush=True)
         if memory is not None:
             self._compare(memory)
         self._known.add(_shapes(arrays))
-        return memory
+        return memory, read
 
     def _rows(self, arrays: Arrays) -> str:
         """How many rows of which length: of the largest array [A, B, S]."""

@@ -14,6 +14,7 @@ from w2v_jax.errors import some
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
 from w2v_jax.models.kernels import form
+from w2v_jax.models.kernels.attention import ATTENDED
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
     LayerNorm,
@@ -28,9 +29,13 @@ from w2v_jax.models.output_adapter import OutputAdapter
 from w2v_jax.models.settings import ConfigError
 from w2v_jax.models.transformer import TransformerBlock
 
+_keep = jax.checkpoint_policies
 REMAT_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _keep.nothing_saveable,
+    # products with weights, and what attention gave where it makes no [B, H, T, T]
+    "dots": _keep.save_from_both_policies(
+        _keep.dots_with_no_batch_dims_saveable, _keep.save_only_these_names(ATTENDED)
+    ),
 }
 
 

@@ -6,10 +6,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.dropout import dropout, keeps, seeds
-from w2v_jax.models.kernels.fused_attention import EXCLUDED, WIDTHS, fused_attention
+from w2v_jax.models.kernels.fused_attention import (
+    ATTENDED,
+    EXCLUDED,
+    WIDTHS,
+    fused_attention,
+)
 from w2v_jax.models.kernels.sharded import per_device
 
 log = logging.getLogger(__name__)
@@ -158,7 +164,7 @@ def _forward(heads: Heads, mask, rate: float, causal: bool, left: int | None):
         return y, (best + jnp.log(total))[:, :, 0]
 
     y, log_total = jax.lax.map(head, _heads_first(heads))
-    y = jnp.moveaxis(y, 0, 2)
+    y, log_total = checkpoint_name((jnp.moveaxis(y, 0, 2), log_total), ATTENDED)
     return y, (heads, mask, y, log_total)
 
 

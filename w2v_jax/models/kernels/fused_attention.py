@@ -13,6 +13,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
@@ -22,6 +23,7 @@ from w2v_jax.models.kernels.triton import dot
 
 WIDTHS = range(16, 129)  # of a head; others than powers of 2 are padded
 EXCLUDED = 0.7 * float(jnp.finfo(jnp.float32).min)  # finite: a query without any key gives numbers
+ATTENDED = "attention"  # what a remat policy may keep, so that no forward pass is run again
 
 # the fastest of 20 on an H200, BASE's shape (heads of 64) and heads of 80
 NARROW = Plan(Blocks(64, 64, 4, 3), Blocks(64, 64, 4, 4), Blocks(64, 64, 4, 3))
@@ -70,6 +72,7 @@ def _forward(query, key, value, length, seeds, positions, options: Options):
         "length", "row_block", "block", "all", "all", out=("block", "row_block"),
         shapes=(query, jax.ShapeDtypeStruct((h, b, t), jnp.float32)),
     )(length, seeds, query, key, value)  # fmt: skip
+    y, log_sum = checkpoint_name((y, log_sum), ATTENDED)
     return y, (query, key, value, length, seeds, positions, y, log_sum)
 
 
