@@ -50,10 +50,34 @@ SIZES["xlsr_2b"] = SIZES["large_lv60k"] | dict(width=1920, num_layers=48, feed_f
 CONFORMER = {"block.kind": "conformer", "block.dropout": 0.0, "activation": "swish"}
 SIZES["conformer_rel_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.kind": "relative"}
 SIZES["conformer_rope_large"] = SIZES["large_lv60k"] | CONFORMER | {"positions.kind": "rotary"}
+# the Conformer of arXiv 2005.08100, table 1
+_PAPER = {
+    "frontend.kind": "logmel", "block.kind": "conformer", "block.kernel": 32,
+    "block.bias": True, "positions.kind": "relative", "activation": "swish", "feature_norm": False,
+    "norm_order": "none",
+}  # fmt: skip
+for _name, _width, _layers, _heads in (
+    ("tiny", 96, 8, 4), ("s", 144, 16, 4), ("m", 256, 16, 4), ("l", 512, 17, 8),
+):  # fmt: skip
+    SIZES[f"conformer_{_name}"] = _PAPER | dict(
+        width=_width, num_layers=_layers, num_heads=_heads, feed_forward=4 * _width
+    )
+# w2v-BERT 2.0 (transformers Wav2Vec2Bert), for its published weights
+SIZES["w2v_bert_2"] = {
+    "frontend.kind": "logmel", "frontend.preset": "seamless",
+    "frontend.normalization": "utterance", "frontend.subsampling": "stack", "frontend.stack": 2,
+    "block.kind": "conformer", "block.norm": "layer", "block.causal_convolution": True,
+    "positions.kind": "shaw", "activation": "swish", "norm_order": "none",
+    "width": 1024, "num_layers": 24, "num_heads": 16, "feed_forward": 4096, "dropout": 0.0,
+    "attention_dropout": 0.0, "dropout_input": 0.0, "layerdrop": 0.0,
+}  # fmt: skip
 # HuBERT (arXiv 2106.07447): like them, without bias in the feature encoder
 SIZES["hubert_base"] = SIZES["base"]
 SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}
 SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | {"frontend.bias": False}
+
+# of the convolutions over a log-mel spectrum, where they are not as many as the model is wide
+LOGMEL_CHANNELS = {"tiny": 64, "quickstart": 32}
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),
@@ -90,6 +114,10 @@ def model(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
             raise UserError(f"{union} is no union of the model; choose {', '.join(KINDS)}")
         if values[union]["kind"] != kind:
             values[union] = {"kind": kind}
+    if values["frontend"]["kind"] == "logmel":  # the published ones have the model's width
+        width = values["width"]
+        channels = LOGMEL_CHANNELS.get(size, width)
+        values["frontend"] |= {"channels": channels, "projection": width}
     return ConfigDict(EncoderConfig.from_dict(values).to_dict())
 
 
@@ -134,7 +162,7 @@ def masked(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
 def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     """A pre-training config with the values all wav2vec 2.0 recipes have in common; kinds as in
     `model`."""
-    if size in PREDICTIONS:
+    if size in SIZES and size not in QUANTIZERS:
         raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
     config = masked(size, kinds)
     config.kind = "wav2vec2"
@@ -146,6 +174,8 @@ def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict
         )
     )  # fmt: skip
     config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
+    if config.model.frontend.kind == "logmel":  # nothing there grows as convolutions of samples do
+        config.loss.penalty_weight = 0.0
     return config
 
 
@@ -170,6 +200,14 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.freeze_steps = 10_000
     config.time_masking = ConfigDict(dict(prob=0.65, span=10, minimum=2))
     config.channel_masking = ConfigDict(dict(prob=0.25, span=64, minimum=0))
+    if config.model.frontend.kind == "logmel":
+        # the Conformer's (arXiv 2005.08100; how many bands: algoperf), instead of those masks
+        config.spec_augment = ConfigDict(
+            dict(frequency_masks=2, frequency_width=27, time_masks=10, time_width=100,
+                 time_share=0.05)
+        )  # fmt: skip
+        config.time_masking.update(prob=0.0, minimum=0)
+        config.channel_masking.prob = 0.0
     config.data = data()
     config.data.num_buckets = 14  # 4.6 % padding for the same lengths
     config.data.min_seconds = 0.1

@@ -14,7 +14,9 @@ Argument (fairseq examples/wav2vec/config/pretraining; paper section 4.2):
     conformer_rel_large   612 M: large_lv60k with conformer blocks, relative positions
     conformer_rope_large  587 M: the same with rotary positions
 
-Kinds of the parts of the model after commas: tiny,block=conformer,positions=relative.
+Kinds of the parts of the model after commas: tiny,block=conformer,positions=relative; a log-mel
+spectrum instead of the waveform, with the masks unchanged (spans of 10 frames of 40 ms, as in arXiv
+2010.10504): base,frontend=logmel.
 
 base and all above it have not been trained with this code. base and the larges carry the values of
 the paper; the batch and the learning rate of XLS-R are not known to us and stay large_lv60k's, as

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 TOOLS = (
-    "prepare", "pretrain", "finetune", "build_ngram", "train_lm", "export", "evaluate",
-    "transcribe", "align", "report", "benchmark", "compile_check",
+    "prepare", "mel_statistics", "pretrain", "finetune", "build_ngram", "train_lm", "export",
+    "evaluate", "transcribe", "align", "report", "benchmark", "compile_check",
 )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def _run(
 ) -> TrainState | None:
     """`run`, where no other process writes to WORKDIR."""
     mesh = make_mesh(config.run.mesh)
-    settings, described = settings_of(config), task.described()
+    settings, described = settings_of(task.config), task.described()
     check_unchanged(workdir, settings, described)
     data = task.open(config.data.train, mesh)
     check_rows([b.rows for b in data.buckets], shards_of_batch(mesh), config.run.accumulation)

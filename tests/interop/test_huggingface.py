@@ -313,13 +313,27 @@ def test_what_is_wrong_is_named(directory, file, change, words):
     [
         ({"block": {"kind": "conformer", "norm": "layer"}}, "model.block.norm is 'layer'"),
         ({"norm_order": "post"}, "model.norm_order is 'post'"),
-        ({"positions": "conv"}, "no convolutional positions"),
+        ({"positions": "conv"}, "no conv positions"),
+        ({"positions": "sinusoidal"}, "no sinusoidal positions"),
+        ({"block": {"kind": "conformer", "kernel": 32}}, "block.kernel is 32; .* only odd"),
+        ({"block": {"kind": "conformer", "order": "parallel"}}, "block.order is 'parallel'"),
+        ({"block": {"kind": "conformer", "residual": 1.0}}, "block.residual is 1.0; .* only 0.5"),
     ],
 )
 def test_what_transformers_cannot_express_is_named(directory, tmp_path, change, words):
     variables, config = huggingface.read(directory("conformer_rotary"))
     with pytest.raises(UserError, match=words):
         huggingface.write(tmp_path / "x", variables, config | {"model": config["model"] | change})
+
+
+def test_even_kernels_are_of_no_published_conformer():
+    """The sides on which their padding would stand are not known."""
+    config = {"model_type": "wav2vec2-conformer", "conv_depthwise_kernel_size": 32}
+    with pytest.raises(UserError, match="conv_depthwise_kernel_size is 32; it must be odd"):
+        huggingface.encoder_config(config)
+    config = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos"}
+    with pytest.raises(UserError, match="depthwise_conv_kernel_size is 32, not odd"):
+        fairseq.encoder_config(config | {"depthwise_conv_kernel_size": 32})
 
 
 @pytest.mark.parametrize("name", MODELS)

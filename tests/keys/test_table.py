@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import small
-from w2v_jax.configs import common, evaluate, finetune, lm, quickstart, wav2vec2
+from w2v_jax.configs import common, conformer, evaluate, finetune, lm, quickstart, wav2vec2
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError
@@ -32,7 +32,8 @@ from w2v_jax.training.loop import LoopOptions
 
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
-    "block=conformer,positions=none", "output=strided",
+    "block=conformer,positions=shaw", "block=conformer,positions=none", "positions=sinusoidal",
+    "frontend=logmel", "output=strided", "output=attentive",
 )  # fmt: skip
 
 
@@ -40,10 +41,12 @@ KINDS = (
 def shipped():
     """Every config that the files of configs/ make for a training."""
     found = [wav2vec2.get_config(size) for size in ("tiny", "base", *wav2vec2.STEPS)]
-    found += [wav2vec2.get_config(f"tiny,{kinds}") for kinds in KINDS[:-1]]
+    found += [wav2vec2.get_config(f"tiny,{kinds}") for kinds in KINDS if "output" not in kinds]
     for size, splits in finetune.RECIPES.items():
         found += [finetune.get_config(f"split={split},size={size}") for split in splits]
     found += [finetune.get_config(f"split=10h,size=tiny,{kinds}") for kinds in KINDS]
+    found += [conformer.get_config(size) for size in conformer.SIZES]
+    found += [conformer.get_config(f"tiny,ablation={name}") for name in conformer.ABLATIONS]
     found += [lm.get_config(size) for size in lm.SIZES]
     return [*found, *map(quickstart.get_config, ("pretrain", "finetune"))]
 

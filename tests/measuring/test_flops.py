@@ -49,8 +49,12 @@ def lowered_flops(**changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(), dict(block="conformer", positions="relative", norm_order="pre")],
-    ids=["transformer", "conformer"],
+    [
+        dict(), dict(block="conformer", positions="relative", norm_order="pre"),
+        dict(block=dict(kind="conformer", feed_forwards=1), positions="shaw", norm_order="none"),
+        dict(block=dict(kind="conformer", convolution="none"), positions="none"),
+    ],
+    ids=["transformer", "conformer", "clipped distances", "no convolution"],
 )
 def test_encoder_flops_are_those_of_the_program(changes):
     """XLA also counts norms, activations and softmax."""

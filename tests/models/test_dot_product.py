@@ -1,26 +1,31 @@
 """Attention one head after the other against all heads at once, and the dropout both draw."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2v_jax.models.kernels.attention import Heads, attend
+from w2v_jax.models.kernels.attention import Heads, attend, fused
 from w2v_jax.models.kernels.dropout import Dropout, dropout, dropout_seed
 
 B, T, H, D = 3, 23, 4, 8
 
 
-def draw(relative: bool = False) -> Heads:
+def draw(relative: bool | int = False) -> Heads:
+    """relative: with distances of all frames, or so many."""
     keys = iter(jax.random.split(jax.random.key(0), 6))
     normal = lambda *shape: 2 * jax.random.normal(next(keys), shape)  # noqa: E731
     q, k, v = (normal(B, T, H, D) for _ in range(3))
-    positions = (normal(B, T, H, D), normal(2 * T - 1, H, D)) if relative else None
+    count = 2 * T - 1 if relative is True else relative
+    positions = (normal(B, T, H, D), normal(count, H, D)) if relative else None
     seeds = jax.vmap(dropout_seed)(jax.random.split(next(keys), H))
     return Heads(q, k, v, positions, seeds)
 
 
-@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("relative", [False, True, 7])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
@@ -34,7 +39,8 @@ def test_heads_one_by_one_equal_all_at_once(relative, rate, padded, causal):
 
     def loss(arrays, form):
         given = heads._replace(query=arrays[0], key=arrays[1], value=arrays[2], positions=arrays[3])
-        y = attend(given, mask=mask, rate=rate, causal=causal, choice=form)
+        left = 5 if relative == 7 else None
+        y = attend(given, mask=mask, rate=rate, causal=causal, left=left, choice=form)
         return (y * target).sum(), y
 
     both = [
@@ -43,6 +49,47 @@ def test_heads_one_by_one_equal_all_at_once(relative, rate, padded, causal):
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *both)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(both))
+
+
+def clipped(heads, left, right):
+    """softmax((q k + q e[clip(distance)]) / sqrt(d)) v with a vector looked up for every pair, as
+    arXiv 1803.02155 section 3.2 writes it."""
+    q, k, v, (queries, distances) = (
+        jax.tree.map(lambda x: np.asarray(x, np.float64), part) for part in heads[:4]
+    )
+    distance = np.clip(np.arange(T)[None] - np.arange(T)[:, None], -left, right) + left
+    scores = np.einsum("bthd,bshd->bhts", q, k)
+    scores += np.einsum("bthd,tshd->bhts", queries, distances[distance])
+    weights = np.exp(scores / np.sqrt(D))
+    return np.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize(("left", "right"), [(5, 2), (0, 0), (3, 0), (T - 1, 2), (40, 30)])
+@pytest.mark.parametrize("form", ["heads", "whole", "fused"])
+def test_clipped_distances(left, right, form):
+    heads = draw(left + right + 1)._replace(seeds=None)
+    if form == "fused":
+        y = fused(heads, None, 0.0, False, left, interpret=True)
+    else:
+        y = attend(heads, left=left, choice=form)
+    np.testing.assert_allclose(y, clipped(heads, left, right), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("form", "at_once"), [("heads", 1), ("whole", 4)])
+def test_clipped_distances_take_no_array_of_all_distances(form, at_once):
+    """Of the queries and T + P numbers at most, in both directions, and neither gather nor
+    scatter."""
+    shape = jax.ShapeDtypeStruct((2, 64, 4, 8), jnp.float32)
+    positions = shape, jax.ShapeDtypeStruct((9, 4, 8), jnp.float32)
+    run = jax.grad(lambda h: attend(h, left=6, choice=form).sum())
+    text = str(jax.make_jaxpr(run)(Heads(shape, shape, shape, positions)))
+    sizes = [
+        math.prod(map(int, dimensions.split(",")))
+        for dimensions in re.findall(r"f32\[([\d,]+)\]", text)
+    ]
+    assert max(sizes) == 2 * at_once * 64 * (64 + 9)
+    assert "gather" not in text
+    assert "scatter" not in text
 
 
 @pytest.mark.parametrize("form", ["heads", "whole"])

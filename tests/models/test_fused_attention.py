@@ -101,11 +101,13 @@ def test_what_lies_beyond_a_row_is_never_seen():
 
 @pytest.mark.parametrize("shape", [(5, 77, 2, 24), (1, 16, 1, 32), (2, 130, 1, 16)], ids=str)
 @pytest.mark.parametrize(("rate", "causal"), [(0.0, False), (0.3, True)])
-def test_relative_positions(shape, rate, causal):
+@pytest.mark.parametrize("left", [None, 9])
+def test_relative_positions(shape, rate, causal, left):
     (q, k, v, g), words = draw(*shape)
     b, t, h, d = shape
     keys = jax.random.split(jax.random.key(5), 2)
-    positions = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (2 * t - 1, h, d))
+    count = 2 * t - 1 if left is None else left + 5
+    positions = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (count, h, d))
     mask = jnp.arange(t) < jnp.linspace(t, 5, b, dtype=jnp.int32)[:, None]
     heads = Heads(q, k, v, positions, words)
 
@@ -113,8 +115,9 @@ def test_relative_positions(shape, rate, causal):
         y, pull = jax.vjp(jax.jit(lambda h: form(h._replace(seeds=words))), heads)
         return y, *jax.tree.leaves(pull(g)[0]._replace(seeds=None))
 
-    found = run(lambda h: fused(h, mask, rate, causal, plan=PLAN, interpret=True))
-    expected = run(lambda h: attend(h, mask=mask, rate=rate, causal=causal, choice="whole"))
+    found = run(lambda h: fused(h, mask, rate, causal, left, plan=PLAN, interpret=True))
+    whole = dict(mask=mask, rate=rate, causal=causal, left=left, choice="whole")
+    expected = run(lambda h: attend(h, **whole))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=5e-5, atol=5e-5)
 

@@ -124,7 +124,8 @@ def test_frames(samples, frames):
 
 
 def test_every_parameter_has_logical_axes():
-    for changes in ({}, dict(block="conformer", positions="relative")):
+    shaw = dict(block=dict(kind="conformer", bias=True), positions="shaw")
+    for changes in ({}, dict(block="conformer", positions="relative"), shaw):
         model = Encoder(small.encoder(**changes))
         boxed = jax.eval_shape(
             lambda m=model: m.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))
@@ -186,8 +187,10 @@ def test_misspelt_and_impossible_values_are_named():
         EncoderConfig.from_dict({"block": "lstm"})
     with pytest.raises(ConfigError, match=r"no key model\.positions\.kernel; .* relative: none"):
         EncoderConfig.from_dict({"positions": {"kind": "relative", "kernel": 3}})
-    with pytest.raises(ConfigError, match=r"model\.block\.kernel is 4; it must be an odd number"):
-        EncoderConfig.from_dict({"block": {"kind": "conformer", "kernel": 4}})
+    with pytest.raises(ConfigError, match=r"model\.block\.order is 'both'; .* parallel"):
+        EncoderConfig.from_dict({"block": {"kind": "conformer", "order": "both"}})
+    with pytest.raises(ConfigError, match=r"norm_order=none needs model\.block\.kind=conformer"):
+        EncoderConfig(norm_order="none")
     with pytest.raises(ConfigError, match=r"execution\.attention is 'flash'; .* whole, fused"):
         EncoderConfig.from_dict({}, {"attention": "flash"})
     with pytest.raises(ConfigError, match=r"no key execution\.dtyp"):

@@ -6,7 +6,12 @@ import inspect
 import pytest
 
 from tests import small
+from tests.promises import contract
 from tests.promises.contract import CHECKS, Case
+from w2v_jax import mel_statistics
+from w2v_jax.audio import mel_statistics as files
+from w2v_jax.audio.logmel import GOOGLE
+from w2v_jax.configs import common
 from w2v_jax.tasks import TASKS
 
 
@@ -26,3 +31,43 @@ def test_the_contract(kind, check, data, tmp_path):
     case = Case(small.recipe(kind), data[TASKS[kind].reads])
     needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
     check(case, **needs)
+
+
+@pytest.fixture(scope="session")
+def statistics(manifests, tmp_path_factory):
+    """The file of a corpus."""
+    path = tmp_path_factory.mktemp("statistics") / "mel.json"
+    rows = mel_statistics.rows_of(mel_statistics.open_sources(manifests["train"]), 20)
+    spectra = mel_statistics.spectra_of(rows, GOOGLE, 2, mel_statistics.Counter())
+    files.write(files.collect(spectra, GOOGLE), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [contract.accumulation_changes_nothing, contract.padding_changes_nothing,
+     contract.resume_is_bit_exact, contract.exports_load],
+    ids=lambda check: check.__name__,
+)  # fmt: skip
+def test_the_contract_on_a_log_mel_spectrum(check, data, statistics, tmp_path):
+    """CTC with SpecAugment, of what a file of statistics normalises."""
+    config = common.finetuning("tiny", {"frontend": "logmel"})
+    config.freeze_steps = 0
+    frontend = {"channels": 8, "projection": 24, "normalization": "global"}
+    small.shrunk(config, {f"frontend__{key}": value for key, value in frontend.items()})
+    config.model.frontend.statistics = statistics
+    needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
+    check(Case(config, data["manifest"]), **needs)
+
+
+def test_devices_change_nothing_for_other_conformer_blocks(data):
+    """Those of w2v-BERT, with what can stand on top of them and a lightweight convolution."""
+    block = dict(
+        kind="conformer", causal_convolution=True, norm="layer", bias=True,
+        convolution="lightweight",
+    )  # fmt: skip
+    config = small.finetuning(
+        block=block, positions=dict(kind="shaw", left=6, right=2), norm_order="none",
+        output=dict(kind="attentive", layers=1, width=24),
+    )  # fmt: skip
+    contract.devices_change_nothing(Case(config, data["manifest"]))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "w2v_jax"
 ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
-    "compile_check", "align", "train_lm", "build_ngram",
+    "compile_check", "align", "train_lm", "build_ngram", "mel_statistics",
 }  # fmt: skip
 EVERYWHERE = {"errors", "places", "samples", "stopping", "keys"}  # what every room may import
 # room -> the rooms it may import from, besides itself
@@ -91,7 +91,6 @@ WITHOUT_JAX = {"keys", "audio", "text", "data", "corpora", "evaluation"}
 JAX = {"jax", "flax", "optax", "orbax"}
 WITH_JAX = {
     "data/batches.py",  # puts batches on devices
-    "audio/specaugment.py",  # acts on devices, in the loss
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 OUTSIDE = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))

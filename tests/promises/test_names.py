@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs import common, finetune, lm, wav2vec2
-from w2v_jax.interop import fairseq, huggingface, huggingface_tensors
+from w2v_jax.interop import fairseq, huggingface, huggingface_tensors, wav2vec2_bert
 from w2v_jax.models.config import BLOCKS, OUTPUTS, POSITIONS, EncoderConfig
+from w2v_jax.models.frontends import FRONTENDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +54,9 @@ def ours(kind: str, name: str) -> list[str]:
 
 def test_every_key_of_ours_is_in_a_config():
     configs = [wav2vec2.get_config("base"), finetune.get_config(), lm.get_config()]
-    for union, members in (("block", BLOCKS), ("positions", POSITIONS), ("output", OUTPUTS)):
+    for union, members in (
+        ("frontend", FRONTENDS), ("block", BLOCKS), ("positions", POSITIONS), ("output", OUTPUTS),
+    ):  # fmt: skip
         configs += [
             common.finetuning("tiny", {"block": "conformer"} | {union: kind})
             for kind in members if (union, kind) != ("block", "transformer")
@@ -77,6 +80,7 @@ def test_every_metric_of_ours_is_in_the_code():
     [
         ("fairseq", {key: ours for key, (ours, _) in fairseq.SAME.items()}),
         ("transformers", huggingface.SAME | huggingface.POSITIONS),
+        ("transformers", wav2vec2_bert.SAME | wav2vec2_bert.DISTANCES),
     ],
 )
 def test_keys_with_the_same_values_are_those_of_the_readers(kind, same):
@@ -102,6 +106,7 @@ def test_keys_with_other_values_change_what_the_page_says():
 
     conformer = {"layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": "rel_pos"}
     theirs = {"model_type": "wav2vec2-conformer"}
+    bert = {"model_type": "wav2vec2-bert"}
     for kind, read, base, key, value in (
         ("fairseq", fairseq.encoder_config, {}, "extractor_mode", "layer_norm"),
         ("fairseq", fairseq.encoder_config, {}, "layer_norm_first", True),
@@ -117,6 +122,8 @@ def test_keys_with_other_values_change_what_the_page_says():
         ("transformers", huggingface.encoder_config, {}, "conv_pos_batch_norm", True),
         ("transformers", huggingface.encoder_config, theirs, "conv_depthwise_kernel_size", 15),
         ("transformers", huggingface.encoder_config, theirs, "position_embeddings_type", "rotary"),
+        ("transformers", huggingface.encoder_config, bert, "conv_depthwise_kernel_size", 15),
+        ("transformers", huggingface.encoder_config, bert, "hidden_act", "relu"),
     ):
         base = base if kind == "fairseq" else {"model_type": "wav2vec2"} | base
         before, after = (read(base | more).architecture() for more in ({}, {key: value}))

@@ -20,17 +20,31 @@ VARIANTS = {
         frontend__norm="layer", frontend__bias=True, norm_order="pre", frontend__normalize=True
     ),
     "convolutions on top": dict(output=dict(kind="strided", layers=2, width=24)),
+    "attention on top": dict(output=dict(kind="attentive", layers=2, width=24)),
     "adapters": dict(norm_order="pre", block__adapter_dim=8),
     "batch norm before positions": dict(positions__norm="batch", feature_norm=False),
     "conformer batch norm": dict(block="conformer", positions="relative", norm_order="pre"),
     "conformer layer norm": dict(block=dict(kind="conformer", norm="layer"), positions="rotary"),
+    "conformer of other parts": dict(
+        block=dict(kind="conformer", norm="batch", order="parallel", kernel=6, feed_forwards=1,
+                   residual=1.0, convolution="lightweight", bias=True), positions="sinusoidal",
+    ),
+    "conformer causal": dict(
+        block=dict(kind="conformer", norm="layer", causal_convolution=True), norm_order="none",
+        positions=dict(kind="shaw", left=6, right=2),
+    ),
     "conformer group norm": dict(block=dict(kind="conformer", norm="group"), positions="none"),
-}
+    "log-mel": dict(frontend=dict(kind="logmel", channels=8, projection=24)),
+    "log-mel of whisper, stacked": dict(
+        frontend=dict(kind="logmel", preset="whisper", normalization="none", subsampling="stack")
+    ),
+}  # fmt: skip
 
 
 def build(variant):
     config = small.finetuning(**small.NO_DROPOUT, **VARIANTS[variant])
-    config.model.frontend.grad_mult = 1.0
+    if config.model.frontend.kind == "waveform":
+        config.model.frontend.grad_mult = 1.0
     model = CTCModel(CTC(config).encoder, 32)
     init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 4000), jnp.int16))  # noqa: E731
     return config, model, nn.meta.unbox(jax.jit(init)())
@@ -63,7 +77,7 @@ def test_outputs(variant):
             )
 
 
-@pytest.mark.parametrize("variant", ["base", "large", "conformer layer norm"])
+@pytest.mark.parametrize("variant", ["base", "large", "conformer layer norm", "log-mel"])
 def test_loss_and_gradient(variant):
     """The sum over rows alone equals the batch, masks included (they are keyed by utterance)."""
     config, _, variables = build(variant)

@@ -1,7 +1,7 @@
 """The fixed point of the house: names and shapes of all variables of every published size.
 
-tests/golden/parameters.json was written by the code as it was before its rooms were built; a model
-with the tree of another has that one's name there.
+tests/golden/parameters.json was written by the code as it was before its rooms were built, of later
+sizes by the code that brought them; a model with the tree of another has that one's name there.
 """
 
 import json

@@ -19,7 +19,12 @@ from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.training.checkpoint import Checkpoints, export_model
 from w2v_jax.training.initial import take_over
 from w2v_jax.training.metrics import Window
-from w2v_jax.training.optim import linear_schedule, make_optimizer, tri_stage_schedule
+from w2v_jax.training.optim import (
+    inverse_sqrt_schedule,
+    linear_schedule,
+    make_optimizer,
+    tri_stage_schedule,
+)
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.task import Context
@@ -48,6 +53,16 @@ def test_linear_schedule():
     schedule = linear_schedule(1.0, 10, 110)
     found = [float(schedule(s)) for s in (0, 4, 10, 60, 110, 200)]
     np.testing.assert_allclose(found, [0.1, 0.5, 1, 0.5, 0, 0], rtol=1e-6)
+
+
+def test_inverse_sqrt_schedule():
+    """arXiv 1706.03762 section 5.3: k * d^-0.5 * min(n^-0.5, n * warmup^-1.5) for update n."""
+    width, warmup, k = 144, 10_000, 5.0
+    schedule = inverse_sqrt_schedule(k / (width * warmup) ** 0.5, warmup)
+    for n in (1, 500, 10_000, 40_000, 1_000_000):
+        expected = k * width**-0.5 * min(n**-0.5, n * warmup**-1.5)
+        assert float(schedule(jnp.int32(n - 1))) == pytest.approx(expected, rel=1e-5)
+    assert float(schedule(9_999)) == pytest.approx(0.05 / width**0.5)
 
 
 def test_tri_stage_schedule():

@@ -143,9 +143,12 @@ def encoder_config(model: Mapping[str, Any]) -> EncoderConfig:
             raise UserError(
                 f"the checkpoint's attn_type is {model.get('attn_type')!r}; conformers need espnet"
             )
+        kernel = model.get("depthwise_conv_kernel_size", 31)
+        if kernel % 2 == 0:
+            raise UserError(f"the checkpoint's depthwise_conv_kernel_size is {kernel}, not odd")
         values |= {
             "positions.kind": _choose(model, "pos_enc_type", "abs"),
-            "block.kernel": model.get("depthwise_conv_kernel_size", 31),
+            "block.kernel": kernel,
             "activation": "swish",
         }
         # one dropout for everything inside its blocks

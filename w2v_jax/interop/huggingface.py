@@ -1,5 +1,5 @@
-"""Checkpoints of HuggingFace transformers: Wav2Vec2, Wav2Vec2Conformer and Hubert, as base models,
-with the pre-training head (not Hubert) and with the CTC head.
+"""Checkpoints of HuggingFace transformers: Wav2Vec2, Wav2Vec2Conformer, Wav2Vec2Bert and Hubert, as
+base models, with the pre-training head (of the first two) and with the CTC head.
 """
 
 import dataclasses
@@ -12,9 +12,16 @@ from typing import Any
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError, brief
-from w2v_jax.interop import safetensors
+from w2v_jax.interop import safetensors, wav2vec2_bert
 from w2v_jax.interop.exported import check_model
-from w2v_jax.interop.huggingface_files import read_alphabet, read_json, read_preprocessor
+from w2v_jax.interop.huggingface_files import (
+    choose,
+    get,
+    read_alphabet,
+    read_json,
+    read_preprocessor,
+    refuse,
+)
 from w2v_jax.interop.huggingface_tensors import (
     PREFIXES,
     parameters,
@@ -22,7 +29,7 @@ from w2v_jax.interop.huggingface_tensors import (
     unused_positions,
 )
 from w2v_jax.models.catalogue import encoder_config as encoder_config_of
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.config import ConformerConfig, EncoderConfig, QuantizerConfig
 from w2v_jax.models.settings import nest, value_of
 from w2v_jax.places import writing
 from w2v_jax.text.alphabet import Alphabet
@@ -86,6 +93,8 @@ DEFAULTS = {
     "adapter_attn_dim": None, "add_adapter": False, "num_adapter_layers": 3, "adapter_stride": 2,
     "output_hidden_size": None,
 }  # fmt: skip
+# of our conformer blocks, which transformers has as in the paper
+SWITCHES = ("feed_forwards", "residual", "order", "convolution", "causal_convolution", "bias")
 # what our models compute, where transformers has a switch; a key that is absent has this value
 ONLY = {
     "rotary_embedding_base": 10000,
@@ -93,31 +102,15 @@ ONLY = {
 }
 
 
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    if key not in config:
-        raise UserError(f"config.json has no key {key}; is it of a Wav2Vec2 model?")
-    return config[key]
-
-
-def _refuse(config: Mapping[str, Any], key: str, remedy: str) -> UserError:
-    return UserError(f"config.json: {key} is {config.get(key)!r}; {remedy}")
-
-
-def _choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> str:
-    value = _get(config, key)
-    if not isinstance(value, str | None) or value not in choices:
-        raise _refuse(config, key, f"it must be one of {', '.join(map(str, choices))}")
-    return choices[value]
-
-
 def model_kind(config: Mapping[str, Any]) -> str:
     """ "wav2vec2", "ctc" or, without a head, "encoder"."""
-    _choose(config, "model_type", PREFIXES)
-    named = _get(config, "architectures")
+    choose(config, "model_type", PREFIXES)
+    named = get(config, "architectures")
     architecture = str(named[-1]) if isinstance(named, list) and named else ""
     kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
-    if not kinds or (config.get("model_type") == "hubert" and kinds[0] == "wav2vec2"):
-        raise _refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
+    headless = config.get("model_type") in ("hubert", wav2vec2_bert.MODEL_TYPE)
+    if not kinds or (headless and kinds[0] == "wav2vec2"):
+        raise refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
     return kinds[0]
 
 
@@ -127,18 +120,20 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     `frontend.normalize` stays False: transformers keeps it in preprocessor_config.json. Raises
     UserError for what our models cannot express.
     """
-    _choose(config, "model_type", PREFIXES)
+    choose(config, "model_type", PREFIXES)
+    if config["model_type"] == wav2vec2_bert.MODEL_TYPE:
+        return wav2vec2_bert.encoder_config(config, ACTIVATIONS)
     config = DEFAULTS | dict(config)
     conformer = config["model_type"] == "wav2vec2-conformer"
     for key, value in ONLY.items():
         if config.get(key, value) != value:
-            raise _refuse(config, key, f"only {value!r} is supported")
+            raise refuse(config, key, f"only {value!r} is supported")
     layers = [config[f"conv_{key}"] for key in ("dim", "kernel", "stride")]
     if not all(isinstance(layer, list) for layer in layers):
-        raise _refuse(config, "conv_dim", "conv_dim, conv_kernel and conv_stride must be lists")
+        raise refuse(config, "conv_dim", "conv_dim, conv_kernel and conv_stride must be lists")
     if len({len(layer) for layer in layers}) > 1:
-        raise _refuse(config, "conv_dim", "conv_kernel and conv_stride must have the same length")
-    activation = _choose(config, "feat_extract_activation", ACTIVATIONS)
+        raise refuse(config, "conv_dim", "conv_kernel and conv_stride must have the same length")
+    activation = choose(config, "feat_extract_activation", ACTIVATIONS)
     values = {
         "frontend.kind": "waveform",
         "frontend.conv_layers": tuple(zip(*layers, strict=True)),
@@ -147,7 +142,7 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         "frontend.normalize_eps": 1e-7,
         "feature_norm": config["feat_proj_layer_norm"],
         "norm_order": "pre" if conformer or config["do_stable_layer_norm"] else "post",
-        "activation": _choose(config, "hidden_act", ACTIVATIONS),
+        "activation": choose(config, "hidden_act", ACTIVATIONS),
         "padding_leaks": True,
     } | {ours: config[theirs] for theirs, ours in SAME.items()}
     if config["add_adapter"] and config["model_type"] != "hubert":  # which ignores the key
@@ -158,9 +153,11 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
             "output.stride": config["adapter_stride"],
         }
     if conformer:  # the positional convolution is in the checkpoint, but never called
+        if config["conv_depthwise_kernel_size"] % 2 == 0:
+            raise refuse(config, "conv_depthwise_kernel_size", "it must be odd")
         kinds = {"relative": "relative", "rotary": "rotary", None: "none"}
         values |= {
-            "positions.kind": _choose(config, "position_embeddings_type", kinds),
+            "positions.kind": choose(config, "position_embeddings_type", kinds),
             "block.kind": "conformer",
             "block.kernel": config["conv_depthwise_kernel_size"],
             "block.dropout": config["conformer_conv_dropout"],
@@ -194,7 +191,8 @@ def read(
     """(variables, config) of a model directory, as `training.checkpoint.export_model` takes them.
 
     config: kind, model, and the quantizer or the alphabet. The waveform is normalised as
-    preprocessor_config.json says. `padding_leaks` is on, as the published models were trained.
+    preprocessor_config.json says. `padding_leaks` is on, as the published models were trained,
+    but for Wav2Vec2Bert, whose convolutions leave the padding out.
     language: of an MMS model, whose adapters and head are in adapter.LANGUAGE.safetensors.
     ignore_unknown: accepts tensors that have no place and letters without an output.
     Raises UserError for whatever is missing or cannot be expressed.
@@ -208,10 +206,15 @@ def read(
             f"{folder}/config.json has a value of the wrong kind: {brief(error)}"
         ) from None
     preprocessor = read_preprocessor(folder)
-    # transformers normalises unless told not to
-    normalize = preprocessor.get("do_normalize", True)
-    if not isinstance(normalize, bool):
-        raise UserError(f"{folder}: do_normalize is {normalize!r}, neither true nor false")
+    if theirs["model_type"] == wav2vec2_bert.MODEL_TYPE:
+        frontend = wav2vec2_bert.frontend(encoder, preprocessor, theirs, folder)
+    else:
+        # transformers normalises unless told not to
+        normalize = preprocessor.get("do_normalize", True)
+        if not isinstance(normalize, bool):
+            raise UserError(f"{folder}: do_normalize is {normalize!r}, neither true nor false")
+        frontend = dataclasses.replace(encoder.frontend, normalize=normalize)
+    encoder = dataclasses.replace(encoder, frontend=frontend)
     rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(f"{folder}: its audio has {rate} samples per second, not {SAMPLE_RATE}")
@@ -221,8 +224,6 @@ def read(
     if language:
         arrays |= safetensors.read(folder, f"adapter.{language}.safetensors")
     variables = parameters(arrays, encoder, kind, ignore_unknown=ignore_unknown)
-    frontend = dataclasses.replace(encoder.frontend, normalize=normalize)
-    encoder = dataclasses.replace(encoder, frontend=frontend)
     config = {"kind": kind, "model": encoder.to_dict()}
     if kind == "wav2vec2":
         config["quantizer"] = quantizer_config(theirs).to_dict()
@@ -243,8 +244,9 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
     """Writes an exported model as a directory that transformers loads; the inverse of `read`.
 
     config as of `read`; of kind "hubert" the encoder alone is written, transformers has no head for
-    it. One switch has no counterpart there: transformers always computes as with `padding_leaks`,
-    so padded batches differ from ours. Raises UserError for what transformers cannot express.
+    it. One switch has no counterpart there: transformers always computes as with `padding_leaks`
+    (but for Wav2Vec2Bert), so padded batches differ from ours. Raises UserError for what
+    transformers cannot express.
     """
     folder, kind = Path(folder), config["kind"]
     encoder = encoder_config_of(config)
@@ -253,14 +255,8 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
         log.warning("transformers has no head for masked prediction: %s are left out",
                     ", ".join(sorted(variables["params"].keys() - {"encoder"})))  # fmt: skip
         kind = "encoder"
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1,
-        "sampling_rate": SAMPLE_RATE, "padding_side": "right", "padding_value": 0.0,
-        "do_normalize": encoder.frontend.normalize,
-        "return_attention_mask": encoder.frontend.norm == "layer",
-    }  # fmt: skip
     theirs = {"written_by": "w2v_jax"} | theirs
-    files = {"config.json": theirs, "preprocessor_config.json": preprocessor}
+    files = {"config.json": theirs, "preprocessor_config.json": _their_preprocessor(encoder)}
     if kind == "wav2vec2":
         quantizer = QuantizerConfig.from_dict(config["quantizer"])
         theirs |= {key: getattr(quantizer, ours) for key, ours in QUANTIZER.items()}
@@ -283,6 +279,17 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
             (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
+def _their_preprocessor(config: EncoderConfig) -> dict[str, Any]:
+    if config.frontend.kind == "logmel":
+        return wav2vec2_bert.their_preprocessor(config)
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE, "padding_side": "right", "padding_value": 0.0,
+        "do_normalize": config.frontend.normalize,
+        "return_attention_mask": config.frontend.norm == "layer",
+    }  # fmt: skip
+
+
 def _model_type(config: EncoderConfig, kind: str) -> str:
     if kind == "hubert" or value_of(config, "positions.norm") == "batch" or not config.feature_norm:
         return "hubert"
@@ -292,11 +299,26 @@ def _model_type(config: EncoderConfig, kind: str) -> str:
 def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     """config.json of an encoder, without the keys of its head."""
     conformer, positions = config.conformer, config.positions.kind
-    only: dict[str, Any] = {"frontend.kind": "waveform"}
+    ends = {kind: end for end, kind in KINDS.items()} | {"hubert": "Model"}
+    activation = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    if config.frontend.kind == "logmel":
+        if kind == "wav2vec2":
+            raise UserError("transformers' Wav2Vec2Bert has no pre-training head; export a CTC one")
+        theirs = wav2vec2_bert.their_config(config, activation)
+        return theirs | {"architectures": ["Wav2Vec2Bert" + ends[kind]]}
+    only: dict[str, Any] = {}
+    if config.output.layers:
+        only["output.kind"] = "strided"
     if conformer:
+        usual = {name: getattr(ConformerConfig, name) for name in SWITCHES}
+        only |= {f"block.{name}": value for name, value in usual.items()}
         only |= {"block.norm": "batch", "norm_order": "pre"}
-        if positions == "conv":
-            raise UserError("transformers has no convolutional positions in a conformer")
+        if positions in ("conv", "sinusoidal", "shaw"):
+            raise UserError(f"transformers has no {positions} positions in a conformer")
+        if config.block.kernel % 2 == 0:
+            raise UserError(
+                f"model.block.kernel is {config.block.kernel}; transformers has only odd kernels"
+            )
     else:
         # one activation of all convolutions
         only |= {"positions.kind": "conv"}
@@ -316,8 +338,6 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             "Hubert, to which transformers gives neither quantizer, conformer blocks nor adapters"
         )
     prefix = {"wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert"}
-    ends = {kind: end for end, kind in KINDS.items()} | {"hubert": "Model"}
-    activation = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     dim, kernel, stride = (list(x) for x in zip(*config.frontend.conv_layers, strict=True))
     theirs = {
         "model_type": model_type,

@@ -16,6 +16,26 @@ log = logging.getLogger(__name__)
 ROLES = ("pad_token", "unk_token", "bos_token", "eos_token", "word_delimiter_token")
 
 
+def get(config: Mapping[str, Any], key: str) -> Any:
+    """Of a config.json. Raises UserError where it has no such key."""
+    if key not in config:
+        raise UserError(f"config.json has no key {key}; is it of a Wav2Vec2 model?")
+    return config[key]
+
+
+def refuse(config: Mapping[str, Any], key: str, remedy: str) -> UserError:
+    """That a value of a config.json cannot be used."""
+    return UserError(f"config.json: {key} is {config.get(key)!r}; {remedy}")
+
+
+def choose(config: Mapping[str, Any], key: str, choices: Mapping[Any, str]) -> str:
+    """Ours for a value of a config.json. Raises UserError for one of which there is none."""
+    value = get(config, key)
+    if not isinstance(value, str | None) or value not in choices:
+        raise refuse(config, key, f"it must be one of {', '.join(map(str, choices))}")
+    return choices[value]
+
+
 def read_preprocessor(folder: Path) -> dict[str, Any]:
     """What was done to the waveform; transformers 5 keeps it with the whole processor."""
     whole = folder / "processor_config.json"

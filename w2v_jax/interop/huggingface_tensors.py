@@ -14,11 +14,13 @@ import numpy as np
 
 from w2v_jax.errors import UserError, some
 from w2v_jax.models.config import ConvPositions, EncoderConfig
+from w2v_jax.models.settings import value_of
 
 log = logging.getLogger(__name__)
 
 PREFIXES = {
     "wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
+    "wav2vec2-bert": "wav2vec2_bert.",
 }  # fmt: skip
 # names of weight norm before torch 2.0's parametrizations; transformers renames them on load
 # and of the mask vector: in early checkpoints of transformers, and in fairseq's
@@ -96,12 +98,29 @@ CONFORMER = (
     ("convolution/norm", "conv_module.layer_norm", NORM),
     ("convolution/pointwise_in", "conv_module.pointwise_conv1", POINTWISE),
     ("convolution/depthwise", "conv_module.depthwise_conv", CONV),
-    ("convolution/depthwise_norm", "conv_module.batch_norm", BATCH_NORM),
     ("convolution/pointwise_out", "conv_module.pointwise_conv2", POINTWISE),
     ("feed_forward_2_norm", "ffn2_layer_norm", NORM),
     ("feed_forward_2/inner", "ffn2.intermediate_dense", DENSE),
     ("feed_forward_2/outer", "ffn2.output_dense", DENSE),
     ("final_norm", "final_layer_norm", NORM),
+)
+DEPTHWISE_NORM = {
+    "batch": (("convolution/depthwise_norm", "conv_module.batch_norm", BATCH_NORM),),
+    "layer": (("convolution/depthwise_norm", "conv_module.depthwise_layer_norm", NORM),),
+}
+SHAW = (("attention", "self_attn", (("distances", "distance_embedding.weight", "pd->pd"),)),)
+ATTENTIVE = (
+    ("residual_norm", "residual_layer_norm", NORM),
+    ("residual_conv", "residual_conv", (*CONV, BIAS)),
+    ("attention_norm", "self_attn_layer_norm", NORM),
+    ("attention_conv", "self_attn_conv", (*CONV, BIAS)),
+    ("attention/query", "self_attn.linear_q", DENSE),
+    ("attention/key", "self_attn.linear_k", DENSE),
+    ("attention/value", "self_attn.linear_v", DENSE),
+    ("attention/output", "self_attn.linear_out", DENSE),
+    ("feed_forward_norm", "ffn_layer_norm", NORM),
+    ("feed_forward/inner", "ffn.intermediate_dense", DENSE),
+    ("feed_forward/outer", "ffn.output_dense", DENSE),
 )
 RELATIVE = (
     ("attention/position", "self_attn.linear_pos", (KERNEL,)),
@@ -127,10 +146,12 @@ def _rows(config: EncoderConfig, kind: str):
         absent.add("encoder/feature_projection")
     if not config.feature_norm:
         absent.add("encoder/feature_norm")
+    if config.norm_order == "none":
+        absent.add("encoder/context/norm")
     for ours, theirs, parts in (*HEADS[kind], *ENCODER):
         if ours not in absent:
             yield ours, theirs, None, parts
-    for i in range(len(config.frontend.conv_layers)):
+    for i in range(len(value_of(config, "frontend.conv_layers") or ())):
         theirs = f"feature_extractor.conv_layers.{i}"
         conv = (*CONV, BIAS) if config.frontend.bias else CONV
         yield f"encoder/feature_encoder/conv_{i}", f"{theirs}.conv", None, conv
@@ -148,10 +169,15 @@ def _rows(config: EncoderConfig, kind: str):
             yield f"{ours}/projection", f"{theirs}.proj", None, DENSE
             yield f"{ours}/norm", f"{theirs}.proj_layer_norm", None, NORM
         for i in range(config.output.layers):
-            yield f"{ours}/conv_{i}", f"{theirs}.layers.{i}.conv", None, (*CONV, BIAS)
-    block = CONFORMER if config.conformer else TRANSFORMER
-    if config.positions.kind == "relative":
-        block += RELATIVE
+            if config.output.kind == "strided":
+                yield f"{ours}/conv_{i}", f"{theirs}.layers.{i}.conv", None, (*CONV, BIAS)
+                continue
+            for inner, name, parts in ATTENTIVE:
+                yield f"{ours}/layer_{i}/{inner}", f"{theirs}.layers.{i}.{name}", None, parts
+    block = TRANSFORMER
+    if config.conformer:
+        block = CONFORMER + DEPTHWISE_NORM[config.block.norm]
+    block += {"relative": RELATIVE, "shaw": SHAW}.get(config.positions.kind, ())
     if not config.conformer and config.block.adapter_dim:
         block += ADAPTER
     for i in range(config.num_layers):
@@ -313,14 +339,14 @@ def tensors(
         if name.endswith(".running_mean"):
             count = name.replace("running_mean", "num_batches_tracked")
             found[count] = np.zeros((), np.int64)
-    if config.conformer:  # never called, but transformers expects them
+    if model_type == "wav2vec2-conformer":  # never called, but transformers expects them
         taps, groups = unused_positions(config)
         positions = "encoder.pos_conv_embed.conv."
         found[f"{positions}parametrizations.weight.original0"] = np.ones((1, 1, taps), np.float32)
         direction = np.ones((config.width, config.width // groups, taps), np.float32)
         found[f"{positions}parametrizations.weight.original1"] = direction
         found[f"{positions}bias"] = np.zeros(config.width, np.float32)
-    if config.positions.kind == "rotary":
+    if config.positions.kind == "rotary" and model_type == "wav2vec2-conformer":
         half = config.width // config.num_heads // 2
         frequencies = 10000.0 ** (-np.arange(half) / half)
         found["encoder.embed_positions.inv_freq"] = frequencies.astype(np.float32)

@@ -11,8 +11,14 @@ from w2v_jax.keys.page import page
 CONFIGS = Path(__file__).parents[1] / "configs"
 # of every kind of training: a config, and others for the kinds of the parts that it has not
 SHOWN = {
-    "pre": ("wav2vec2:base", "wav2vec2:base,block=conformer,positions=relative"),
-    "ctc": ("finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided"),
+    "pre": (
+        "wav2vec2:base", "wav2vec2:base,block=conformer,positions=shaw",
+        "wav2vec2:base,frontend=logmel",
+    ),
+    "ctc": (
+        "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
+        "finetune:split=10h,size=base,frontend=logmel",
+    ),
     "lm": ("lm:letters_base",),
 }  # fmt: skip
 

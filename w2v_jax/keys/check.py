@@ -94,8 +94,8 @@ def _check_ranges(rows: Mapping[str, Key], values: Mapping[str, Any]) -> None:
 
 def _there(row: Key, values: Mapping[str, Any]) -> bool:
     """Whether the key exists beside these values."""
-    key, _, value = row.only.partition("=")
-    return not key or values.get(key, value) == value
+    key, _, several = row.only.partition("=")
+    return key not in values or values[key] in several.split("|")
 
 
 def _check_complete(
@@ -103,9 +103,10 @@ def _check_complete(
 ) -> None:
     missing = [key for key in wanted if key not in values and key.split(".")[0] not in DEFAULTED]
     for key in missing:
-        if wanted[key].only in {f"{name}={value}" for name, value in values.items()}:
+        name = wanted[key].only.partition("=")[0]
+        if name in values:
             raise UserError(
-                f"{flag(*wanted[key].only.split('='))} needs {key}, which this config lacks; "
+                f"{flag(name, values[name])} needs {key}, which this config lacks; "
                 "choose it in the config file, with its keys"
             )
     missing += [group for group in DEFAULTED if group in keys and group not in config]
@@ -121,9 +122,10 @@ def _surplus(
 ) -> str:
     """What is to be said of a key that is not wanted."""
     if key in table and not _there(table[key], values):
-        name, _, value = table[key].only.partition("=")
+        name, _, several = table[key].only.partition("=")
         return (
-            f"the config has {key}, which belongs to {name}={value}; here that is {values[name]}: "
+            f"the config has {key}, which belongs to {name}={several.replace('|', ' or ')}; here "
+            f"that is {values[name]}: "
             "choose it in the config's argument or file, which sets its keys too"
         )
     if key in table:

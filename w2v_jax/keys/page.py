@@ -27,7 +27,8 @@ TITLES = {
     "execution": "How it is computed", "quantizer": "The quantizer",
     "prediction": "Masked prediction (HuBERT's head, of exported models)",
     "masking": "The mask of pre-training", "time_masking": "The mask over time of fine-tuning",
-    "channel_masking": "Its mask over channels", "loss": "The loss of wav2vec 2.0",
+    "channel_masking": "Its mask over channels",
+    "spec_augment": "SpecAugment of its log-mel spectrum", "loss": "The loss of wav2vec 2.0",
     "gumbel": "Its choice of codes", "data": "Data", "data.augment": "Augmentation",
     "optim": "The optimizer", "run": "The run: where from, how often, how long",
     "run.mesh": "Devices",
@@ -70,6 +71,6 @@ def _code(value: Any) -> str:
 def _table(rows: Mapping[str, tuple[Key, str]]) -> str:
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
     for key, (row, default) in rows.items():
-        of = f"; with `{row.only}`" if row.only else ""
+        of = f"; with `{row.only.replace('|', '` or `')}`" if row.only else ""
         lines.append((f"`{key}`", default, str(row.range), row.unit, f"{row.meaning}{of}"))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

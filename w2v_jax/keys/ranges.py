@@ -36,7 +36,6 @@ class Number:
     whole: bool = False
     open_low: bool = False
     open_high: bool = False
-    odd: bool = False
     other: int | None = None
 
     def takes(self, value: Any) -> bool:
@@ -49,7 +48,7 @@ class Number:
             return True
         above = self.low < value if self.open_low else self.low <= value
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and not (self.odd and value % 2 == 0)
+        return above and below
 
     def outside(self) -> Iterator[Any]:
         step = 1 if self.whole else 1e-3 * max(abs(self.high), 1)
@@ -58,11 +57,9 @@ class Number:
         yield from (math.nan, math.inf, -math.inf, "ten", True, None, ())
         if self.whole:
             yield self.low + 0.5
-        if self.odd:
-            yield self.low + self.low % 2
 
     def __str__(self) -> str:
-        kind = "an odd number" if self.odd else "a whole number" if self.whole else "a number"
+        kind = "a whole number" if self.whole else "a number"
         besides = "" if self.other is None else f"{figures(self.other)} or "
         low, high = figures(self.low), figures(self.high)
         if self.open_low:
@@ -71,8 +68,8 @@ class Number:
         return f"{besides}{kind} from {ends}"
 
 
-def whole(low: int, high: int, *, odd: bool = False, other: int | None = None) -> Number:
-    return Number(low, high, whole=True, odd=odd, other=other)
+def whole(low: int, high: int, *, other: int | None = None) -> Number:
+    return Number(low, high, whole=True, other=other)
 
 
 def number(low: float, high: float) -> Number:

@@ -21,7 +21,8 @@ from w2v_jax.keys.ranges import (
 
 
 class Key(NamedTuple):
-    """A row. only: the key exists where another one has this value, KEY=VALUE."""
+    """A row. only: the key exists where another one has this value, KEY=VALUE, or one of these,
+    KEY=VALUE|VALUE."""
 
     range: Range
     meaning: str
@@ -35,10 +36,11 @@ COUNT = whole(1, STEPS)  # of updates
 WIDTH = whole(1, 65_536)
 AT_ONCE = above(0.0, 1e6)  # seconds of a batch: 278 h
 ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
-LINEAR, TRI_STAGE = "optim.schedule=linear", "optim.schedule=tri_stage"
-WAVEFORM = "model.frontend.kind=waveform"
+WARMED, TRI_STAGE = "optim.schedule=linear|inverse_sqrt", "optim.schedule=tri_stage"
+WAVEFORM, LOGMEL = "model.frontend.kind=waveform", "model.frontend.kind=logmel"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
-CONV, STRIDED = "model.positions.kind=conv", "model.output.kind=strided"
+CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
+STRIDED = "model.output.kind=strided|attentive"
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
@@ -75,9 +77,14 @@ KEYS = {
     "model.num_heads": Key(whole(1, 65_536), "of the attention"),
     "model.feed_forward": Key(whole(1, 1_048_576), "hidden width of the feed-forwards", "channels"),
     "model.feature_norm": Key(FLAG, "layer norm of the features before their projection"),
-    "model.norm_order": Key(choice("post", "pre"), "layer norm after or before every sub-layer"),
+    "model.norm_order": Key(
+        choice("post", "pre", "none"),
+        "layer norm after or before every sub-layer of a transformer block; of conformers, whose "
+        "blocks have their own, before the first block or after the last; none: of conformers, "
+        "neither",
+    ),
     "model.norm_eps": Key(number(1e-12, 1.0), "of the layer norms"),
-    "model.activation": Key(ACTIVATION, "in the feed-forwards"),
+    "model.activation": Key(ACTIVATION, "in the feed-forwards, and in the convolution modules"),
     "model.dropout": Key(SHARE, "of what every sub-layer adds, and of the first block's input"),
     "model.attention_dropout": Key(SHARE, "of the attention's weights"),
     "model.activation_dropout": Key(SHARE, "inside the feed-forwards"),
@@ -91,7 +98,7 @@ KEYS = {
     "model.max_tokens": Key(
         whole(2, 65_536), "longer sentences are cut: of later positions nothing is learnt", "tokens"
     ),
-    "model.frontend.kind": Key(choice("waveform"), "how samples become frames"),
+    "model.frontend.kind": Key(choice("waveform", "logmel"), "how samples become frames"),
     "model.frontend.conv_layers": Key(
         Several(Several(whole(1, 65_536), 3, 3), 1, 32, "((512,10,5),(512,3,2))"),
         "(channels, kernel, stride) of every convolution",
@@ -122,22 +129,82 @@ KEYS = {
         "parts as there are frames, holds a sample (fairseq's HuBERT; depends on the longest row)",
         only=WAVEFORM,
     ),
+    "model.frontend.preset": Key(
+        choice("google", "kaldi", "seamless", "whisper"),
+        "whose log-mel spectrum (w2v_jax/audio/logmel.py); seamless: w2v-BERT 2.0",
+        only=LOGMEL,
+    ),
+    "model.frontend.mels": Key(whole(1, 256), "of the spectrum", "bins", only=LOGMEL),
+    "model.frontend.normalization": Key(
+        choice("none", "utterance", "global"),
+        "every bin to zero mean and unit variance: of its utterance, or of a corpus",
+        only=LOGMEL,
+    ),
+    "model.frontend.statistics": Key(
+        TEXT,
+        "of normalization=global: what python -m w2v_jax.mel_statistics wrote, or a model that was "
+        "trained with it; read when a training starts",
+        only=LOGMEL,
+    ),
+    "model.frontend.mean": Key(
+        Several(number(-1e6, 1e6), 0, 256), "of every bin, read from that file", only=LOGMEL
+    ),
+    "model.frontend.std": Key(Several(above(0.0, 1e6), 0, 256), "likewise", only=LOGMEL),
+    "model.frontend.subsampling": Key(
+        choice("conv", "stack"),
+        "conv: two convolutions over time and frequency, a frame per 40 ms; stack: frames side by "
+        "side",
+        only=LOGMEL,
+    ),
+    "model.frontend.channels": Key(WIDTH, "of these convolutions", "channels", only=LOGMEL),
+    "model.frontend.projection": Key(
+        WIDTH, "of the linear layer after them", "channels", only=LOGMEL
+    ),
+    "model.frontend.stack": Key(
+        whole(1, 16), "of subsampling=stack: how many, 10 ms each", "frames", only=LOGMEL
+    ),
     "model.block.kind": Key(choice("transformer", "conformer"), "the blocks"),
     "model.block.adapter_dim": Key(
         whole(0, 65_536),
         "bottleneck of an adapter at the end of a block (MMS); 0: none",
         only=TRANSFORMER,
     ),
-    "model.block.kernel": Key(
-        whole(1, 4_095, odd=True), "of the convolution module", "frames", only=CONFORMER
+    "model.block.feed_forwards": Key(
+        whole(1, 2), "2: before attention and convolution and after; 1: after", only=CONFORMER
     ),
+    "model.block.residual": Key(
+        above(0.0, 1.0),
+        "share of a feed-forward that is added; 0.5: half-steps, 1: full steps",
+        only=CONFORMER,
+    ),
+    "model.block.order": Key(
+        choice("attention_first", "convolution_first", "parallel"),
+        "of attention and convolution; parallel: both of the same input, and added",
+        only=CONFORMER,
+    ),
+    "model.block.convolution": Key(
+        choice("depthwise", "lightweight", "none"),
+        "of the convolution module; lightweight: a kernel per head of the attention, its taps add "
+        "up to 1; none: no such module, and its other keys mean nothing",
+        only=CONFORMER,
+    ),
+    "model.block.causal_convolution": Key(
+        FLAG, "whether it sees earlier frames alone; the attention sees all", only=CONFORMER
+    ),
+    "model.block.kernel": Key(
+        whole(1, 4_096),
+        "of the convolution module; an even one sees one frame more of the future",
+        "frames",
+        only=CONFORMER,
+    ),
+    "model.block.bias": Key(FLAG, "whether its convolutions have one", only=CONFORMER),
     "model.block.norm": Key(
         choice("batch", "layer", "group"), "inside the convolution module", only=CONFORMER
     ),
     "model.block.dropout": Key(SHARE, "at the end of the convolution module", only=CONFORMER),
     "model.positions.kind": Key(
-        choice("conv", "relative", "rotary", "none"),
-        "what says where a frame stands; relative and rotary need conformer blocks",
+        choice("conv", "relative", "shaw", "rotary", "sinusoidal", "none"),
+        "what says where a frame stands; relative, shaw and rotary need conformer blocks",
     ),
     "model.positions.kernel": Key(
         whole(1, 4_096), "of the convolution over time", "frames", only=CONV
@@ -149,9 +216,19 @@ KEYS = {
         only=CONV,
     ),
     "model.positions.activation": Key(ACTIVATION, "after that convolution", only=CONV),
+    "model.positions.left": Key(
+        whole(0, 65_536),
+        "distances of earlier frames that have a vector each; those beyond share the last",
+        "frames",
+        only=SHAW,
+    ),
+    "model.positions.right": Key(
+        whole(0, 65_536), "likewise of later frames", "frames", only=SHAW
+    ),
     "model.output.kind": Key(
-        choice("plain", "strided"),
-        "strided: convolutions on top, fewer frames (transformers' add_adapter)",
+        choice("plain", "strided", "attentive"),
+        "strided: convolutions on top, fewer frames (transformers' add_adapter); attentive: each "
+        "with attention and a feed-forward (that of w2v-BERT)",
     ),
     "model.output.layers": Key(whole(1, 16), "convolutions on top", only=STRIDED),
     "model.output.width": Key(
@@ -217,6 +294,19 @@ KEYS = {
     "channel_masking.prob": Key(PROBABILITY, SPAN_PROB.format("the channels")),
     "channel_masking.span": Key(whole(1, 65_536), "width of a span", "channels"),
     "channel_masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),
+    "spec_augment.frequency_masks": Key(
+        whole(0, 1_000), "bands of the spectrum that are hidden; 0: none", only=LOGMEL
+    ),
+    "spec_augment.frequency_width": Key(whole(0, 256), "of each, at most", "bins", only=LOGMEL),
+    "spec_augment.time_masks": Key(
+        whole(0, 1_000), "spans of it that are hidden; 0: none", only=LOGMEL
+    ),
+    "spec_augment.time_width": Key(
+        whole(0, 65_536), "of each, at most", "frames of 10 ms", only=LOGMEL
+    ),
+    "spec_augment.time_share": Key(
+        PROBABILITY, "and at most this share of the utterance", only=LOGMEL
+    ),
     # the loss of wav2vec 2.0
     "loss.negatives": Key(
         whole(0, 100_000), "drawn for every masked frame from its own utterance", "frames"
@@ -290,12 +380,12 @@ KEYS = {
     ),
     # optimizer
     "optim.schedule": Key(
-        choice("linear", "tri_stage"),
-        "of the learning rate; linear: up to its peak, down to 0; tri_stage: up, constant, "
-        "exponentially down",
+        choice("linear", "inverse_sqrt", "tri_stage"),
+        "of the learning rate; linear: up to its peak, down to 0; inverse_sqrt: up, then with the "
+        "root of the updates; tri_stage: up, constant, exponentially down",
     ),
     "optim.peak_lr": Key(above(0.0, 10.0), "the highest learning rate"),
-    "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=LINEAR),
+    "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=WARMED),
     "optim.phases": Key(
         Several(PROBABILITY, 3, 3, "(0.1,0.4,0.5)"),
         "shares of the updates in which it rises, stays and falls; together 1",

@@ -25,14 +25,17 @@ def encoder_flops(config: EncoderConfig, samples: int) -> dict[str, float]:
         parts["positions"] = 2.0 * t * cfg.positions.kernel * d * d / cfg.positions.groups
     parts["attention projections"] = layers * 8.0 * t * d * d
     parts["attention"] = layers * 4.0 * t * t * d
-    feed_forwards = 2 if cfg.conformer else 1
+    feed_forwards = cfg.block.feed_forwards if cfg.conformer else 1
     parts["feed-forward"] = layers * feed_forwards * 4.0 * t * d * cfg.feed_forward
     if cfg.positions.kind == "relative":
         parts["position projections"] = layers * 2.0 * (2 * t - 1) * d * d
         parts["relative positions"] = layers * 2.0 * (2 * t - 1) * d * t
-    if cfg.conformer:
+    if cfg.positions.kind == "shaw":
+        distances = cfg.positions.left + cfg.positions.right + 1
+        parts["relative positions"] = layers * 2.0 * distances * d * t
+    if cfg.conformer and cfg.block.convolution != "none":
         parts["convolution modules"] = layers * 2.0 * t * d * (3 * d + cfg.block.kernel)
-    elif cfg.block.adapter_dim:
+    if not cfg.conformer and cfg.block.adapter_dim:
         parts["adapters"] = layers * 4.0 * t * d * cfg.block.adapter_dim
     return parts
 

@@ -1,4 +1,4 @@
-"""Multi-head self-attention with no, relative or rotary positions."""
+"""Multi-head self-attention with no, relative, clipped relative or rotary positions."""
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,9 @@ from w2v_jax.models.layers import bert_dense, boxed, rotate, sinusoids
 class SelfAttention(nn.Module):
     """Self-attention of x [B, T, D]; padded keys (mask [B, T] False) are never looked at.
 
-    relative: Transformer-XL's four terms. rotary: the rotation acts on the layer's input, before
-    the query and key projections, as fairseq's and HuggingFace's conformers do.
+    relative: Transformer-XL's four terms. shaw: a learned vector per distance, of keys alone and
+    the same for all heads (arXiv 1803.02155 section 3.2). rotary: the rotation acts on the layer's
+    input, before the query and key projections, as fairseq's and HuggingFace's conformers do.
     """
 
     config: EncoderConfig
@@ -34,7 +35,13 @@ class SelfAttention(nn.Module):
         if cfg.positions.kind == "rotary":
             turned = rotate(x.reshape(heads)).reshape(b, t, d)
         q, k, v = project("query", turned), project("key", turned), project("value", x)
-        positions = seeds = None
+        positions = seeds = left = None
+        if cfg.positions.kind == "shaw":
+            left = cfg.positions.left
+            init = boxed(nn.initializers.xavier_uniform(), None, "kv")
+            shape = left + cfg.positions.right + 1, heads[-1]
+            table = self.param("distances", init, shape).astype(dtype)
+            positions = q, jnp.broadcast_to(table[:, None], (shape[0], *heads[2:]))
         if cfg.positions.kind == "relative":
             table = sinusoids(jnp.arange(t - 1, -t, -1), d)  # [2T-1, D]: distances T-1 ... -(T-1)
             r = bert_dense(d, ("embed", "heads"), dtype, name="position", bias=False)(table)
@@ -49,7 +56,7 @@ class SelfAttention(nn.Module):
             seeds = jax.vmap(dropout_seed)(keys)
         y = attend(
             Heads(q, k, v, positions, seeds), mask=mask, rate=rate, causal=self.causal,
-            choice=cfg.execution.attention,
+            left=left, choice=cfg.execution.attention,
         )  # fmt: skip
         y = y.reshape(b, t, d)
         return bert_dense(d, ("heads", "embed"), dtype, name="output")(y)

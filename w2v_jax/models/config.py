@@ -31,12 +31,23 @@ class TransformerConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig(Settings):
-    """Half feed-forward, self-attention, convolution, half feed-forward (arXiv 2005.08100)."""
+    """Half feed-forward, self-attention, convolution, half feed-forward (arXiv 2005.08100).
+
+    The defaults are the paper's block; the rest are the ablations of its tables 3 to 5, and
+    w2v-BERT 2.0's causal convolution. Its tables 6 and 7 are model.num_heads and `kernel`, the
+    activation of table 3 is model.activation.
+    """
 
     kind: ClassVar[str] = "conformer"
     path: ClassVar[str] = "model.block"
 
+    feed_forwards: int = 2
+    residual: float = 0.5
+    order: str = "attention_first"
+    convolution: str = "depthwise"
+    causal_convolution: bool = False
     kernel: int = 31
+    bias: bool = False
     norm: str = "batch"
     dropout: float = free(0.1)
 
@@ -63,10 +74,31 @@ class RelativePositions(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class ShawPositions(Settings):
+    """A vector per distance of a key, clipped at both ends, in the attention of a conformer (arXiv
+    1803.02155). The defaults are w2v-BERT 2.0's."""
+
+    kind: ClassVar[str] = "shaw"
+    path: ClassVar[str] = "model.positions"
+
+    left: int = 64
+    right: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
 class RotaryPositions(Settings):
     """Rotations of the attention's input, in a conformer."""
 
     kind: ClassVar[str] = "rotary"
+    path: ClassVar[str] = "model.positions"
+
+
+@dataclasses.dataclass(frozen=True)
+class SinusoidalPositions(Settings):
+    """Sines and cosines of the frame's number, added to the first block's input (arXiv 1706.03762
+    section 3.5; the input is not scaled)."""
+
+    kind: ClassVar[str] = "sinusoidal"
     path: ClassVar[str] = "model.positions"
 
 
@@ -100,9 +132,28 @@ class StridedOutput(Settings):
     stride: int = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentiveOutput(Settings):
+    """Strided convolutions, each before attention and a feed-forward of its own (add_adapter of
+    transformers' Wav2Vec2Bert)."""
+
+    kind: ClassVar[str] = "attentive"
+    path: ClassVar[str] = "model.output"
+
+    layers: int = 1
+    width: int = 0
+    stride: int = 2
+
+
 BLOCKS = {c.kind: c for c in (TransformerConfig, ConformerConfig)}
-POSITIONS = {c.kind: c for c in (ConvPositions, RelativePositions, RotaryPositions, NoPositions)}
-OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput)}
+POSITIONS = {
+    c.kind: c
+    for c in (
+        ConvPositions, RelativePositions, ShawPositions, RotaryPositions, SinusoidalPositions,
+        NoPositions,
+    )
+}  # fmt: skip
+OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput, AttentiveOutput)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +166,7 @@ class EncoderConfig(ModelSettings):
     frontend: Frontend = nested(FRONTENDS, WaveformConfig)
     block: TransformerConfig | ConformerConfig = nested(BLOCKS, TransformerConfig)
     positions: Settings = nested(POSITIONS, ConvPositions)
-    output: PlainOutput | StridedOutput = nested(OUTPUTS, PlainOutput)
+    output: PlainOutput | StridedOutput | AttentiveOutput = nested(OUTPUTS, PlainOutput)
     width: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -145,7 +196,18 @@ class EncoderConfig(ModelSettings):
                     f"model.width {self.width} is not divisible by model.{key} {divisor}; "
                     f"{nearest_multiples('model.width', self.width, divisor)}"
                 )
+        if self.output.kind == "attentive" and self.context_width % self.num_heads:
+            raise ConfigError(
+                f"model.output.width {self.context_width} is not divisible by model.num_heads "
+                f"{self.num_heads}; "
+                + nearest_multiples("model.output.width", self.context_width, self.num_heads)
+            )
         positions = self.positions.kind
+        if positions in ("relative", "sinusoidal") and self.width % 2:
+            raise ConfigError(
+                f"model.positions.kind={positions} needs an even width; "
+                f"{nearest_multiples('model.width', self.width, 2)}"
+            )
         if positions == "rotary" and (self.width // self.num_heads) % 2:
             raise ConfigError(
                 f"model.positions.kind=rotary needs an even width per head, which {self.width} / "
@@ -157,10 +219,15 @@ class EncoderConfig(ModelSettings):
                     f"model.block.adapter_dim={self.block.adapter_dim} needs model.norm_order=pre; "
                     "set that, or adapter_dim=0"
                 )
-            if positions in ("relative", "rotary"):
+            if positions in ("relative", "shaw", "rotary"):
                 raise ConfigError(
                     f"model.positions.kind={positions} needs model.block.kind=conformer; a "
-                    "transformer block takes conv or none"
+                    "transformer block takes conv, sinusoidal or none"
+                )
+            if self.norm_order == "none":
+                raise ConfigError(
+                    "model.norm_order=none needs model.block.kind=conformer, whose blocks end with "
+                    "a norm; set it to post or pre"
                 )
 
     @property
@@ -203,6 +270,8 @@ class EncoderConfig(ModelSettings):
             parts = (f"{name}={changes[key][0]}" for name, key in zip(names, kinds, strict=True))
             argument = ",".join(parts)
             remedy = f"one with {argument} in its argument (configs/wav2vec2.py:base,{argument})"
+        elif changes.keys() & {"model.frontend.mean", "model.frontend.std"}:
+            remedy = f"--config.model.frontend.statistics={where}"  # tuples too long for a flag
         else:
             remedy = flags_of(changes)
         raise ConfigError(

@@ -3,7 +3,7 @@
 Scan, rematerialisation and LayerDrop live here and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import flax.struct
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.errors import some
-from w2v_jax.models.adapter import OutputAdapter
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
 from w2v_jax.models.kernels import form
@@ -22,9 +21,11 @@ from w2v_jax.models.layers import (
     PositionalConv,
     boxed,
     frame_mask,
+    sinusoids,
     torch_dense,
     zero_padding,
 )
+from w2v_jax.models.output_adapter import OutputAdapter
 from w2v_jax.models.settings import ConfigError
 from w2v_jax.models.transformer import TransformerBlock
 
@@ -73,14 +74,17 @@ class EncoderOutput:
 def tap_names(config: EncoderConfig) -> list[str]:
     """What can be had of the inside of an encoder, each [B, T, width]:
 
-    raw_features, features: of the front end, before and after their norm, [B, T, its width];
+    spectrum: what the front end makes frames of, normalised and not edited, [B, its frames, bins],
+    where it has one; raw_features, features: of the front end, before and after their norm, [B, T,
+    its width];
     hidden_0, hidden_N: the first block's input, the output of block N;
     feed_forward_N: what the (second) feed-forward of block N gave, before the residual; 0 where
     LayerDrop skipped the block.
     """
     layers = range(1, config.num_layers + 1)
     hidden = [f"hidden_{i}" for i in (0, *layers)]
-    return ["raw_features", "features", *hidden, *(f"feed_forward_{i}" for i in layers)]
+    spectrum = ["spectrum"] if config.frontend.bins else []
+    return [*spectrum, "raw_features", "features", *hidden, *(f"feed_forward_{i}" for i in layers)]
 
 
 class _Layer(nn.Module):
@@ -164,6 +168,8 @@ class ContextNetwork(nn.Module):
         if cfg.positions.kind == "conv":
             leaks = cfg.padding_leaks
             moved = positional_conv(cfg, name="positions")(x, None if leaks else mask, self.train)
+        elif cfg.positions.kind == "sinusoidal":
+            x = x + sinusoids(jnp.arange(x.shape[1]), cfg.width).astype(x.dtype)
         norm = LayerNorm(cfg.execution, cfg.norm_eps, name="norm")
         if cfg.norm_order == "post":
             x = norm(x, moved)
@@ -205,13 +211,15 @@ class Encoder(nn.Module):
         time_mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
         frames: int | None = None,
+        edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
         taps: Sequence[str] = (),
     ) -> EncoderOutput:
         """audio int16 or float [B, S]; length int32 [B] in samples or None (no padding);
         time_mask bool [B, T]: frames replaced by the mask embedding; channel_mask bool [B, D]:
         channels set to 0 in all frames; frames: keep this many, T of all that follows (where labels
-        end early); taps: what is wanted of the inside, see `tap_names`. Raises ConfigError for one
-        that there is not.
+        end early); edit: what becomes of the front end's spectrum, (float32 [B, its frames, bins],
+        its frames int32 [B]) -> spectrum; taps: what is wanted of the inside, see `tap_names`.
+        Raises ConfigError for a tap that there is not, and for an edit where there is no spectrum.
         """
         cfg, dtype = self.config, self.config.compute_dtype
         if isinstance(taps, str):
@@ -220,8 +228,15 @@ class Encoder(nn.Module):
             raise ConfigError(
                 f"the encoder has no {some(unknown)}; it has {some(tap_names(cfg))}"
             )
-        features = feature_encoder(cfg, name="feature_encoder")(audio, length)  # [B, T, C]
+        if edit is not None and not cfg.frontend.bins:
+            raise ConfigError(
+                f"model.frontend.kind={cfg.frontend.kind} has no spectrum to edit; use a config "
+                "with frontend=logmel in its argument"
+            )
+        edits = {} if edit is None else {"edit": edit}
+        features = feature_encoder(cfg, name="feature_encoder")(audio, length, **edits)  # [B, T, C]
         features = features[:, :frames]
+        given_length = length
         if length is not None:
             length = cfg.frontend.valid_frames(length, audio.shape[1], features.shape[1])
         mask = frame_mask(length, features.shape[1])
@@ -245,9 +260,11 @@ class Encoder(nn.Module):
             x = jnp.where(channel_mask[:, None, :], 0, x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
         outside = {"raw_features": raw_features, "features": features}
+        if "spectrum" in taps:  # computed once: the compiler sees that it is the front end's
+            outside["spectrum"], _ = cfg.frontend.spectrum(audio, given_length)
         inside = [name for name in taps if name not in outside]
         x, found = ContextNetwork(cfg, self.train, name="context")(x, mask, inside)
         if cfg.output.layers:
-            x, length = OutputAdapter(cfg, name="output_adapter")(x, length)
+            x, length = OutputAdapter(cfg, self.train, name="output_adapter")(x, length)
         found |= {name: outside[name] for name in taps if name in outside}
         return EncoderOutput(x, features, length, penalty, found)

@@ -185,18 +185,35 @@ class PositionalConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Kernel [K, 1, D], zeros beyond the ends, (K - 1) // 2 frames of the past; no bias."""
+    """Kernel [K, 1, D], zeros beyond the ends.
+
+    A frame sees (K - 1) // 2 of the past and K // 2 of the future: of an even kernel one more of
+    these, as TensorFlow's SAME. causal: K - 1 of the past. heads: lightweight (arXiv 1901.10430),
+    all channels of a head have one kernel, its taps a softmax of the parameters [K, 1, heads].
+    """
 
     kernel: int
     form: str  # of the kernel depthwise_conv
     dtype: jnp.dtype = jnp.float32
+    causal: bool = False
+    heads: int = 0
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, T, D] -> [B, T, D]."""
-        init = boxed(nn.initializers.lecun_normal(), "conv", "conv_in", "embed")
-        kernel = self.param("kernel", init, (self.kernel, 1, x.shape[-1]))
-        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.form)
+        channels = "heads" if self.heads else "embed"
+        init = boxed(nn.initializers.lecun_normal(), "conv", "conv_in", channels)
+        d = x.shape[-1]
+        kernel = self.param("kernel", init, (self.kernel, 1, self.heads or d))
+        if self.heads:
+            kernel = jnp.repeat(jax.nn.softmax(kernel, axis=0), d // self.heads, axis=2)
+        past = self.kernel - 1 if self.causal else (self.kernel - 1) // 2
+        y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), past, self.form)
+        if self.bias:
+            zeros = boxed(nn.initializers.zeros, "embed")
+            y = y + self.param("bias", zeros, (d,)).astype(self.dtype)
+        return y
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

@@ -24,6 +24,7 @@ from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.kernels import form
 from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import span_mask, utterance_keys
+from w2v_jax.objectives.specaugment import spec_augment
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
 from w2v_jax.text.alphabet import Alphabet
@@ -50,17 +51,19 @@ class CTC(EncodingTask):
     keys = (
         *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds", "letters",
         "language", "reinit_layers", "final_dropout", "freeze_steps", "time_masking",
-        "channel_masking",
+        "channel_masking", "spec_augment",
     )  # fmt: skip
 
     def __init__(self, config):
         self.alphabet = Alphabet.from_letters(config.letters, config.language)
         self.time, self.channel = config.time_masking.to_dict(), config.channel_masking.to_dict()
+        self.spec_augment = config.spec_augment.to_dict() if "spec_augment" in config else {}
         self.freeze_steps = config.freeze_steps
         super().__init__(config)
         self.alarms = alarms(
             freeze_steps=config.freeze_steps,
             warmup_steps=warmup_steps(config.optim, config.num_steps),
+            waveform=self.waveform,
         )
 
     # data: whole utterances with their letters
@@ -98,10 +101,8 @@ class CTC(EncodingTask):
             what = "a random front end is frozen for good" if frozen else (
                 f"a random encoder is frozen for {self.freeze_steps} updates"
             )  # fmt: skip
-            log.warning(
-                "%s: to train from scratch set --config.freeze_steps=0 "
-                "--config.model.frontend.grad_mult=1.0", what,
-            )  # fmt: skip
+            also = " --config.model.frontend.grad_mult=1.0" * self.waveform
+            log.warning("%s: to train from scratch set --config.freeze_steps=0%s", what, also)
         return self.with_encoder(state, self.encoder.num_layers - self.config.reinit_layers)
 
     def loss(
@@ -111,9 +112,13 @@ class CTC(EncodingTask):
         cfg = self.encoder
         model = CTCModel(cfg, len(self.alphabet), self.config.final_dropout, train=True)
         frames = cfg.frontend.frames(batch["length"])
-        time_keys, channel_keys = (
-            utterance_keys(jax.random.fold_in(context.key, i), batch["id"]) for i in range(2)
+        time_keys, channel_keys, augment_keys = (
+            utterance_keys(jax.random.fold_in(context.key, i), batch["id"]) for i in range(3)
         )
+
+        def augment(spectrum, frames):
+            return spec_augment(augment_keys, spectrum, frames, **self.spec_augment)
+
         rows, samples = batch["audio"].shape
         widths = jnp.full(rows, cfg.width)
         dropout, layerdrop = jax.random.split(context.micro_key)
@@ -123,6 +128,7 @@ class CTC(EncodingTask):
             batch["length"],
             time_mask=span_mask(time_keys, frames, cfg.frontend.frames(samples), **self.time),
             channel_mask=span_mask(channel_keys, widths, cfg.width, **self.channel),
+            edit=augment if self.spec_augment else None,
             rngs={"dropout": dropout, "layerdrop": layerdrop},
             mutable=["stats"],
         )
@@ -186,12 +192,18 @@ class CTC(EncodingTask):
         yield Part("loss", lambda x, fixed, key: ctc_loss(x, *fixed)[0], x, fixed)
 
 
-def alarms(*, freeze_steps: int, warmup_steps: int) -> tuple[Alarm, ...]:
+def alarms(
+    *, freeze_steps: int, warmup_steps: int, waveform: bool = True
+) -> tuple[Alarm, ...]:
     """What can be wrong with a training with CTC.
 
-    freeze_steps: config.freeze_steps; warmup_steps: until the learning rate has its peak.
+    freeze_steps: config.freeze_steps; warmup_steps: until the learning rate has its peak;
+    waveform: whether the front end hears samples, and has the keys of one that does.
     """
     settled = max(freeze_steps, warmup_steps) + PATIENCE
+    also = (
+        ", --config.model.frontend.grad_mult=1 and --config.model.frontend.smoothing=0" * waveform
+    )
     return (
         SKIPPED,
         Alarm(
@@ -210,8 +222,7 @@ def alarms(*, freeze_steps: int, warmup_steps: int) -> tuple[Alarm, ...]:
             "the model writes nothing but blanks for {valid/empty_share:.0%} of the validation "
             "set. Every CTC training begins so, but by now it should be over: raise "
             "--config.optim.peak_lr or --config.num_steps, start from a pre-trained model with "
-            "--config.run.init_from, or, from random weights, set --config.freeze_steps=0, "
-            "--config.model.frontend.grad_mult=1 and --config.model.frontend.smoothing=0; look "
-            "whether the transcripts belong to the audio",
+            f"--config.run.init_from, or, from random weights, set --config.freeze_steps=0{also}; "
+            "look whether the transcripts belong to the audio",
         ),
     )

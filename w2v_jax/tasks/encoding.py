@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from w2v_jax.audio import mel_statistics
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.data.corpus import Corpus, concatenated
@@ -32,6 +33,28 @@ from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
 
 
+def with_statistics(config):
+    """The config with the mean and std of the file that model.frontend.statistics names, instead of
+    its name: what they are belongs to the model, where they were does not. Raises UserError for a
+    file of another front end."""
+    frontend = EncoderConfig.from_dict(config.model).frontend
+    if frontend.kind != "logmel":
+        return config
+    path = frontend.statistics
+    if not path:
+        frontend.check_statistics()
+        return config
+    if frontend.normalization != "global":
+        raise UserError(
+            f"--config.model.frontend.statistics={path} is of normalization=global alone; set "
+            "--config.model.frontend.normalization=global, or leave it empty"
+        )
+    found = mel_statistics.read(path, frontend.definition)
+    config = config.copy_and_resolve_references()
+    config.model.frontend.update(mean=found.mean, std=found.std, statistics="")
+    return config
+
+
 class EncodingTask(Task):
     """A training of an encoder: lengths are samples, `self.encoder` is the encoder's config."""
 
@@ -41,8 +64,14 @@ class EncodingTask(Task):
     )  # fmt: skip
 
     def __init__(self, config):
+        config = with_statistics(config)
         self.encoder = EncoderConfig.from_dict(config.model, config.execution)
         super().__init__(config)
+
+    @property
+    def waveform(self) -> bool:
+        """Whether the front end hears samples: for messages that name its keys."""
+        return self.encoder.frontend.kind == "waveform"
 
     def check(self, values: Mapping[str, Any]) -> None:
         check_rules(values, self.encoder.frontend.frames)
@@ -266,7 +295,7 @@ class EncodingTask(Task):
             return features.apply({"params": moving}, audio, None)
 
         audio = noise(count, samples, dtype=jnp.float32)
-        yield Part("feature encoder", frames, params["feature_encoder"], audio)
+        yield Part("feature encoder", frames, params.get("feature_encoder", {}), audio)
         x = noise(count, cfg.frontend.frames(samples), cfg.width, dtype=cfg.compute_dtype)
         context = params["context"]
         if "positions" in context:

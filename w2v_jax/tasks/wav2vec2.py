@@ -76,7 +76,7 @@ class Wav2Vec2(EncodingTask):
         self.alarms = alarms(
             groups=self.quantizer.groups, codes=self.quantizer.codes,
             negatives=config.loss.negatives + config.loss.cross_negatives,
-            warmup_steps=warmup_steps(config.optim, config.num_steps),
+            warmup_steps=warmup_steps(config.optim, config.num_steps), waveform=self.waveform,
         )  # fmt: skip
 
     # data: crops of a few lengths, each batch of one
@@ -262,11 +262,15 @@ class Wav2Vec2(EncodingTask):
         yield Part("loss", loss, moving, (out, candidates))
 
 
-def alarms(*, groups: int, codes: int, negatives: int, warmup_steps: int) -> tuple[Alarm, ...]:
+def alarms(
+    *, groups: int, codes: int, negatives: int, warmup_steps: int, waveform: bool = True
+) -> tuple[Alarm, ...]:
     """What can be wrong with the pre-training of `groups` codebooks of `codes` entries each.
 
-    negatives: of all kinds together; warmup_steps: of the schedule.
+    negatives: of all kinds together; warmup_steps: of the schedule; waveform: whether the front end
+    hears samples, and has the keys of one that does.
     """
+    smoother = "--config.model.frontend.smoothing=0.8, " * waveform
     # Measured with configs/quickstart.py, 2 x 32 codes: never below 18 as it is; 8 to 12 from
     # update 60 on with a diversity_weight of 0.1; 2.2 to 4.2 with 0 and a peak_lr of 3e-3, where
     # 1.5 per group would have missed 4 of 10 lines.
@@ -308,8 +312,7 @@ def alarms(*, groups: int, codes: int, negatives: int, warmup_steps: int) -> tup
             f"= {chance:.3f}, though the warm-up is over. With little audio per update raise "
             "--config.data.batch_seconds (--config.run.accumulation makes it fit) or lower "
             "--config.optim.peak_lr; a new encoder leaves chance sooner with "
-            "--config.model.frontend.smoothing=0.8, fewer --config.quantizer.codes and a shorter "
-            "--config.masking.span",
+            f"{smoother}fewer --config.quantizer.codes and a shorter --config.masking.span",
         ),
         Alarm(
             "dead_codes",

@@ -22,6 +22,18 @@ def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> Schedul
     return schedule
 
 
+def inverse_sqrt_schedule(peak: float, warmup_steps: int) -> Schedule:
+    """0 -> peak over the warm-up, then peak * sqrt(warm-up / step): the transformer schedule
+    (arXiv 1706.03762 section 5.3), whose k / sqrt(width * warm-up) is the peak."""
+    warmup = max(warmup_steps, 1)
+
+    def schedule(step):
+        n = step + 1
+        return peak * jnp.minimum(n / warmup, jnp.sqrt(warmup / n))
+
+    return schedule
+
+
 def tri_stage_schedule(
     peak: float,
     total_steps: int,
@@ -41,9 +53,11 @@ def tri_stage_schedule(
 
 
 def make_schedule(config, total_steps: int) -> Schedule:
-    """From config.optim: schedule, peak_lr, warmup_steps (linear) or phases (tri_stage)."""
+    """From config.optim: schedule, peak_lr, phases (tri_stage) or warmup_steps (the others)."""
     if config.schedule == "linear":
         return linear_schedule(config.peak_lr, config.warmup_steps, total_steps)
+    if config.schedule == "inverse_sqrt":
+        return inverse_sqrt_schedule(config.peak_lr, config.warmup_steps)
     return tri_stage_schedule(config.peak_lr, total_steps, tuple(config.phases))
 
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 
+from w2v_jax.models.frontends.logmel import LogMelConfig
 from w2v_jax.models.frontends.waveform import WaveformConfig
 from w2v_jax.models.settings import Execution
 
@@ -17,6 +18,7 @@ class Frontend(Protocol):
     receptive_field: int  # samples that one frame sees; a shorter input gives no frame
     width: int  # of a frame
     frozen: bool  # whether it has parameters that do not move
+    bins: int  # of the spectrum that its module's `edit` changes; 0: it has none
 
     def frames(self, samples: Any) -> Any:
         """Frames of `samples`, an int or array."""
@@ -34,7 +36,8 @@ class Frontend(Protocol):
         """Operations of its backward pass."""
 
     def module(self, execution: Execution, padding_leaks: bool, **kwargs) -> nn.Module:
-        """(audio [B, S], length int32 [B] in samples or None) -> frames [B, T, C]."""
+        """(audio [B, S], length int32 [B] in samples or None) -> frames [B, T, C]; with bins a
+        third argument, `edit`, see `logmel.LogMel`, and itself `spectrum(audio, length)`."""
 
 
-FRONTENDS = {"waveform": WaveformConfig}
+FRONTENDS = {config.kind: config for config in (WaveformConfig, LogMelConfig)}

@@ -24,6 +24,7 @@ class WaveformConfig(Settings):
 
     kind: ClassVar[str] = "waveform"
     path: ClassVar[str] = "model.frontend"
+    bins: ClassVar[int] = 0
 
     conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
     bias: bool = False

@@ -1,5 +1,7 @@
 """The encoder with a linear layer to letters on top (wav2vec 2.0 section 3.2)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,10 +28,11 @@ class CTCModel(nn.Module):
         *,
         time_mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
+        edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """As `Encoder` -> (logits float32 [B, T, L], frames int32 [B] or None)."""
         out = Encoder(self.config, self.train, name="encoder")(
-            audio, length, time_mask=time_mask, channel_mask=channel_mask
+            audio, length, time_mask=time_mask, channel_mask=channel_mask, edit=edit
         )
         x = Dropout(self.final_dropout, deterministic=not self.train)(out.context)
         logits = nn.Dense(

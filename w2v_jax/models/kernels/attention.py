@@ -28,23 +28,39 @@ def relative_shift(x: jax.Array) -> jax.Array:
     return x[..., : t * p].reshape(b, h, t, p)[..., t - 1 :]
 
 
+def clipped_shift(x: jax.Array, left: int) -> jax.Array:
+    """x [B, H, T, P] indexed by distance, keys `left` before the query first -> [B, H, T, T]
+    indexed by key; what lies beyond either end has the number of that end."""
+    b, h, t, p = x.shape
+    # as above every row moves on by one, in rows of T + P: a gather's gradient would be a scatter
+    near = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, t))).reshape(b, h, t * (t + p))
+    near = near[..., : t * (t + p - 1)].reshape(b, h, t, t + p - 1)[..., left : left + t]
+    index = jnp.arange(t)[None, :] - jnp.arange(t)[:, None] + left
+    far = jnp.where(index < 0, x[..., :1], x[..., -1:])
+    return jnp.where((index >= 0) & (index < p), near, far)
+
+
 class Heads(NamedTuple):
     """What attention reads of each of h heads; the last two may be None."""
 
     query: jax.Array  # [B, T, h, d]
     key: jax.Array  # [B, T, h, d]
     value: jax.Array  # [B, T, h, d]
-    # relative positions: queries [B, T, h, d] and distances [2T-1, h, d]
+    # relative positions: queries [B, T, h, d] and distances [2T-1, h, d], or [P, h, d] of `left`
     positions: tuple[jax.Array, jax.Array] | None = None
     seeds: jax.Array | None = None  # uint32 [h, 2], see `dropout_seed`
 
 
-def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, choice="auto") -> jax.Array:
+def attend(
+    heads: Heads, *, mask=None, rate=0.0, causal=False, left: int | None = None, choice="auto"
+) -> jax.Array:
     """softmax((q k + relative positions) / sqrt(d)) v, softmax in float32.
 
     mask bool [B, T] of keys, the first of every row, or None; rate: dropout of the probabilities,
-    drawn from heads.seeds; causal: no query looks at later keys. Returns [B, T, h, d]. A row
-    without any key gives finite numbers.
+    drawn from heads.seeds; causal: no query looks at later keys; left: the distances of
+    heads.positions begin with keys so many frames before the query, and keys beyond the first or
+    the last have that one; None: they are those of T frames. Returns [B, T, h, d]. A row without
+    any key gives finite numbers.
 
     The form `whole` computes all heads at once. `heads` computes one after the other, and its T x T
     numbers again in the backward pass: on CPUs those of one head stay in the cache, which is three
@@ -53,14 +69,15 @@ def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, choice="auto") ->
     """
     chosen = form("attention", choice)
     if chosen == "heads":
-        return one_by_one(heads, mask, rate, causal)
+        return one_by_one(heads, mask, rate, causal, left)
     if chosen == "fused" and _fusible(heads, choice):
-        return fused(heads, mask, rate, causal)
+        return fused(heads, mask, rate, causal, left)
     q, k, v, positions, seed = heads
     keys = None if mask is None else mask[:, None, None, :]
     bias = None
     if positions is not None:
-        bias = relative_shift(jnp.einsum("bthd,phd->bhtp", *positions)) * q.shape[-1] ** -0.5
+        bias = jnp.einsum("bthd,phd->bhtp", *positions)
+        bias = _shifted(bias, left) * q.shape[-1] ** -0.5
     if not rate:
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys, is_causal=causal)
     scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
@@ -75,6 +92,10 @@ def attend(heads: Heads, *, mask=None, rate=0.0, causal=False, choice="auto") ->
     drop = jax.vmap(functools.partial(dropout, rate=rate), in_axes=(1, 0), out_axes=1)
     weights = drop(jax.nn.softmax(scores, axis=-1), seed).astype(v.dtype)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+def _shifted(x: jax.Array, left: int | None) -> jax.Array:
+    return relative_shift(x) if left is None else clipped_shift(x, left)
 
 
 def _fusible(heads: Heads, choice: str) -> bool:
@@ -93,9 +114,12 @@ def _tell(why: str) -> None:
     log.warning("%s: all heads at once instead, [B, heads, T, T] in memory", why)
 
 
-def fused(heads: Heads, mask, rate: float, causal: bool, **options) -> jax.Array:
+def fused(
+    heads: Heads, mask, rate: float, causal: bool, left: int | None = None, **options
+) -> jax.Array:
     """`attend` by the kernel of GPUs, each device for the rows and heads that it holds; options of
-    fused_attention."""
+    fused_attention. That knows distances of all frames: clipped ones are written out, [2T-1, h, d],
+    which is little beside the queries."""
     b, t = heads.query.shape[:2]
     length = jnp.full(b, t) if mask is None else mask.sum(1)
     row_seeds = jax.vmap(lambda words: seeds(words, (b, t)))(heads.seeds) if rate else None
@@ -103,7 +127,11 @@ def fused(heads: Heads, mask, rate: float, causal: bool, **options) -> jax.Array
     rows = ("batch", "time", "heads", None)
     names = (rows, rows, rows, ("batch",), ("heads", "batch", "time"))
     if heads.positions is not None:
-        arrays, names = (*arrays, *heads.positions), (*names, rows, (None, "heads", None))
+        queries, distances = heads.positions
+        if left is not None:
+            distances = distances[(jnp.arange(1 - t, t) + left).clip(0, len(distances) - 1)]
+        arrays = (*arrays, queries, distances)
+        names = (*names, rows, (None, "heads", None))
 
     def kernel(*arrays):
         positions = arrays[5:] or None
@@ -112,16 +140,18 @@ def fused(heads: Heads, mask, rate: float, causal: bool, **options) -> jax.Array
     return per_device(kernel, arrays, names, 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def one_by_one(heads: Heads, mask: jax.Array | None, rate: float, causal: bool) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def one_by_one(
+    heads: Heads, mask: jax.Array | None, rate: float, causal: bool, left: int | None = None
+) -> jax.Array:
     """`attend` in a loop over the heads; its gradient needs the output and, per query, the log of
     the sum of exponentials (Dao et al. 2022, arXiv 2205.14135, algorithm 4)."""
-    return _forward(heads, mask, rate, causal)[0]
+    return _forward(heads, mask, rate, causal, left)[0]
 
 
-def _forward(heads: Heads, mask, rate: float, causal: bool):
+def _forward(heads: Heads, mask, rate: float, causal: bool, left: int | None):
     def head(x: Heads) -> tuple[jax.Array, jax.Array]:  # arrays without the axis of the heads
-        scores = _scores(x, mask, causal)  # [B, T, S]
+        scores = _scores(x, mask, causal, left)  # [B, T, S]
         best = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - best)
         total = weights.sum(-1, keepdims=True)
@@ -138,7 +168,7 @@ def _forward(heads: Heads, mask, rate: float, causal: bool):
     return y, (heads, mask, y, log_total)
 
 
-def _backward(rate: float, causal: bool, residuals, gradient):
+def _backward(rate: float, causal: bool, left: int | None, residuals, gradient):
     """Keys before queries, [B, S, T]: so only one of the five products transposes its T x T."""
     heads, mask, y, log_total = residuals
     delta = (y.astype(jnp.float32) * gradient).sum(-1)  # [B, T, h]
@@ -146,7 +176,7 @@ def _backward(rate: float, causal: bool, residuals, gradient):
     def head(item):
         x, g, delta, log_total = item
         scale, dtype = x.query.shape[-1] ** -0.5, x.value.dtype
-        scores = _scores(x, mask, causal).swapaxes(1, 2)
+        scores = _scores(x, mask, causal, left).swapaxes(1, 2)
         weights = jnp.exp(scores - log_total[:, None, :])
         slope = _product("bsd,btd->bst", x.value, g)
         dropped = weights
@@ -161,7 +191,8 @@ def _backward(rate: float, causal: bool, residuals, gradient):
         key = _product("bst,btd->bsd", slope, x.query)
         positions = None
         if x.positions is not None:
-            pull = jax.vjp(_position_scores, *x.positions)[1]
+            score = functools.partial(_position_scores, left=left)
+            pull = jax.vjp(score, *x.positions)[1]
             positions = pull(slope.swapaxes(1, 2).astype(jnp.float32))
         cast = lambda x: x.astype(dtype)  # noqa: E731
         return Heads(cast(query), cast(key), cast(value), positions)
@@ -182,16 +213,16 @@ def _product(equation: str, *arrays: jax.Array) -> jax.Array:
     return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
 
 
-def _position_scores(query: jax.Array, distances: jax.Array) -> jax.Array:
-    """Of one head: [B, T, d], [2T-1, d] -> [B, T, S], without the division by sqrt(d)."""
-    return relative_shift(_product("btd,pd->btp", query, distances)[:, None])[:, 0]
+def _position_scores(query: jax.Array, distances: jax.Array, left: int | None) -> jax.Array:
+    """Of one head: [B, T, d], [2T-1, d] or [P, d] -> [B, T, S], without the division by sqrt(d)."""
+    return _shifted(_product("btd,pd->btp", query, distances)[:, None], left)[:, 0]
 
 
-def _scores(x: Heads, mask, causal: bool) -> jax.Array:
+def _scores(x: Heads, mask, causal: bool, left: int | None) -> jax.Array:
     """Of one head, [B, T, S]."""
     scores = _product("btd,bsd->bts", x.query, x.key)
     if x.positions is not None:
-        scores += _position_scores(*x.positions)
+        scores += _position_scores(*x.positions, left)
     return _excluded(scores * x.query.shape[-1] ** -0.5, mask, causal)
 
 

@@ -9,18 +9,18 @@ from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.positional_conv import grouped_conv
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, choice: str = "auto") -> jax.Array:
-    """x [B, T, D], kernel [K, 1, D] of the same type -> [B, T, D]; zeros beyond the ends, (K - 1)
-    // 2 frames of the past.
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, past: int, choice: str = "auto"
+) -> jax.Array:
+    """x [B, T, D], kernel [K, 1, D] of the same type -> [B, T, D]: a frame sees `past` before it
+    and K - 1 - past after it, zeros beyond the ends.
 
     The form `conv` is XLA's, which is slow on CPUs, most of all its weight gradient; `shifts` adds
     K products of shifted rows, many times as fast there.
     """
-    taps = len(kernel)
-    past = (taps - 1) // 2
     if form("depthwise_conv", choice) == "shifts":
         return sum_of_shifts(x, kernel[:, 0], past)
-    return grouped_conv(x, kernel, (past, taps - 1 - past))
+    return grouped_conv(x, kernel, (past, len(kernel) - 1 - past))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
