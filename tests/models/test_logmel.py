@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import small
-from tests.audio.test_logmel import WHISPER_128, chirp, window_of_30_seconds
+from tests.audio.test_mel_spectra import WHISPER_128, chirp, window_of_30_seconds
 from w2v_jax.audio import logmel as twin
 from w2v_jax.audio.logmel import PRESETS, SEAMLESS, WHISPER
 from w2v_jax.audio.waveform import read
