@@ -152,6 +152,12 @@ def _wrong_key(key: str, known: dict[str, Any]) -> str:
     if inside:
         names = some(f"--config.{name}" for name in inside)
         return f"--config.{key} is a group of keys; set one of {names}"
+    name, _, value = KEYS[key].only.partition("=") if key in KEYS else ("", "", "")
+    if name in known:
+        return (
+            f"--config.{key} belongs to {name}={value}; here that is {known[name]}: choose it in "
+            "the argument or file of the config"
+        )
     return f"the config has no key {shown(key)}{meant(key, known)}"
 
 

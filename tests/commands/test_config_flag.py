@@ -66,6 +66,7 @@ def test_a_place_that_is_no_file(tmp_path):
         ("model.dtype=bfloat16", "did you mean --config.execution.dtype?"),
         ("modle.width=3", "no key 'modle.width'; did you mean --config.model.width"),
         ("model.block=conformer", "--config=FILE:SIZE,block=conformer"),
+        ("model.frontend.mels=40", "belongs to model.frontend.kind=logmel; here that is waveform:"),
         ("run.mesh=4", "is a group of keys; set one of --config.run.mesh.data, "),
         ("model.width=3", ""),
         ("num_steps=1.5", "--config.num_steps=1.5 must be a whole number from 1 to"),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests import small
-from tests.audio.test_logmel import WHISPER_128, chirp, window_of_30_seconds
+from tests.audio.test_mel_spectra import WHISPER_128, chirp, window_of_30_seconds
 from w2v_jax.audio import logmel as twin
-from w2v_jax.audio.logmel import PRESETS, SEAMLESS, WHISPER
+from w2v_jax.audio.logmel import PRESETS, SEAMLESS, WHISPER, MelPreset
 from w2v_jax.audio.waveform import read
 from w2v_jax.configs import common, finetune
 from w2v_jax.data.manifest import Manifest
@@ -24,6 +24,11 @@ from w2v_jax.training.task import Context
 
 SMALL = {"channels": 8, "projection": 24}
 STACKED = {"preset": "seamless", "subsampling": "stack"}
+
+
+def name(value) -> str | None:
+    """Of a preset, for the name of a test."""
+    return f"{value.name} {value.mels}" if isinstance(value, MelPreset) else None
 
 
 def encoder(**frontend) -> EncoderConfig:
@@ -46,7 +51,7 @@ def speech(manifests, row=0):
     return read(manifest.path(row), int(manifest.starts[row]), int(manifest.samples[row]))
 
 
-@pytest.mark.parametrize("preset", [*PRESETS.values(), WHISPER_128], ids=str)
+@pytest.mark.parametrize("preset", [*PRESETS.values(), WHISPER_128], ids=name)
 def test_devices_and_numpy_agree(preset, manifests):
     """On speech, which has no bins that rounding alone fills."""
     audio = speech(manifests)[:40_000]
@@ -82,7 +87,7 @@ def test_of_an_odd_number_of_frames_the_last_is_left_out(manifests):
 
 
 @pytest.mark.parametrize(
-    ("preset", "total"), [(WHISPER, -156_354.4), (WHISPER_128, -231_685.4)], ids=str
+    ("preset", "total"), [(WHISPER, -156_354.4), (WHISPER_128, -231_685.4)], ids=name
 )
 def test_whisper_of_its_window(preset, total):
     """Whether a batch says that the whole window counts, or its rows are as long as that."""

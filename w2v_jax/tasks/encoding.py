@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from w2v_jax.audio import mel_statistics
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.data.corpus import Corpus, concatenated
@@ -25,34 +24,13 @@ from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
 from w2v_jax.tasks.rules import check_rules
+from w2v_jax.tasks.statistics import with_statistics
 from w2v_jax.tasks.task import Data, Shape, Task
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.initial import take_over
 from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
-
-
-def with_statistics(config):
-    """The config with the mean and std of the file that model.frontend.statistics names, instead of
-    its name: what they are belongs to the model, where they were does not. Raises UserError for a
-    file of another front end."""
-    frontend = EncoderConfig.from_dict(config.model).frontend
-    if frontend.kind != "logmel":
-        return config
-    path = frontend.statistics
-    if not path:
-        frontend.check_statistics()
-        return config
-    if frontend.normalization != "global":
-        raise UserError(
-            f"--config.model.frontend.statistics={path} is of normalization=global alone; set "
-            "--config.model.frontend.normalization=global, or leave it empty"
-        )
-    found = mel_statistics.read(path, frontend.definition)
-    config = config.copy_and_resolve_references()
-    config.model.frontend.update(mean=found.mean, std=found.std, statistics="")
-    return config
 
 
 class EncodingTask(Task):

@@ -8,14 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.audio.logmel import (
-    HOP,
-    PRESETS,
-    TINIEST,
-    MelPreset,
-    filterbank,
-    window_of,
-)
+from w2v_jax.audio.logmel import HOP, PRESETS, TINIEST, MelPreset, filterbank, window_of
 from w2v_jax.models.frontends.waveform import convolutions_saveable, scale_waveform
 from w2v_jax.models.layers import boxed, frame_mask, torch_dense, zero_padding
 from w2v_jax.models.settings import ConfigError, Execution, Settings, free

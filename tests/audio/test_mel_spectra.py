@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.fft
 
 from w2v_jax.audio.logmel import (
     GOOGLE,
@@ -40,6 +41,64 @@ def test_seamless():
     np.testing.assert_allclose(mel[0, :5], [14.619, 12.7984, 14.1648, 15.6264, 17.2891], atol=1e-3)
     np.testing.assert_allclose(mel[50, :5], [4.1467, 5.0610, 4.3780, 4.3741, 5.0997], atol=2e-3)
     assert np.array_equal(log_mel(chirp(), KALDI), mel)
+
+
+def test_kaldi_is_what_huberts_mfcc_begin_with():
+    """fairseq's dump_mfcc_feature.py (torchaudio's compliance.kaldi.mfcc): 23 bins of amplitudes of
+    +-1, an orthonormal cosine transform, a lifter of 22."""
+    mel = log_mel(chirp(), dataclasses.replace(KALDI, mels=23, amplitude=1.0))
+    n = np.arange(13)
+    found = scipy.fft.dct(mel, norm="ortho")[:, :13] * (1 + 11 * np.sin(np.pi * n / 22))
+    first = [-46.1488, 28.1973, 16.3030, 139.9804, -16.9202, -60.2901, 88.9308, -58.0012, -82.8365]
+    np.testing.assert_allclose(found[0, :9], first, atol=0.02)
+    np.testing.assert_allclose(
+        found.mean(0)[:5], [-42.391, 13.001, -71.419, 40.690, -39.803], atol=0.01
+    )
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+def test_transformers_hear_the_same(mels):
+    """Where it is installed; its feature extractors need no torch."""
+    transformers = pytest.importorskip("transformers")
+    audio = chirp(40_000)
+    whisper = transformers.WhisperFeatureExtractor(feature_size=mels)
+    expected = whisper(audio, sampling_rate=16_000, return_tensors="np").input_features[0].T
+    padded = np.pad(audio, (0, 440_000))
+    preset = dataclasses.replace(WHISPER, mels=mels)
+    np.testing.assert_allclose(log_mel(padded, preset), expected, atol=1e-4)
+    seamless = transformers.SeamlessM4TFeatureExtractor(feature_size=mels, num_mel_bins=mels)
+    expected = seamless._extract_fbank_features(audio)
+    preset = dataclasses.replace(SEAMLESS, mels=mels)
+    np.testing.assert_allclose(log_mel(audio, preset), expected, atol=2e-3)
+
+
+def test_kaldi_native_fbank_hears_the_same():
+    """Where it is installed."""
+    knf = pytest.importorskip("kaldi_native_fbank")
+    options = knf.FbankOptions()
+    options.frame_opts.dither = 0
+    options.mel_opts.num_bins = 80
+    options.mel_opts.high_freq = 8000
+    fbank = knf.OnlineFbank(options)
+    fbank.accept_waveform(16_000, (chirp() * 32768).tolist())
+    expected = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+    found = log_mel(chirp(), KALDI)
+    assert found.shape == expected.shape
+    off = np.abs(found - expected)  # most in bins where a chirp has nothing: its float32
+    assert off.mean() < 2e-3
+    assert off.max() < 0.1
+
+
+def test_torchaudio_hears_the_same():
+    """Where it is installed."""
+    torchaudio = pytest.importorskip("torchaudio")
+    torch = pytest.importorskip("torch")
+    kaldi = torchaudio.compliance.kaldi
+    wave = torch.from_numpy(chirp() * 32768)[None]
+    expected = kaldi.fbank(wave, num_mel_bins=80, high_freq=8000.0, dither=0.0)
+    off = np.abs(log_mel(chirp(), KALDI) - expected.numpy())
+    assert off.mean() < 2e-3
+    assert off.max() < 0.1
 
 
 @pytest.mark.parametrize(
