@@ -16,10 +16,10 @@ docs/keys.md`. Every key can be set from the command line, `--config.optim.peak_
 quotes, `--config.data.crop_seconds='(2.0,5.0)'`. A value outside its range, a key that is none, and
 values that do not go together (`w2v_jax/tasks/rules.py`) are refused before work begins.
 
-Defaults are those of `configs/wav2vec2.py:base` (pre), `configs/finetune.py:split=10h,size=base`
-(ctc) and `configs/lm.py:letters_base` (lm); without a name: of all that have the key. Keys of a
-kind of a part (`block.kind`, say) exist where the config's argument chooses it,
-`configs/wav2vec2.py:base,block=conformer`.
+Defaults are those of `configs/wav2vec2.py:base` (pre), `configs/best_rq.py:base` (brq),
+`configs/finetune.py:split=10h,size=base` (ctc) and `configs/lm.py:letters_base` (lm); without a
+name: of all that have the key. Keys of a kind of a part (`block.kind`, say) exist where the
+config's argument chooses it, `configs/wav2vec2.py:base,block=conformer`.
 """
 TITLES = {
     "": "The training", "model": "The model", "model.frontend": "Its front end",
