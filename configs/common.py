@@ -62,6 +62,14 @@ for _name, _width, _layers, _heads in (
     SIZES[f"conformer_{_name}"] = _PAPER | dict(
         width=_width, num_layers=_layers, num_heads=_heads, feed_forward=4 * _width
     )
+# of BEST-RQ (arXiv 2202.01855): SpeechBrain's for LibriSpeech, and 0.6 B; see best_rq.py
+SIZES["best_rq_base"] = _PAPER | {
+    "width": 576, "num_layers": 12, "num_heads": 8, "feed_forward": 2048, "block.kernel": 31,
+    "activation": "gelu",
+}  # fmt: skip
+SIZES["conformer_xl"] = _PAPER | {
+    "width": 1024, "num_layers": 24, "num_heads": 8, "feed_forward": 4096, "block.kernel": 5,
+}  # fmt: skip
 # w2v-BERT 2.0 (transformers Wav2Vec2Bert), for its published weights
 SIZES["w2v_bert_2"] = {
     "frontend.kind": "logmel", "frontend.preset": "seamless",
@@ -77,7 +85,7 @@ SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}
 SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | {"frontend.bias": False}
 
 # of the convolutions over a log-mel spectrum, where they are not as many as the model is wide
-LOGMEL_CHANNELS = {"tiny": 64, "quickstart": 32}
+LOGMEL_CHANNELS = {"tiny": 64, "quickstart": 32, "best_rq_base": 128}
 
 QUANTIZERS = {
     "tiny": dict(groups=2, codes=320, width=256, projection=128),

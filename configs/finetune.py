@@ -9,8 +9,9 @@ size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_re
        conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
        hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split; converted
        checkpoints may have other switches, frontend.bias say: the error message names the flags);
-       w2v_bert_2, the weights of w2v-BERT 2.0, and conformer_tiny, _s, _m, _l, which
-       configs/conformer.py trains from random weights (no recipe is known to us: large_lv60k's)
+       w2v_bert_2, the weights of w2v-BERT 2.0; conformer_tiny, _s, _m, _l, which
+       configs/conformer.py trains from random weights, and conformer_xl, best_rq_base, which
+       configs/best_rq.py pre-trains (no recipe is known to us: large_lv60k's)
 kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative;
 with frontend=logmel SpecAugment takes the place of the masks
 Not measured with this code yet.
@@ -41,7 +42,7 @@ RECIPES["tiny"] = dict.fromkeys(RECIPES["base"], (0.0005, 2000, 0.5, 0.1, 0.05, 
 for _size in common.SIZES:
     if _size.startswith("hubert"):
         RECIPES[_size] = dict.fromkeys(RECIPES["base"], (2e-5, 25_000, 0.75, 0.5, 0.1, 10_000))
-    elif _size.startswith(("xlsr", "conformer", "large", "w2v_bert")):
+    elif _size.startswith(("xlsr", "conformer", "large", "w2v_bert", "best_rq")):
         RECIPES[_size] = RECIPES["large_lv60k"]
 
 

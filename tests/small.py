@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from w2v_jax.configs import best_rq as best_rq_configs
 from w2v_jax.configs import common, lm
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.settings import Execution, member
@@ -90,6 +91,16 @@ def pretraining(**values) -> ConfigDict:
     return shrunk(config, values)
 
 
+def best_rq(**values) -> ConfigDict:
+    """A config of BEST-RQ of a model that compiles in seconds; values as in `pretraining`. Without
+    batch norm: that of the published sizes depends on the micro-batch."""
+    config = best_rq_configs.get_config("tiny")
+    config.random_quantizer.update(codes=8, width=4)
+    config.mel_masking.update(prob=0.04, span=20)
+    frontend = {"frontend__channels": 8, "frontend__projection": 24}
+    return shrunk(config, frontend | {"block__norm": "layer", "block__kernel": 5} | values)
+
+
 def finetuning(**values) -> ConfigDict:
     """A fine-tuning config of a model that compiles in seconds; values as in `pretraining`."""
     config = common.finetuning("tiny")
@@ -111,7 +122,7 @@ def language(**values) -> ConfigDict:
 
 def recipe(kind: str) -> ConfigDict:
     """The smallest recipe of a registered kind of training, as one that compiles in seconds."""
-    known = {"wav2vec2": pretraining, "ctc": finetuning, "language": language}
+    known = {"wav2vec2": pretraining, "best_rq": best_rq, "ctc": finetuning, "language": language}
     if kind in known:
         return known[kind]()
     file, _, argument = TASKS[kind].recipe.partition(":")

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests import small
-from w2v_jax.configs import common, conformer, evaluate, finetune, lm, quickstart, wav2vec2
+from w2v_jax.configs import (
+    best_rq,
+    common,
+    conformer,
+    evaluate,
+    finetune,
+    lm,
+    quickstart,
+    wav2vec2,
+)
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError
@@ -42,6 +51,7 @@ def shipped():
     """Every config that the files of configs/ make for a training."""
     found = [wav2vec2.get_config(size) for size in ("tiny", "base", *wav2vec2.STEPS)]
     found += [wav2vec2.get_config(f"tiny,{kinds}") for kinds in KINDS if "output" not in kinds]
+    found += [best_rq.get_config(size) for size in best_rq.SIZES]
     for size, splits in finetune.RECIPES.items():
         found += [finetune.get_config(f"split={split},size={size}") for split in splits]
     found += [finetune.get_config(f"split=10h,size=tiny,{kinds}") for kinds in KINDS]
@@ -227,10 +237,11 @@ def test_numbers_of_any_length_are_told_their_range():
         assert not KEYS[key].range.takes(10**400)
 
 
-@pytest.mark.parametrize("size", ["base", *wav2vec2.STEPS])
-def test_crops_are_a_multiple_of_16_frames(size):
+@pytest.mark.parametrize("config", [
+    *(wav2vec2.get_config(size) for size in ("base", *wav2vec2.STEPS)), best_rq.get_config("base"),
+])  # fmt: skip
+def test_crops_are_a_multiple_of_16_frames(config):
     """Products of other numbers of rows are padded by the libraries of accelerators."""
-    config = wav2vec2.get_config(size)
     frontend = make_task(config).encoder.frontend
     samples = [round(seconds * 16_000) for seconds in config.data.crop_seconds]
     assert [n for n in samples if frontend.frames(n) % 16] == []

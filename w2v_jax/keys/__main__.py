@@ -15,6 +15,7 @@ SHOWN = {
         "wav2vec2:base", "wav2vec2:base,block=conformer,positions=shaw",
         "wav2vec2:base,frontend=logmel",
     ),
+    "brq": ("best_rq:base",),
     "ctc": (
         "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
         "finetune:split=10h,size=base,frontend=logmel",

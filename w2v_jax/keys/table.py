@@ -45,11 +45,11 @@ SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are 
 SPAN_LEAST = "spans of every utterance, at least"
 
 # groups whose keys have defaults of their own: a config may leave keys of them out
-DEFAULTED = ("model", "execution", "quantizer", "prediction")
+DEFAULTED = ("model", "execution", "quantizer", "random_quantizer", "prediction")
 
 KEYS = {
     # the training
-    "kind": Key(TEXT, "kind of training: wav2vec2, ctc, language"),
+    "kind": Key(TEXT, "kind of training: wav2vec2, best_rq, ctc, language"),
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
     "ema_decay": Key(
@@ -275,6 +275,13 @@ KEYS = {
     "quantizer.width": Key(WIDTH, "of a quantized vector, all groups together", "channels"),
     "quantizer.projection": Key(WIDTH, "where context and target are compared", "channels"),
     "quantizer.dropout": Key(SHARE, "of the features that the quantizer sees"),
+    "random_quantizer.codebooks": Key(
+        whole(1, 64), "each gives every frame a label; the loss is the mean of theirs"
+    ),
+    "random_quantizer.codes": Key(whole(2, 65_536), "entries of a codebook"),
+    "random_quantizer.width": Key(
+        WIDTH, "where the projected frame and the entries are compared", "channels"
+    ),
     "prediction.classes": Key(
         Several(whole(1, 1_000_000), 1, 64, "(504,)"),
         "of every set of labels; fairseq adds 4 to the clusters",
@@ -288,6 +295,11 @@ KEYS = {
     "masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
     "masking.span": Key(whole(1, 65_536), "length of a span", "frames"),
     "masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),
+    "mel_masking.prob": Key(above(0.0, 1.0), "that a frame of the spectrum starts a span"),
+    "mel_masking.span": Key(whole(1, 65_536), "length of a span", "frames of 10 ms"),
+    "mel_masking.noise": Key(
+        number(0.0, 1e3), "standard deviation of the normal noise in the place of masked frames"
+    ),
     "time_masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
     "time_masking.span": Key(whole(1, 65_536), "length of a span", "frames"),
     "time_masking.minimum": Key(whole(0, 1_000), SPAN_LEAST),

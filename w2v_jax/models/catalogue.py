@@ -10,8 +10,14 @@ import jax.numpy as jnp
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import shown
-from w2v_jax.models.config import EncoderConfig, PredictionConfig, QuantizerConfig
+from w2v_jax.models.config import (
+    EncoderConfig,
+    PredictionConfig,
+    QuantizerConfig,
+    RandomQuantizerConfig,
+)
 from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.heads.best_rq import BestRQModel
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.heads.hubert import Hubert
 from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
@@ -51,6 +57,12 @@ def _hubert(description: Description) -> tuple[nn.Module, tuple]:
     return Hubert(encoder, prediction), (_audio(encoder),)
 
 
+def _best_rq(description: Description) -> tuple[nn.Module, tuple]:
+    encoder = encoder_config(description)
+    quantizer = RandomQuantizerConfig.from_dict(description["random_quantizer"])
+    return BestRQModel(encoder, quantizer), (_audio(encoder),)
+
+
 def _ctc(description: Description) -> tuple[nn.Module, tuple]:
     encoder = encoder_config(description)
     return CTCModel(encoder, len(description["alphabet"]["symbols"])), (_audio(encoder),)
@@ -69,6 +81,7 @@ def _language(description: Description) -> tuple[nn.Module, tuple]:
 MODELS = {
     "wav2vec2": Kind(_wav2vec2),
     "hubert": Kind(_hubert),
+    "best_rq": Kind(_best_rq),
     "ctc": Kind(_ctc, states={"blank": 0}),
     "encoder": Kind(_encoder, above="encoder"),
     "language": Kind(_language),

@@ -310,6 +310,26 @@ class PredictionConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomQuantizerConfig(Settings):
+    """The frozen random codebooks that BEST-RQ takes its labels from (arXiv 2202.01855)."""
+
+    path: ClassVar[str] = "random_quantizer"
+
+    codebooks: int = 1
+    codes: int = 8192
+    width: int = 16
+
+    @staticmethod
+    def check_frontend(frontend: Frontend) -> None:
+        """Raises ConfigError where there is no spectrum to take labels from."""
+        if not frontend.bins:
+            raise ConfigError(
+                f"model.frontend.kind={frontend.kind} has no spectrum, of which BEST-RQ makes its "
+                "labels; leave frontend= out of the config's argument, or set frontend=logmel"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class QuantizerConfig(Settings):
     """Gumbel product quantizer and the contrastive head. The defaults are wav2vec 2.0 BASE."""
 

@@ -42,6 +42,21 @@ def span_mask(
     return jax.vmap(row)(keys, length)
 
 
+def started_spans(keys: jax.Array, size: int, *, prob: float, span: int) -> jax.Array:
+    """Spans of `span` positions, of which every position starts one with probability `prob`,
+    whatever the others do; they may overlap, and end with the row (BEST-RQ, arXiv 2202.01855).
+
+    keys [B] -> bool [B, size]. What a row masks does not depend on `size` or on the other rows.
+    """
+
+    def row(key: jax.Array) -> jax.Array:
+        started = jnp.cumsum(jax.random.uniform(key, (size,)) < prob)
+        before = jnp.concatenate([jnp.zeros(span, started.dtype), started])[:size]
+        return started > before
+
+    return jax.vmap(row)(keys)
+
+
 def max_masked(frames: int, *, prob: float, span: int, minimum: int = 0) -> int:
     """The largest number of frames that `span_mask` can mask in a row of `frames`."""
     return min(frames, max(minimum, int(prob * frames / span + 1)) * span)

@@ -3,12 +3,18 @@ evaluation, alarms and arithmetic. `TASKS` is the only place that lists them."""
 
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import check_values, shown
+from w2v_jax.tasks.best_rq import BestRQ
 from w2v_jax.tasks.ctc import CTC
 from w2v_jax.tasks.language import Language
 from w2v_jax.tasks.task import Task
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 
-TASKS: dict[str, type[Task]] = {"wav2vec2": Wav2Vec2, "ctc": CTC, "language": Language}
+TASKS: dict[str, type[Task]] = {
+    "wav2vec2": Wav2Vec2,
+    "best_rq": BestRQ,
+    "ctc": CTC,
+    "language": Language,
+}
 
 
 def kind_of(config) -> str:

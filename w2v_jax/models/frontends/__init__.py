@@ -37,7 +37,8 @@ class Frontend(Protocol):
 
     def module(self, execution: Execution, padding_leaks: bool, **kwargs) -> nn.Module:
         """(audio [B, S], length int32 [B] in samples or None) -> frames [B, T, C]; with bins a
-        third argument, `edit`, see `logmel.LogMel`, and itself `spectrum(audio, length)`."""
+        third argument, `edit`, see `logmel.LogMel`, and itself `spectrum(audio, length)`,
+        `mel_frames(samples)` and `reduction`."""
 
 
 FRONTENDS = {config.kind: config for config in (WaveformConfig, LogMelConfig)}

@@ -157,9 +157,14 @@ class LogMelConfig(Settings):
         return self.projection if self.subsampling == "conv" else self.mels * self.stack
 
     @property
+    def reduction(self) -> int:
+        """Frames of the spectrum from one frame to the next."""
+        return 4 if self.subsampling == "conv" else self.stack
+
+    @property
     def stride(self) -> int:
         """Samples from one frame to the next."""
-        return HOP * (4 if self.subsampling == "conv" else self.stack)
+        return HOP * self.reduction
 
     @property
     def receptive_field(self) -> int:

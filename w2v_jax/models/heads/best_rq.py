@@ -1,0 +1,82 @@
+"""BEST-RQ as it is pre-trained (arXiv 2202.01855): the encoder, a layer of codes, and what labels
+are made of, which is drawn once and never trained."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from w2v_jax.models.config import EncoderConfig, RandomQuantizerConfig
+from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.layers import torch_dense
+
+
+@flax.struct.dataclass
+class BestRQOutput:
+    """G codebooks of V codes; S = the frames of the spectrum in one of the output, times bins."""
+
+    logits: jax.Array  # float32 [B, T, G, V]
+    spectrum: jax.Array  # float32 [B, its frames, bins], normalised and not edited
+    projection: jax.Array  # float32 [G, S, D]
+    codebook: jax.Array  # float32 [G, V, D], rows of length 1
+
+
+class RandomQuantizer(nn.Module):
+    """A projection (Xavier's uniform) and a codebook (normal, rows scaled to length 1) of each of
+    config.codebooks. They stand in `stats`: in checkpoints and exports, but no optimizer, gradient
+    or weight decay knows them."""
+
+    config: RandomQuantizerConfig
+    inputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """-> (projection [G, inputs, D], codebook [G, V, D]), float32."""
+        cfg = self.config
+        xavier = nn.initializers.xavier_uniform(batch_axis=0)
+
+        def drawn(init, *shape):
+            return init(self.make_rng("params"), (cfg.codebooks, *shape), jnp.float32)
+
+        def codes():
+            vectors = drawn(nn.initializers.normal(1.0), cfg.codes, cfg.width)
+            return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+        projection = self.variable("stats", "projection", drawn, xavier, self.inputs, cfg.width)
+        return projection.value, self.variable("stats", "codebook", codes).value
+
+
+class BestRQModel(nn.Module):
+    """Pre-training model: a distribution over the codes of every codebook for every frame."""
+
+    config: EncoderConfig
+    quantizer: RandomQuantizerConfig
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        audio: jax.Array,
+        length: jax.Array | None = None,
+        edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    ) -> BestRQOutput:
+        """audio [B, S], length int32 [B] or None, edit as in `Encoder`. Raises ConfigError where
+        the front end has no spectrum, and for an encoder with output layers."""
+        cfg, quantizer = self.config, self.quantizer
+        cfg.refuse_output_layers("masked prediction")
+        quantizer.check_frontend(cfg.frontend)
+        out = Encoder(cfg, self.train, name="encoder")(
+            audio, length, edit=edit, taps=("spectrum",)
+        )
+        classes = quantizer.codebooks * quantizer.codes
+        logits = torch_dense(
+            cfg.width, classes, ("embed", "vocab"), cfg.compute_dtype, name="predict"
+        )(out.context).astype(jnp.float32)
+        inputs = cfg.frontend.reduction * cfg.frontend.bins
+        projection, codebook = RandomQuantizer(quantizer, inputs, name="random_quantizer")()
+        return BestRQOutput(
+            logits.reshape(*logits.shape[:2], quantizer.codebooks, quantizer.codes),
+            out.taps["spectrum"], projection, codebook,
+        )  # fmt: skip
