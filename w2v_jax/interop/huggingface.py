@@ -313,7 +313,7 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             raise UserError("transformers' Wav2Vec2Bert has no pre-training head; export a CTC one")
         theirs = wav2vec2_bert.their_config(config, activation)
         return theirs | {"architectures": ["Wav2Vec2Bert" + ends[kind]]}
-    only: dict[str, Any] = {}
+    only: dict[str, Any] = {"frontend.lightweight": 0}
     if config.output.layers:
         only["output.kind"] = "strided"
     if conformer:

@@ -111,6 +111,13 @@ KEYS = {
         "group: in the first convolution, every channel over time; layer: in every one",
         only=WAVEFORM,
     ),
+    "model.frontend.lightweight": Key(
+        whole(0, 32),
+        "so many of them, from the top, are light-weight: few kernels over time, shared by the "
+        "channels, then a linear layer over these",
+        "layers",
+        only=WAVEFORM,
+    ),
     "model.frontend.activation": Key(ACTIVATION, "after every convolution", only=WAVEFORM),
     "model.frontend.normalize": Key(
         FLAG, "waveforms to zero mean and unit variance per utterance", only=WAVEFORM
@@ -340,7 +347,7 @@ KEYS = {
     "loss.temperature": Key(number(1e-3, 1e3), "by which cosines are divided"),
     "loss.targets": Key(
         choice("augmented", "clean"),
-        "of which wave they are, where data.augment changes it; the context hears the augmented one",
+        "the wave that they are of; the context hears the one that data.augment made of it",
     ),
     "loss.diversity_weight": Key(
         number(0.0, 1e6), "of the term for an even use of the codes", only=GUMBEL
@@ -403,6 +410,13 @@ KEYS = {
     "data.augment.gain_db": Key(
         Several(number(-100.0, 100.0), 2, 2, "(-6.0,6.0)", rising=True), "from and to", "dB"
     ),
+    "data.augment.band_prob": Key(PROBABILITY, "that a band of frequencies is taken out"),
+    "data.augment.band_share": Key(
+        PROBABILITY, "it is at most this share of the mel scale up to 8 kHz"
+    ),
+    "data.augment.drop_prob": Key(PROBABILITY, "that pieces are silenced"),
+    "data.augment.drop_count": Key(whole(1, 1_000), "so many", "pieces"),
+    "data.augment.drop_seconds": Key(number(0.0, 1e3), "of at most so long each", "s"),
     # optimizer
     "optim.schedule": Key(
         choice("linear", "inverse_sqrt", "tri_stage"),

@@ -71,8 +71,8 @@ def contrastive_loss(
     [B, K, G] of the candidates, None where they have none; negatives int32 [B, M, N]: candidates,
     of which those with the codes of the positive do not count; valid bool [B, M]; own int32
     [B, M]: the positive of every frame, by default candidate i of frame i; usable bool [B, K]:
-    candidates that count, by default `valid`. Returns the loss in nats summed over valid frames, the number of frames where the
-    positive wins, and the frame count.
+    candidates that count, by default `valid`. Returns the loss in nats summed over valid frames,
+    the number of frames where the positive wins, and the frame count.
 
     All pairs of an utterance are one [M, K] product. A frame drawn k times weighs k in the
     softmax, so the negatives are counts over that matrix and [B, M, N, Q] never exists.
