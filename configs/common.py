@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.errors import UserError
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.config import QUANTIZERS as TARGETS
+from w2v_jax.models.config import EncoderConfig, quantizer_of
 from w2v_jax.models.settings import Execution, nest
 
 # of the unions of a model, what a size has that names nothing else
@@ -70,6 +71,15 @@ SIZES["best_rq_base"] = _PAPER | {
 SIZES["conformer_xl"] = _PAPER | {
     "width": 1024, "num_layers": 24, "num_heads": 8, "feed_forward": 4096, "block.kernel": 5,
 }  # fmt: skip
+# of wav2vec-Conformer (arXiv 2010.10504): the larger ones have a short kernel and no positions but
+# what the convolutions see
+for _name in ("tiny", "l"):
+    SIZES[f"wav2vec_conformer_{_name}"] = SIZES[f"conformer_{_name}"]
+for _name, _layers in (("xl", 24), ("xxl", 42)):
+    SIZES[f"wav2vec_conformer_{_name}"] = _PAPER | {
+        "positions.kind": "none", "block.kernel": 5, "width": 1024, "num_layers": _layers,
+        "num_heads": 8, "feed_forward": 4096,
+    }  # fmt: skip
 # w2v-BERT 2.0 (transformers Wav2Vec2Bert), for its published weights
 SIZES["w2v_bert_2"] = {
     "frontend.kind": "logmel", "frontend.preset": "seamless",
@@ -99,6 +109,12 @@ for _size in ("xlsr_300m", "conformer_rel_large", "conformer_rope_large"):
     QUANTIZERS[_size] = QUANTIZERS["large_lv60k"]
 for _size in ("xlsr_1b", "xlsr_2b"):
     QUANTIZERS[_size] = QUANTIZERS["large_lv60k"] | dict(width=1024, projection=1024)
+# compared at the model's width; of a quantizer in place of the linear targets there are no numbers
+LINEAR = {f"wav2vec_conformer_{name}": width for name, width in (
+    ("tiny", 96), ("l", 512), ("xl", 1024), ("xxl", 1024),
+)}  # fmt: skip
+for _size, _width in LINEAR.items():
+    QUANTIZERS[_size] = dict(groups=2, codes=320, width=_width, projection=_width, dropout=0.0)
 # the masked-prediction heads of HuBERT; their training is not here yet
 PREDICTIONS = {
     "hubert_base": dict(classes=(504,), projection=256),
@@ -159,7 +175,7 @@ def masked(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.data.concatenate_seconds = 0.0
     config.optim = ConfigDict(
         dict(
-            schedule="linear", peak_lr=5e-4, warmup_steps=32_000,
+            kind="adam", schedule="linear", peak_lr=5e-4, warmup_steps=32_000,
             b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=0.0,
         )
     )  # fmt: skip
@@ -167,21 +183,34 @@ def masked(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     return config
 
 
+def quantizer(size: str, kind: str = "") -> ConfigDict:
+    """Every key of what makes the targets: codes, or with kind=linear, the usual one of LINEAR,
+    projections of features."""
+    kind = kind or ("linear" if size in LINEAR else "gumbel")
+    fields = TARGETS[kind].__dataclass_fields__ if kind in TARGETS else {}
+    values = {key: value for key, value in QUANTIZERS[size].items() if key in fields}
+    return ConfigDict(quantizer_of({"kind": kind} | values).to_dict())
+
+
 def pretraining(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     """A pre-training config with the values all wav2vec 2.0 recipes have in common; kinds as in
-    `model`."""
+    `model`, and of the targets: {"quantizer": "linear"}."""
+    kinds = dict(kinds or {})
+    chosen = kinds.pop("quantizer", "")
     if size in SIZES and size not in QUANTIZERS:
         raise UserError(f"{size} has no quantizer; choose {', '.join(QUANTIZERS)}")
     config = masked(size, kinds)
     config.kind = "wav2vec2"
-    config.quantizer = ConfigDict(QuantizerConfig(**QUANTIZERS[size]).to_dict())
+    config.quantizer = quantizer(size, chosen)
     config.loss = ConfigDict(
         dict(
-            negatives=100, temperature=0.1, diversity_weight=0.1, penalty_weight=10.0,
-            negatives_from="masked", cross_negatives=0,
+            negatives=100, temperature=0.1, penalty_weight=10.0, negatives_from="masked",
+            cross_negatives=0, targets="augmented",
         )
     )  # fmt: skip
-    config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
+    if config.quantizer.kind == "gumbel":
+        config.loss.diversity_weight = 0.1
+        config.gumbel = ConfigDict(dict(start=2.0, end=0.5, decay=0.999995))
     if config.model.frontend.kind == "logmel":  # nothing there grows as convolutions of samples do
         config.loss.penalty_weight = 0.0
     return config
@@ -222,7 +251,7 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.data.max_seconds = 30.0
     config.optim = ConfigDict(
         dict(
-            schedule="tri_stage", peak_lr=5e-5, phases=(0.1, 0.4, 0.5),
+            kind="adam", schedule="tri_stage", peak_lr=5e-5, phases=(0.1, 0.4, 0.5),
             b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, clip_norm=0.0,
         )
     )  # fmt: skip

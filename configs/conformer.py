@@ -84,8 +84,8 @@ def get_config(argument: str = "s"):
     config.spec_augment.time_width = 1_000  # 10 s: the share alone limits them
     config.optim = common.ConfigDict(
         dict(
-            schedule="inverse_sqrt", peak_lr=0.05 / config.model.width**0.5, warmup_steps=10_000,
-            b1=0.9, b2=0.98, eps=1e-9, weight_decay=1e-6, clip_norm=0.0,
+            kind="adam", schedule="inverse_sqrt", peak_lr=0.05 / config.model.width**0.5,
+            warmup_steps=10_000, b1=0.9, b2=0.98, eps=1e-9, weight_decay=1e-6, clip_norm=0.0,
         )
     )  # fmt: skip
     config.num_steps = 100_000

@@ -11,7 +11,9 @@ size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_re
        checkpoints may have other switches, frontend.bias say: the error message names the flags);
        w2v_bert_2, the weights of w2v-BERT 2.0; conformer_tiny, _s, _m, _l, which
        configs/conformer.py trains from random weights, and conformer_xl, best_rq_base, which
-       configs/best_rq.py pre-trains (no recipe is known to us: large_lv60k's)
+       configs/best_rq.py pre-trains (no recipe is known to us: large_lv60k's);
+       wav2vec_conformer_tiny, _l, _xl, _xxl, of configs/wav2vec_conformer.py: the encoder's peak
+       learning rate of arXiv 2010.10504 (its transducer had another), otherwise large_lv60k's
 kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative;
 with frontend=logmel SpecAugment takes the place of the masks
 Not measured with this code yet.
@@ -39,9 +41,12 @@ RECIPES = {
 }
 # the small size is for trying things; its values are the choice of this repository
 RECIPES["tiny"] = dict.fromkeys(RECIPES["base"], (0.0005, 2000, 0.5, 0.1, 0.05, 0))
+LINEAR_TARGETS = {k: (3e-4, *rest) for k, (_, *rest) in RECIPES["large_lv60k"].items()}
 for _size in common.SIZES:
     if _size.startswith("hubert"):
         RECIPES[_size] = dict.fromkeys(RECIPES["base"], (2e-5, 25_000, 0.75, 0.5, 0.1, 10_000))
+    elif _size in common.LINEAR:
+        RECIPES[_size] = LINEAR_TARGETS
     elif _size.startswith(("xlsr", "conformer", "large", "w2v_bert", "best_rq")):
         RECIPES[_size] = RECIPES["large_lv60k"]
 

@@ -48,7 +48,7 @@ def get_config(size: str = "letters_base"):
     )
     config.optim = ConfigDict(
         dict(
-            schedule="linear", peak_lr=5e-4, warmup_steps=16_000,
+            kind="adam", schedule="linear", peak_lr=5e-4, warmup_steps=16_000,
             b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.01, clip_norm=1.0,
         )
     )  # fmt: skip

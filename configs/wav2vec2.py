@@ -16,7 +16,8 @@ Argument (fairseq examples/wav2vec/config/pretraining; paper section 4.2):
 
 Kinds of the parts of the model after commas: tiny,block=conformer,positions=relative; a log-mel
 spectrum instead of the waveform, with the masks unchanged (spans of 10 frames of 40 ms, as in arXiv
-2010.10504): base,frontend=logmel.
+2010.10504): base,frontend=logmel; projections of the features as targets, no codes:
+base,quantizer=linear.
 
 base and all above it have not been trained with this code. base and the larges carry the values of
 the paper; the batch and the learning rate of XLS-R are not known to us and stay large_lv60k's, as

@@ -5,9 +5,11 @@ from w2v_jax.audio.augment import (
     add_noise,
     change_gain,
     change_speed,
+    reject_band,
     reverberate,
     rms,
     shift_pitch,
+    silence,
     to_int16,
 )
 from w2v_jax.audio.waveform import SAMPLE_RATE
@@ -73,9 +75,9 @@ def test_noise_has_the_level_asked_for(snr):
     heard = to_int16(add_noise(audio, noise, snr)).astype(np.float64) - audio
     assert 20 * np.log10(rms(audio) / rms(heard)) == pytest.approx(snr, abs=0.1)
     assert np.corrcoef(heard, noise)[0, 1] > 0.99
-    silence = np.zeros_like(audio)
-    assert np.array_equal(add_noise(audio, silence, snr), audio)
-    assert np.array_equal(add_noise(silence, noise, snr), silence)
+    nothing = np.zeros_like(audio)
+    assert np.array_equal(add_noise(audio, nothing, snr), audio)
+    assert np.array_equal(add_noise(nothing, noise, snr), nothing)
 
 
 def test_reverberation_is_the_convolution_with_the_direct_sound_in_place():
@@ -88,6 +90,23 @@ def test_reverberation_is_the_convolution_with_the_direct_sound_in_place():
     only_direct = np.eye(1, 500, 123)[0] * 30_000
     np.testing.assert_allclose(reverberate(audio, only_direct), audio, atol=0.5)
     assert np.array_equal(reverberate(audio, np.zeros(10, np.int16)), audio)
+
+
+def test_a_band_is_lost_and_nothing_else():
+    low, high = tone(440), tone(2000)
+    heard = reject_band(low + high, 1800, 2200)
+    middle = slice(4000, -4000)
+    assert np.abs(heard - low)[middle].max() < 20
+    np.testing.assert_allclose(reject_band(low, 1800, 2200)[middle], low[middle], atol=20)
+    assert reject_band(low[:0], 1800, 2200).shape == (0,)
+
+
+def test_a_piece_is_silenced():
+    audio = tone(300)
+    out = silence(audio, 100, 50)
+    assert not out[100:150].any()
+    assert np.array_equal(np.delete(out, slice(100, 150)), np.delete(audio, slice(100, 150)))
+    assert audio[100:150].any()
 
 
 def test_gain_is_exact_and_does_not_clip():

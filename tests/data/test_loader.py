@@ -10,7 +10,7 @@ from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets
 from w2v_jax.errors import UserError
 
-KINDS = ("speed", "pitch", "reverb", "noise", "gain")
+KINDS = ("speed", "pitch", "reverb", "noise", "gain", "band", "drop")
 
 
 @pytest.fixture(scope="module")

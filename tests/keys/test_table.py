@@ -17,6 +17,8 @@ from w2v_jax.configs import (
     lm,
     quickstart,
     wav2vec2,
+    wav2vec_aug,
+    wav2vec_conformer,
 )
 from w2v_jax.data import augmentation, mixing
 from w2v_jax.decoding.search import SearchOptions
@@ -28,6 +30,7 @@ from w2v_jax.models.config import (
     BLOCKS,
     OUTPUTS,
     POSITIONS,
+    QUANTIZERS,
     EncoderConfig,
     PredictionConfig,
     QuantizerConfig,
@@ -38,11 +41,12 @@ from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.language import LanguageConfig
 from w2v_jax.tasks import TASKS, make_task
 from w2v_jax.training.loop import LoopOptions
+from w2v_jax.training.optim import OPTIMIZERS
 
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
     "block=conformer,positions=shaw", "block=conformer,positions=none", "positions=sinusoidal",
-    "frontend=logmel", "output=strided", "output=attentive",
+    "frontend=logmel", "output=strided", "output=attentive", "quantizer=linear",
 )  # fmt: skip
 
 
@@ -54,9 +58,13 @@ def shipped():
     found += [best_rq.get_config(size) for size in best_rq.SIZES]
     for size, splits in finetune.RECIPES.items():
         found += [finetune.get_config(f"split={split},size={size}") for split in splits]
-    found += [finetune.get_config(f"split=10h,size=tiny,{kinds}") for kinds in KINDS]
+    encoders = [kinds for kinds in KINDS if "quantizer" not in kinds]
+    found += [finetune.get_config(f"split=10h,size=tiny,{kinds}") for kinds in encoders]
     found += [conformer.get_config(size) for size in conformer.SIZES]
     found += [conformer.get_config(f"tiny,ablation={name}") for name in conformer.ABLATIONS]
+    found += [wav2vec_conformer.get_config(size) for size in wav2vec_conformer.SIZES]
+    found += [wav2vec_conformer.get_config("xl,quantizer=gumbel")]
+    found += [wav2vec_aug.get_config(size) for size in wav2vec_aug.SIZES]
     found += [lm.get_config(size) for size in lm.SIZES]
     return [*found, *map(quickstart.get_config, ("pretrain", "finetune"))]
 
@@ -146,6 +154,8 @@ def test_the_choices_are_those_of_the_code():
     for name, members in unions.items():
         assert words(f"model.{name}.kind") == set(members)
     assert set(common.KINDS) == set(unions)
+    assert words("quantizer.kind") == set(QUANTIZERS)
+    assert words("optim.kind") == set(OPTIMIZERS)
     assert words("model.activation") == set(ACTIVATIONS)
     for operation, forms in FORMS.items():
         assert words(f"execution.{operation}") == {"auto", *forms.values()}
@@ -239,6 +249,7 @@ def test_numbers_of_any_length_are_told_their_range():
 
 @pytest.mark.parametrize("config", [
     *(wav2vec2.get_config(size) for size in ("base", *wav2vec2.STEPS)), best_rq.get_config("base"),
+    wav2vec_conformer.get_config("xl"),
 ])  # fmt: skip
 def test_crops_are_a_multiple_of_16_frames(config):
     """Products of other numbers of rows are padded by the libraries of accelerators."""

@@ -11,6 +11,7 @@ from w2v_jax.objectives.contrastive import (
     gumbel_temperature,
     sample_cross_negatives,
     sample_negatives,
+    target_similarity,
 )
 from w2v_jax.objectives.masking import utterance_keys
 
@@ -50,6 +51,40 @@ def twin(context, targets, codes, negatives, valid, temperature, own=None):
             won += logits.argmax() == 0 and logits.argmin() != 0
             frames += 1
     return loss, won, frames
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_without_codes(case, across):
+    """As if every target had a code of its own."""
+    unique = np.arange(B * M).reshape(B, M, 1) + np.zeros((1, 1, 2), int)
+    expected = contrastive_loss(**case | {"codes": unique}, temperature=0.1)
+    arrays = case | {"codes": None}
+    if across:
+        own = jnp.broadcast_to(jnp.arange(M), (B, M))
+        offset = M * jnp.arange(B)[:, None, None]
+        arrays = across_batch(
+            **arrays | {"negatives": case["negatives"] + offset}, own=own, usable=case["valid"]
+        )
+    found = contrastive_loss(**arrays, temperature=0.1)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    assert [int(x) for x in found[1:]] == [int(x) for x in expected[1:]]
+
+
+def test_similarity_of_targets(case):
+    targets, usable = case["targets"], case["valid"]
+    total, pairs = target_similarity(targets, usable)
+    directions = targets / np.linalg.norm(targets, axis=-1, keepdims=True)
+    cosines = [
+        directions[b, i] @ directions[b, j]
+        for b in range(B)
+        for i in np.flatnonzero(usable[b])
+        for j in np.flatnonzero(usable[b])
+        if i != j
+    ]
+    assert int(pairs) == len(cosines)
+    assert float(total) == pytest.approx(sum(cosines), rel=1e-3)
+    alike, pairs = target_similarity(np.ones_like(targets), usable)
+    assert float(alike / pairs) == pytest.approx(1)
 
 
 def test_twin(case):

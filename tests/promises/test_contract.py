@@ -11,7 +11,7 @@ from tests.promises.contract import CHECKS, Case
 from w2v_jax import mel_statistics
 from w2v_jax.audio import mel_statistics as files
 from w2v_jax.audio.logmel import GOOGLE
-from w2v_jax.configs import common
+from w2v_jax.configs import common, wav2vec_conformer
 from w2v_jax.tasks import TASKS
 
 
@@ -71,3 +71,17 @@ def test_devices_change_nothing_for_other_conformer_blocks(data):
         output=dict(kind="attentive", layers=1, width=24),
     )  # fmt: skip
     contract.devices_change_nothing(Case(config, data["manifest"]))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_without_codes(check, data, tmp_path):
+    """wav2vec-Conformer: linear targets on a log-mel spectrum. With a layer norm in its blocks: a
+    batch norm sees all rows of a micro-batch."""
+    config = wav2vec_conformer.get_config("tiny")
+    config.loss.negatives = 10
+    config.quantizer.projection = 16
+    changes = {"frontend__channels": 8, "frontend__projection": 24, "block__norm": "layer"}
+    small.shrunk(config, changes)
+    config.data.crop_seconds = (1.28, 2.56)
+    needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
+    check(Case(config, data["manifest"]), **needs)

@@ -19,6 +19,7 @@ from w2v_jax.objectives.contrastive import dead_codes
 from w2v_jax.tasks.ctc import alarms as ctc_alarms
 from w2v_jax.tasks.task import PATIENCE
 from w2v_jax.tasks.wav2vec2 import alarms as pretraining_alarms
+from w2v_jax.tasks.wav2vec2 import alarms_without_codes
 from w2v_jax.training.health import AGAIN, QUIET, Alarm, Alarms, Skipped
 
 
@@ -105,6 +106,19 @@ def test_a_loss_that_stays_at_chance(caplog):
     assert not fired(pretraining_alarms(**QUICKSTART | {"negatives": 200}), near)
 
 
+def test_without_codes(caplog):
+    """No codebook can collapse; targets that are all alike can."""
+    rules = alarms_without_codes(negatives=100, warmup_steps=50)
+    assert [alarm.name for alarm in rules] == ["skipped", "collapse", "chance"]
+    line = lambda bits, alike: {  # noqa: E731
+        "train/contrastive_bits": bits, "train/target_similarity": alike,
+    }  # fmt: skip
+    lines = [(299, line(6.6, 0.999)), (300, line(6.4, 0.999)), (400, line(6.65, 0.5))]
+    assert fired(rules, lines) == [(300, "collapse"), (400, "chance")]
+    assert "0.9990" in caplog.messages[0]
+    assert "quantizer.codes" not in "".join(caplog.messages)
+
+
 def test_dead_codes():
     usage = jnp.array([[0.5, 0.5, 0.0, 0.0], [1e-6, 0.0, 0.4, 0.6]])
     assert dead_codes(usage) == 3
@@ -130,6 +144,10 @@ def test_skipped_updates_and_fine_tuning():
     ("rules", "config"),
     [
         (pretraining_alarms(**QUICKSTART), common.pretraining("base")),
+        (
+            alarms_without_codes(negatives=100, warmup_steps=50, waveform=False),
+            common.pretraining("wav2vec_conformer_xl"),
+        ),
         (ctc_alarms(freeze_steps=0, warmup_steps=0), common.finetuning("base")),
     ],
 )

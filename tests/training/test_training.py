@@ -27,6 +27,7 @@ from w2v_jax.training.optim import (
 )
 from w2v_jax.training.settings import check_unchanged, write_settings
 from w2v_jax.training.sharding import make_mesh
+from w2v_jax.training.state import abstract_state
 from w2v_jax.training.task import Context
 from w2v_jax.training.writer import Writer, read_lines
 
@@ -81,6 +82,73 @@ def test_adam_is_the_published_one():
     expected = optax.adamw(1.0, config.b1, config.b2, config.eps, weight_decay=0.1)
     twin, _ = expected.update(grads, expected.init(params), params)
     np.testing.assert_allclose(updates["w"], -twin["w"], rtol=1e-6)
+
+
+def test_adafactor_against_a_loop():
+    """arXiv 1804.04235 by hand: algorithm 4 with the learning rate from outside, decay as in
+    section 7.1, and the mean of updates. One array is factored, one is too narrow, one a vector."""
+    config = small.pretraining().optim
+    config.update(kind="adafactor", weight_decay=0.01, eps=1e-30, b1=0.9, b2=0.98)
+    optimizer = make_optimizer(config)
+    rng = np.random.default_rng(0)
+    shapes = {"stack": (3, 128, 160), "narrow": (160, 40), "bias": (5,)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    given = jax.tree.map(lambda x: x.astype(np.float32), params)
+    state = optimizer.init(given)
+    update = jax.jit(optimizer.update)
+    rows, columns, whole = np.zeros((3, 128)), np.zeros((3, 160)), {}
+    means = {name: np.zeros(shape) for name, shape in shapes.items()}
+    for t in range(1, 5):
+        grads = {name: rng.normal(size=shape) * t for name, shape in shapes.items()}
+        found, state = update(jax.tree.map(lambda x: x.astype(np.float32), grads), state, given)
+        decay = 0.98 * (1 - 0.98 ** (t - 1)) / (1 - 0.98**t)
+        for name, g in grads.items():
+            if name == "stack":
+                rows = decay * rows + (1 - decay) * (g**2).mean(2)
+                columns = decay * columns + (1 - decay) * (g**2).mean(1)
+                v = rows[:, :, None] * columns[:, None, :] / rows.mean(1)[:, None, None]
+            else:
+                v = whole[name] = decay * whole.get(name, 0) + (1 - decay) * g**2
+            u = g / np.sqrt(v)
+            u /= max(1, np.sqrt((u**2).mean()))
+            means[name] = 0.9 * means[name] + 0.1 * u
+            expected = means[name] + 0.01 * params[name]
+            np.testing.assert_allclose(found[name], expected, rtol=2e-4, atol=2e-5, err_msg=name)
+    sizes = [x.size for x in jax.tree.leaves(state) if x.ndim]
+    mean_of_updates = sum(x.size for x in params.values())
+    # rows, columns and two squares, and a zero for what an array does not have
+    assert sum(sizes) == mean_of_updates + 3 * (128 + 160) + 160 * 40 + 5 + 5
+
+
+def test_adafactor_on_a_mesh_from_a_checkpoint_and_frozen(tmp_path):
+    """A state cut into parts, of which the factored means stay whole, is saved and comes back."""
+    config = small.finetuning(width=128, feed_forward=256)
+    config.optim.update(kind="adafactor", eps=1e-30)
+    config.freeze_steps = 1
+    results = []
+    for shape in ({"data": 1}, {"data": 2, "fsdp": 4}):
+        count = int(np.prod(list(shape.values())))
+        mesh = make_mesh(shape, jax.devices()[:count])
+        state, step = small.build(CTC(config), mesh)
+        before = jax.device_get(state.params)
+        for i in range(2):
+            state, metrics = step(state, small.labelled_batch(8, 16000, seed=i))
+            moved = jax.tree.map(lambda a, b: np.any(a != b), before, jax.device_get(state.params))
+            assert any(jax.tree.leaves(moved["encoder"])) == (i == 1)
+        results.append(jax.device_get((state, metrics)))
+    rows = [x for x in jax.tree.leaves(state.opt) if x.shape == (2, 128)]
+    assert rows
+    loss = [metrics["train/ctc_loss"] for _, metrics in results]
+    np.testing.assert_allclose(loss[0], loss[1], rtol=1e-4)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, state.saved(), {})
+    checkpoints.close()
+    mesh = make_mesh({"data": 1, "fsdp": 2}, jax.devices()[:2])
+    found, _ = Checkpoints(tmp_path).restore(abstract_state(CTC(config), mesh).saved())
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(found["opt"]), jax.tree.leaves(state.opt), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
 def test_non_finite_gradients_are_skipped():

@@ -1,4 +1,5 @@
-"""Changes to a waveform: speed, pitch, reverberation, noise, gain. What is random is drawn outside.
+"""Changes to a waveform: speed, pitch, reverberation, noise, gain, bands and pieces that are lost.
+What is random is drawn outside.
 
 Waveforms are float32 [n] in units of 16-bit PCM, at 16 kHz; `to_int16` rounds and clips the result
 once. No function changes its arguments.
@@ -12,6 +13,7 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 
 _FRAME = 512  # samples, 32 ms
 _HOP = _FRAME // 2
+_EDGE = 50  # Hz
 _SEARCH = 160  # samples to either side: together one period of a voice of 50 Hz
 
 
@@ -94,6 +96,24 @@ def change_gain(audio: np.ndarray, gain_db: float) -> np.ndarray:
     if factor > 1:
         factor = max(min(factor, 32767 / max(loudest, 1)), 1)
     return audio * np.float32(factor)
+
+
+def reject_band(audio: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The waveform without its frequencies from `low` to `high` Hz; over _EDGE Hz on either side
+    they come back along a cosine, so that it does not ring."""
+    size = scipy.fft.next_fast_len(max(len(audio), 1), real=True)
+    spectrum = scipy.fft.rfft(audio.astype(np.float32), size)
+    frequency = np.arange(len(spectrum)) * (SAMPLE_RATE / size)
+    outside = np.maximum(low - frequency, frequency - high)
+    gain = 0.5 - 0.5 * np.cos(np.pi * np.clip(outside / _EDGE, 0, 1))
+    return scipy.fft.irfft(spectrum * gain.astype(np.float32), size)[: len(audio)]
+
+
+def silence(audio: np.ndarray, start: int, count: int) -> np.ndarray:
+    """The waveform with `count` samples from `start` on set to 0."""
+    out = audio.astype(np.float32)
+    out[start : start + count] = 0
+    return out
 
 
 def rms(audio: np.ndarray) -> float:

@@ -9,15 +9,18 @@ from w2v_jax.audio.augment import (
     add_noise,
     change_gain,
     change_speed,
+    reject_band,
     reverberate,
     shift_pitch,
+    silence,
     to_int16,
 )
-from w2v_jax.audio.waveform import AudioError
+from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.sources import open_sources
 
-KINDS = ("speed", "pitch", "reverb", "noise", "gain")  # in the order in which they are applied
+# in the order in which they are applied; a new one comes last, as its place is part of its key
+KINDS = ("speed", "pitch", "reverb", "noise", "gain", "band", "drop")
 # of config.data.augment; every probability is per utterance
 DEFAULTS = {
     "speed_prob": 0.0,
@@ -31,6 +34,11 @@ DEFAULTS = {
     "noise_snr_db": (5.0, 20.0),
     "gain_prob": 0.0,
     "gain_db": (-6.0, 6.0),
+    "band_prob": 0.0,
+    "band_share": 0.15,
+    "drop_prob": 0.0,
+    "drop_count": 5,
+    "drop_seconds": 0.1,
 }
 _CACHE = 64_000_000  # bytes of recordings kept in memory, of each kind
 _TRIES = 4  # recordings of noise that are tried before the utterance goes without
@@ -93,6 +101,12 @@ class Augmentation:
             out = add_noise(out, noise, rng.uniform(*self.settings["noise_snr_db"]))
         if rng := self._draw("gain", step, item, view):
             out = change_gain(out, rng.uniform(*self.settings["gain_db"]))
+        if rng := self._draw("band", step, item, view):
+            out = reject_band(out, *_band(rng, self.settings["band_share"]))
+        if rng := self._draw("drop", step, item, view):
+            for _ in range(self.settings["drop_count"]):
+                size = round(rng.uniform(0, self.settings["drop_seconds"]) * SAMPLE_RATE)
+                out = silence(out, int(rng.integers(max(len(out) - size, 0) + 1)), size)
         return (out if out is audio else to_int16(out)), bad
 
     def _recording(self, kind: str, rng, count: int | None, bad: list) -> np.ndarray | None:
@@ -113,6 +127,15 @@ class Augmentation:
     @staticmethod
     def _choices(rng, size: int) -> Iterator[int]:
         return (int(rng.integers(size)) for _ in range(_TRIES))
+
+
+def _band(rng: np.random.Generator, share: float) -> tuple[float, float]:
+    """(from, to) in Hz of a random band, at most this share of the mel scale up to 8 kHz."""
+    top = 1127 * np.log1p(SAMPLE_RATE / 2 / 700)
+    width = rng.uniform(0, share)
+    low = rng.uniform(0, 1 - width)
+    low, high = (float(700 * np.expm1(x * top / 1127)) for x in (low, low + width))
+    return low, high
 
 
 def open_augmentation(settings: Mapping[str, Any], seed: int) -> Augmentation | None:

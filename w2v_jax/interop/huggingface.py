@@ -28,8 +28,9 @@ from w2v_jax.interop.huggingface_tensors import (
     tensors,
     unused_positions,
 )
+from w2v_jax.keys.check import shown
 from w2v_jax.models.catalogue import encoder_config as encoder_config_of
-from w2v_jax.models.config import ConformerConfig, EncoderConfig, QuantizerConfig
+from w2v_jax.models.config import ConformerConfig, EncoderConfig, QuantizerConfig, quantizer_of
 from w2v_jax.models.settings import nest, value_of
 from w2v_jax.places import writing
 from w2v_jax.text.alphabet import Alphabet
@@ -258,7 +259,13 @@ def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str,
     theirs = {"written_by": "w2v_jax"} | theirs
     files = {"config.json": theirs, "preprocessor_config.json": _their_preprocessor(encoder)}
     if kind == "wav2vec2":
-        quantizer = QuantizerConfig.from_dict(config["quantizer"])
+        quantizer = quantizer_of(config["quantizer"])
+        if quantizer.kind != "gumbel" or quantizer.depth + quantizer.projection_depth > 2:
+            raise UserError(
+                "transformers has neither quantizer.kind=linear nor more than one layer for codes "
+                f"and projections, this model has {shown(quantizer.to_dict())}; write its encoder "
+                "fine-tuned with CTC"
+            )
         theirs |= {key: getattr(quantizer, ours) for key, ours in QUANTIZER.items()}
     if kind == "ctc":
         symbols = Alphabet.from_dict(config["alphabet"]).symbols
@@ -306,7 +313,7 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             raise UserError("transformers' Wav2Vec2Bert has no pre-training head; export a CTC one")
         theirs = wav2vec2_bert.their_config(config, activation)
         return theirs | {"architectures": ["Wav2Vec2Bert" + ends[kind]]}
-    only: dict[str, Any] = {}
+    only: dict[str, Any] = {"frontend.lightweight": 0}
     if config.output.layers:
         only["output.kind"] = "strided"
     if conformer:

@@ -41,6 +41,7 @@ WAVEFORM, LOGMEL = "model.frontend.kind=waveform", "model.frontend.kind=logmel"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
 CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
 STRIDED = "model.output.kind=strided|attentive"
+GUMBEL = "quantizer.kind=gumbel"
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
@@ -108,6 +109,13 @@ KEYS = {
     "model.frontend.norm": Key(
         choice("group", "layer"),
         "group: in the first convolution, every channel over time; layer: in every one",
+        only=WAVEFORM,
+    ),
+    "model.frontend.lightweight": Key(
+        whole(0, 32),
+        "so many of them, from the top, are light-weight: few kernels over time, shared by the "
+        "channels, then a linear layer over these",
+        "layers",
         only=WAVEFORM,
     ),
     "model.frontend.activation": Key(ACTIVATION, "after every convolution", only=WAVEFORM),
@@ -270,11 +278,28 @@ KEYS = {
         "likewise; folded: a product with the norm in its kernel, where the norm is over time",
     ),
     # heads
-    "quantizer.groups": Key(whole(1, 64), "codebooks, of each of which a code is chosen"),
-    "quantizer.codes": Key(whole(2, 65_536), "entries of a codebook"),
-    "quantizer.width": Key(WIDTH, "of a quantized vector, all groups together", "channels"),
+    "quantizer.kind": Key(
+        choice("gumbel", "linear"),
+        "what the targets are; gumbel: codes; linear: projections of the features as they are",
+    ),
+    "quantizer.groups": Key(
+        whole(1, 64), "codebooks, of each of which a code is chosen", only=GUMBEL
+    ),
+    "quantizer.codes": Key(whole(2, 65_536), "entries of a codebook", only=GUMBEL),
+    "quantizer.width": Key(
+        WIDTH, "of a quantized vector, all groups together", "channels", only=GUMBEL
+    ),
+    "quantizer.depth": Key(
+        whole(1, 16), "linear layers before the choice of a code", "layers", only=GUMBEL
+    ),
+    "quantizer.factor": Key(
+        whole(1, 64), "of the inner ones' width to that of a feature", only=GUMBEL
+    ),
     "quantizer.projection": Key(WIDTH, "where context and target are compared", "channels"),
-    "quantizer.dropout": Key(SHARE, "of the features that the quantizer sees"),
+    "quantizer.projection_depth": Key(
+        whole(1, 16), "of either's way there; the inner ones are as wide as their input", "layers"
+    ),
+    "quantizer.dropout": Key(SHARE, "of the features that the targets are made of"),
     "random_quantizer.codebooks": Key(
         whole(1, 64), "each gives every frame a label; the loss is the mean of theirs"
     ),
@@ -333,11 +358,19 @@ KEYS = {
         "frames",
     ),
     "loss.temperature": Key(number(1e-3, 1e3), "by which cosines are divided"),
-    "loss.diversity_weight": Key(number(0.0, 1e6), "of the term for an even use of the codes"),
+    "loss.targets": Key(
+        choice("augmented", "clean"),
+        "the wave that they are of; the context hears the one that data.augment made of it",
+    ),
+    "loss.diversity_weight": Key(
+        number(0.0, 1e6), "of the term for an even use of the codes", only=GUMBEL
+    ),
     "loss.penalty_weight": Key(number(0.0, 1e6), "of the mean square of the features"),
-    "gumbel.start": Key(number(1e-3, 1e3), "temperature of the choice of codes at first"),
-    "gumbel.end": Key(number(1e-3, 1e3), "below which it does not fall"),
-    "gumbel.decay": Key(above(0.0, 1.0), "factor that it falls by", "per update"),
+    "gumbel.start": Key(
+        number(1e-3, 1e3), "temperature of the choice of codes at first", only=GUMBEL
+    ),
+    "gumbel.end": Key(number(1e-3, 1e3), "below which it does not fall", only=GUMBEL),
+    "gumbel.decay": Key(above(0.0, 1.0), "factor that it falls by", "per update", only=GUMBEL),
     # data
     "data.train": Key(
         TEXT,
@@ -390,6 +423,13 @@ KEYS = {
     "data.augment.gain_db": Key(
         Several(number(-100.0, 100.0), 2, 2, "(-6.0,6.0)", rising=True), "from and to", "dB"
     ),
+    "data.augment.band_prob": Key(PROBABILITY, "that a band of frequencies is taken out"),
+    "data.augment.band_share": Key(
+        PROBABILITY, "it is at most this share of the mel scale up to 8 kHz"
+    ),
+    "data.augment.drop_prob": Key(PROBABILITY, "that pieces are silenced"),
+    "data.augment.drop_count": Key(whole(1, 1_000), "so many", "pieces"),
+    "data.augment.drop_seconds": Key(number(0.0, 1e3), "of at most so long each", "s"),
     # optimizer
     "optim.schedule": Key(
         choice("linear", "inverse_sqrt", "tri_stage"),
@@ -403,9 +443,15 @@ KEYS = {
         "shares of the updates in which it rises, stays and falls; together 1",
         only=TRI_STAGE,
     ),
-    "optim.b1": Key(SHARE, "of Adam: decay of the mean of the gradient"),
-    "optim.b2": Key(SHARE, "of Adam: decay of the mean of its square"),
-    "optim.eps": Key(number(1e-30, 1.0), "of Adam: added to the root of that"),
+    "optim.kind": Key(
+        choice("adam", "adafactor"),
+        "adafactor: of the mean squares of a matrix its rows' and columns' means alone are kept",
+    ),
+    "optim.b1": Key(SHARE, "decay of the mean of the gradient; of adafactor: of its updates"),
+    "optim.b2": Key(SHARE, "decay of the mean of the gradient's square"),
+    "optim.eps": Key(
+        number(1e-30, 1.0), "of adam: added to the root of that; of adafactor: to the square"
+    ),
     "optim.weight_decay": Key(number(0.0, 10.0), "decoupled, of all parameters"),
     "optim.clip_norm": Key(number(0.0, 1e9), "of the whole gradient, at most; 0: any"),
     # what changes no number beyond rounding: where from, how much at once, how often, how long

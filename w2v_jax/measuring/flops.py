@@ -4,7 +4,7 @@ A multiplication with its addition counts as two operations. Norms, activations 
 out (below 2 %), and so is what remat computes again.
 """
 
-from w2v_jax.models.config import EncoderConfig, QuantizerConfig
+from w2v_jax.models.config import EncoderConfig, LinearTargets, QuantizerConfig
 from w2v_jax.models.language import LanguageConfig
 
 OF_BLOCKS = (  # parts that LayerDrop skips
@@ -42,25 +42,33 @@ def encoder_flops(config: EncoderConfig, samples: int) -> dict[str, float]:
 
 def contrastive_flops(
     config: EncoderConfig,
-    quantizer: QuantizerConfig,
+    quantizer: QuantizerConfig | LinearTargets,
     samples: int,
     masked: float,
     negatives: int,
     *,
     everywhere: bool = False,
 ) -> dict[str, float]:
-    """Operations of the quantizer, the projections and the comparisons of one row.
+    """Operations of the targets, the context's projection and the comparisons of one row.
 
-    masked: share of the frames that is masked; the rest needs none of them, but for the quantizer
+    masked: share of the frames that is masked; the rest needs none of them, but for the targets
     where the negatives are from everywhere.
     """
     frames, q = config.frontend.frames(samples), quantizer
     m = masked * frames
-    quantized = frames if everywhere else m
-    return {
-        "quantizer": 2.0 * quantized * q.codes * (config.frontend.width * q.groups + q.width)
-        + 2.0 * quantized * q.width * q.projection,
-        "context projection": 2.0 * m * config.width * q.projection,
+    targets = frames if everywhere else m
+    project = lambda width: width * ((q.projection_depth - 1) * width + q.projection)  # noqa: E731
+    features = config.frontend.width
+    if isinstance(q, LinearTargets):
+        made = {"targets": 2.0 * targets * project(features)}
+    else:
+        hidden, inner = 0, features
+        for _ in range(q.depth - 1):
+            hidden, inner = hidden + inner * q.factor * features, q.factor * features
+        codes = hidden + q.codes * (inner * q.groups + q.width)
+        made = {"quantizer": 2.0 * targets * (codes + project(q.width))}
+    return made | {
+        "context projection": 2.0 * m * project(config.width),
         "comparisons": 2.0 * m * (negatives + 1) * q.projection,
     }
 

@@ -13,8 +13,8 @@ from w2v_jax.keys.check import shown
 from w2v_jax.models.config import (
     EncoderConfig,
     PredictionConfig,
-    QuantizerConfig,
     RandomQuantizerConfig,
+    quantizer_of,
 )
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.best_rq import BestRQModel
@@ -47,7 +47,7 @@ def _wav2vec2(description: Description) -> tuple[nn.Module, tuple]:
     encoder = encoder_config(description)
     audio = _audio(encoder)
     mask = jnp.zeros((1, encoder.frontend.frames(audio.shape[1])), bool)
-    quantizer = QuantizerConfig.from_dict(description["quantizer"])
+    quantizer = quantizer_of(description["quantizer"])
     return Wav2Vec2Model(encoder, quantizer), (audio, None, mask, jnp.zeros((1, 1), jnp.int32))
 
 

@@ -12,6 +12,7 @@ from w2v_jax.models.settings import (
     ModelSettings,
     Settings,
     free,
+    member,
     nearest_multiples,
     nested,
 )
@@ -331,8 +332,15 @@ class RandomQuantizerConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerConfig(Settings):
-    """Gumbel product quantizer and the contrastive head. The defaults are wav2vec 2.0 BASE."""
+    """Gumbel product quantizer and the contrastive head. The defaults are wav2vec 2.0 BASE.
 
+    depth: linear layers before the choice of a code, GELU between, the inner ones `factor` times as
+    wide as a feature (fairseq's quantizer_depth and quantizer_factor). projection_depth: of the two
+    projections, the inner ones as wide as their input (Wav2Vec-Aug, arXiv 2206.13654; its depths
+    and widths are not known to us).
+    """
+
+    kind: ClassVar[str] = "gumbel"
     path: ClassVar[str] = "quantizer"
 
     groups: int = 2
@@ -340,6 +348,9 @@ class QuantizerConfig(Settings):
     width: int = 256
     projection: int = 256
     dropout: float = free(0.1)
+    depth: int = 1
+    factor: int = 3
+    projection_depth: int = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -348,3 +359,23 @@ class QuantizerConfig(Settings):
                 f"quantizer.width {self.width} is not divisible by quantizer.groups {self.groups}; "
                 f"{nearest_multiples('quantizer.width', self.width, self.groups)}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearTargets(Settings):
+    """No codes: a target is a projection of the features as they are (arXiv 2010.10504)."""
+
+    kind: ClassVar[str] = "linear"
+    path: ClassVar[str] = "quantizer"
+
+    projection: int = 256
+    dropout: float = free(0.1)
+    projection_depth: int = 1
+
+
+QUANTIZERS = {c.kind: c for c in (QuantizerConfig, LinearTargets)}
+
+
+def quantizer_of(values: Mapping[str, Any]) -> QuantizerConfig | LinearTargets:
+    """Of config.quantizer; of codes where it names no kind."""
+    return member(QUANTIZERS, {"kind": QuantizerConfig.kind, **values}, "quantizer")

@@ -65,7 +65,7 @@ class EncoderOutput:
     """What `Encoder` returns."""
 
     context: jax.Array  # [B, T', D'] output of the context network, or of the adapter on top
-    features: jax.Array  # [B, T, C] layer-normed, unmasked features, the quantizer's input
+    features: jax.Array  # [B, T, C] layer-normed, unmasked features, what targets are made of
     length: jax.Array | None  # int32 [B] frames of the context, None when every row is full
     penalty: jax.Array  # float32 scalar: mean square of the features before their layer norm
     taps: dict[str, jax.Array]  # what was asked for, by name: see `tap_names`
@@ -213,12 +213,14 @@ class Encoder(nn.Module):
         frames: int | None = None,
         edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
         taps: Sequence[str] = (),
+        clean: jax.Array | None = None,
     ) -> EncoderOutput:
         """audio int16 or float [B, S]; length int32 [B] in samples or None (no padding);
         time_mask bool [B, T]: frames replaced by the mask embedding; channel_mask bool [B, D]:
         channels set to 0 in all frames; frames: keep this many, T of all that follows (where labels
         end early); edit: what becomes of the front end's spectrum, (float32 [B, its frames, bins],
-        its frames int32 [B]) -> spectrum; taps: what is wanted of the inside, see `tap_names`.
+        its frames int32 [B]) -> spectrum; taps: what is wanted of the inside, see `tap_names`;
+        clean [B, S]: the same speech without augmentation, whose features are given.
         Raises ConfigError for a tap that there is not, and for an edit where there is no spectrum.
         """
         cfg, dtype = self.config, self.config.compute_dtype
@@ -234,7 +236,8 @@ class Encoder(nn.Module):
                 "with frontend=logmel in its argument"
             )
         edits = {} if edit is None else {"edit": edit}
-        features = feature_encoder(cfg, name="feature_encoder")(audio, length, **edits)  # [B, T, C]
+        extract = feature_encoder(cfg, name="feature_encoder")
+        features = extract(audio, length, **edits)  # [B, T, C]
         features = features[:, :frames]
         given_length = length
         if length is not None:
@@ -242,9 +245,10 @@ class Encoder(nn.Module):
         mask = frame_mask(length, features.shape[1])
         penalty = mean_square(features, None if cfg.padding_leaks else mask)
         raw_features = features
+        norm = lambda x: x  # noqa: E731
         if cfg.feature_norm:
-            features = LayerNorm(cfg.execution, cfg.norm_eps, name="feature_norm")(features)
-        x = features
+            norm = LayerNorm(cfg.execution, cfg.norm_eps, name="feature_norm")
+        x = features = norm(features)
         if cfg.frontend.width != cfg.width:
             x = torch_dense(
                 cfg.frontend.width, cfg.width, ("conv_out", "embed"), dtype,
@@ -267,4 +271,6 @@ class Encoder(nn.Module):
         if cfg.output.layers:
             x, length = OutputAdapter(cfg, self.train, name="output_adapter")(x, length)
         found |= {name: outside[name] for name in taps if name in outside}
+        if clean is not None:
+            features = norm(extract(clean, given_length)[:, :frames])
         return EncoderOutput(x, features, length, penalty, found)

@@ -58,7 +58,7 @@ def unit(x: jax.Array) -> jax.Array:
 def contrastive_loss(
     context: jax.Array,
     targets: jax.Array,
-    codes: jax.Array,
+    codes: jax.Array | None,
     negatives: jax.Array,
     valid: jax.Array,
     temperature: float,
@@ -68,11 +68,11 @@ def contrastive_loss(
     """-log softmax of the true target among itself and its negatives, cosine / temperature.
 
     context float32 [B, M, Q] of the masked frames; targets float32 [B, K, Q] and codes int32
-    [B, K, G] of the candidates; negatives int32 [B, M, N]: candidates, of which those with the
-    codes of the positive do not count; valid bool [B, M]; own int32 [B, M]: the positive of every
-    frame, by default candidate i of frame i; usable bool [B, K]: candidates that count, by default
-    `valid`. Returns the loss in nats summed over valid frames, the number of frames where the
-    positive wins, and the frame count.
+    [B, K, G] of the candidates, None where they have none; negatives int32 [B, M, N]: candidates,
+    of which those with the codes of the positive do not count; valid bool [B, M]; own int32
+    [B, M]: the positive of every frame, by default candidate i of frame i; usable bool [B, K]:
+    candidates that count, by default `valid`. Returns the loss in nats summed over valid frames,
+    the number of frames where the positive wins, and the frame count.
 
     All pairs of an utterance are one [M, K] product. A frame drawn k times weighs k in the
     softmax, so the negatives are counts over that matrix and [B, M, N, Q] never exists.
@@ -83,12 +83,14 @@ def contrastive_loss(
     drawn = jnp.zeros(logits.shape).at[*rows, negatives].add(1.0)
     usable = valid if usable is None else usable
     if own is None:
-        chosen = codes
         positive = jnp.diagonal(logits, axis1=1, axis2=2)  # [B, M]
     else:
-        chosen = jnp.take_along_axis(codes, own[:, :, None], axis=1)
         positive = jnp.take_along_axis(logits, own[:, :, None], axis=2)[:, :, 0]
-    same = (chosen[:, :, None, :] == codes[:, None, :, :]).all(-1)  # [B, M, K], own ones too
+    if codes is None:
+        same = (jnp.arange(m) if own is None else own)[..., None] == jnp.arange(logits.shape[2])
+    else:
+        chosen = codes if own is None else jnp.take_along_axis(codes, own[:, :, None], axis=1)
+        same = (chosen[:, :, None, :] == codes[:, None, :, :]).all(-1)  # [B, M, K], own ones too
     drawn = jnp.where(same | ~usable[:, None, :], 0, drawn)
     others = jnp.where(drawn > 0, logits, EXCLUDED)
     best = jax.lax.stop_gradient(jnp.maximum(positive, others.max(-1)))[:, :, None]
@@ -103,12 +105,12 @@ def contrastive_loss(
 def across_batch(
     context: jax.Array,
     targets: jax.Array,
-    codes: jax.Array,
+    codes: jax.Array | None,
     negatives: jax.Array,
     valid: jax.Array,
     own: jax.Array,
     usable: jax.Array,
-) -> dict[str, jax.Array]:
+) -> dict[str, jax.Array | None]:
     """The arguments of `contrastive_loss` with the whole batch as one long utterance.
 
     negatives index the B * K candidates of the batch already, own those of its row.
@@ -118,7 +120,16 @@ def across_batch(
         context=context, targets=targets, codes=codes, negatives=negatives, valid=valid,
         own=own + k * jnp.arange(b)[:, None], usable=usable,
     )  # fmt: skip
-    return {name: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]) for name, x in arrays.items()}
+    return jax.tree.map(lambda x: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]), arrays)
+
+
+def target_similarity(targets: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum of the cosines, number) of all pairs of two targets of an utterance: a mean of 1 is one
+    target for all. targets float32 [B, K, Q], usable bool [B, K]."""
+    directions = unit(targets) * usable[:, :, None]
+    count = usable.sum(1)
+    every = jnp.square(directions.sum(1)).sum()  # each with itself, too
+    return every - jnp.square(directions).sum(), (count * (count - 1)).sum().astype(jnp.float32)
 
 
 def average_usage(x: jax.Array, valid: jax.Array) -> jax.Array:

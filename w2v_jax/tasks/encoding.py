@@ -34,8 +34,12 @@ from w2v_jax.training.task import Variables
 
 
 class EncodingTask(Task):
-    """A training of an encoder: lengths are samples, `self.encoder` is the encoder's config."""
+    """A training of an encoder: lengths are samples, `self.encoder` is the encoder's config.
 
+    views: the waves that a row of a training batch has; the first is augmented, others are not.
+    """
+
+    views: tuple[str, ...] = ("audio",)
     keys = (
         *Task.keys, "data.batch_seconds", "data.mix", "data.mix_weights", "data.mix_alpha",
         "data.augment",
@@ -78,7 +82,8 @@ class EncodingTask(Task):
         if held_out:
             return Loader(corpus, 0, replace_bad=False, **options)
         augment = augmentation.open_augmentation(self.config.data.augment, self.seed)
-        options = {"views": {"audio": augment}} | options
+        first, *others = self.views
+        options = {"views": {first: augment} | dict.fromkeys(others)} | options
         return Loader(corpus, self.seed, self.config.run.accumulation, **options)
 
     def open_crops(
@@ -221,7 +226,7 @@ class EncodingTask(Task):
         )
 
     def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
-        return batch_arrays(shape, length)
+        return batch_arrays(shape, length, views=self.views)
 
     def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:
         frontend = self.encoder.frontend
@@ -231,7 +236,8 @@ class EncodingTask(Task):
                 f"model needs 2, {frontend.receptive_field + frontend.stride} samples"
             )
         batch = {name: np.zeros(*array) for name, array in self.arrays(shape, length).items()}
-        batch["audio"][:] = speech.speech(shape[0] * shape[1] * length).reshape(*shape, length)
+        for view in self.views:
+            batch[view][:] = speech.speech(shape[0] * shape[1] * length).reshape(*shape, length)
         batch["length"][:] = length
         batch["id"][:] = np.arange(shape[0] * shape[1]).reshape(shape)
         return batch

@@ -17,7 +17,7 @@ def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> N
     values: the leaves of a config, each in its range. frames: of so many samples, where the model
     hears audio.
     """
-    found = [*_schedule(values), *_data(values), *_loss(values), *_run(values)]
+    found = [*_schedule(values), *_data(values), *_loss(values), *_targets(values), *_run(values)]
     if frames is not None:
         found += _frames(values, frames)
     if found:
@@ -91,6 +91,16 @@ def _loss(c: Values) -> Iterator[str]:
             f"{flag('gumbel.end', c['gumbel.end'])} is above "
             f"{flag('gumbel.start', c['gumbel.start'])}; the temperature falls: lower the one or "
             "raise the other"
+        )
+
+
+def _targets(c: Values) -> Iterator[str]:
+    prob = c.get("data.augment.speed_prob", 0)
+    if c.get("loss.targets") == "clean" and prob:
+        yield (
+            f"{flag('data.augment.speed_prob', prob)} moves what is said to other frames than in "
+            "the clean wave, of which --config.loss.targets=clean takes the targets; set "
+            "speed_prob=0, or targets=augmented"
         )
 
 

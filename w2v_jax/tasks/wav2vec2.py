@@ -1,6 +1,7 @@
 """wav2vec 2.0 pre-training: the contrastive task over masked frames (arXiv 2006.11477, 3.2).
 
-Configs of the kind "wav2vec2": configs/wav2vec2.py.
+Configs of the kind "wav2vec2": configs/wav2vec2.py; configs/wav2vec_conformer.py, whose targets are
+no codes (arXiv 2010.10504), and configs/wav2vec_aug.py.
 """
 
 import math
@@ -15,10 +16,9 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.flops import contrastive_flops
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.config import QuantizerConfig, differences, flags_of
+from w2v_jax.models.config import QuantizerConfig, differences, flags_of, quantizer_of
 from w2v_jax.models.heads.quantizer import Quantizer
-from w2v_jax.models.heads.wav2vec2 import PretrainingOutput, Wav2Vec2Model
-from w2v_jax.models.layers import torch_dense
+from w2v_jax.models.heads.wav2vec2 import PretrainingOutput, Wav2Vec2Model, projection
 from w2v_jax.objectives.contrastive import (
     across_batch,
     average_usage,
@@ -31,6 +31,7 @@ from w2v_jax.objectives.contrastive import (
     perplexity,
     sample_cross_negatives,
     sample_negatives,
+    target_similarity,
 )
 from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
 from w2v_jax.tasks.encoding import EncodingTask
@@ -51,11 +52,11 @@ class Candidates(NamedTuple):
     usable: jax.Array  # bool [B, K]: candidates, whose codes count
     own: jax.Array  # int32 [B, M]: the candidate that is the frame itself
     negatives: jax.Array  # int32 [B, M, N]; with cross_negatives into all B * K candidates
-    temperature: jax.Array  # of the Gumbel softmax
+    temperature: jax.Array | None  # of the Gumbel softmax
 
 
 class Wav2Vec2(EncodingTask):
-    """Crops without padding -> masked frames -> which quantized frame is the true one."""
+    """Crops without padding -> masked frames -> which target is that of the frame."""
 
     command = "pretrain"
     recipe = "wav2vec2.py:tiny"
@@ -69,15 +70,23 @@ class Wav2Vec2(EncodingTask):
     over_micro_batch = ("loss.diversity_weight", "loss.penalty_weight")
 
     def __init__(self, config):
-        self.quantizer = QuantizerConfig.from_dict(config.quantizer)
+        self.quantizer = quantizer_of(config.quantizer)
+        self.coded = isinstance(self.quantizer, QuantizerConfig)
         self.masking = config.masking.to_dict()
         self.everywhere = config.loss.negatives_from == "everywhere"
+        if config.loss.targets == "clean":
+            self.views = ("audio", "clean")
         super().__init__(config)
-        self.alarms = alarms(
-            groups=self.quantizer.groups, codes=self.quantizer.codes,
+        expected = dict(
             negatives=config.loss.negatives + config.loss.cross_negatives,
             warmup_steps=warmup_steps(config.optim, config.num_steps), waveform=self.waveform,
         )  # fmt: skip
+        if self.coded:
+            codebooks = dict(groups=self.quantizer.groups, codes=self.quantizer.codes)
+            self.alarms = alarms(**codebooks, **expected)
+        else:
+            self.over_micro_batch = ("loss.penalty_weight",)
+            self.alarms = alarms_without_codes(**expected)
 
     # data: crops of a few lengths, each batch of one
 
@@ -99,7 +108,13 @@ class Wav2Vec2(EncodingTask):
         )
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
-        old = QuantizerConfig.from_dict(exported["quantizer"])
+        old = quantizer_of(exported["quantizer"])
+        if old.kind != self.quantizer.kind:
+            raise UserError(
+                f"the targets in {path} are of quantizer.kind={old.kind}, here of "
+                f"{self.quantizer.kind}; use a config with quantizer={old.kind} in its argument, "
+                "or take over what fits with --config.run.partial_init=True"
+            )
         if changes := self.quantizer.changes(old):
             raise UserError(
                 f"the quantizer in {path} is another one ({differences(changes)}); set "
@@ -111,7 +126,9 @@ class Wav2Vec2(EncodingTask):
         **kwargs,
     ) -> tuple[Any, Candidates]:  # fmt: skip
         """(model output, what is asked of it): one pass over the masked frames of full crops, with
-        everything random keyed by utterance."""
+        everything random keyed by utterance. With loss.targets=clean a batch has the same speech
+        without augmentation besides, of which the targets are; what is held out is never
+        augmented."""
         settings, quantizer = self.config.loss, self.quantizer
         model = Wav2Vec2Model(self.encoder, quantizer, train, self.everywhere)
         rows, samples = batch["audio"].shape
@@ -128,15 +145,17 @@ class Wav2Vec2(EncodingTask):
             own, usable = index, jnp.broadcast_to(present, (rows, frames))
         else:
             own, usable = jnp.broadcast_to(jnp.arange(size), (rows, size)), valid
-        gumbel = self.config.gumbel
-        temperature = gumbel_temperature(context.step, gumbel.start, gumbel.end, gumbel.decay)
-        noise = None
-        if train:
-            noise = gumbel_noise(gumbel_keys, (usable.shape[1], quantizer.groups, quantizer.codes))
+        noise = temperature = None
+        if self.coded:
+            gumbel = self.config.gumbel
+            temperature = gumbel_temperature(context.step, gumbel.start, gumbel.end, gumbel.decay)
+            if train:
+                shape = usable.shape[1], quantizer.groups, quantizer.codes
+                noise = gumbel_noise(gumbel_keys, shape)
         dropout, layerdrop = jax.random.split(context.micro_key)
         out = model.apply(
             variables, batch["audio"], None, time_mask, index, noise=noise, temperature=temperature,
-            rngs={"dropout": dropout, "layerdrop": layerdrop}, **kwargs,
+            clean=batch.get("clean"), rngs={"dropout": dropout, "layerdrop": layerdrop}, **kwargs,
         )  # fmt: skip
         negatives = sample_negatives(negative_keys, usable.sum(1), size, settings.negatives, own)
         if settings.cross_negatives:
@@ -162,52 +181,65 @@ class Wav2Vec2(EncodingTask):
         self, variables: Variables, batch: dict[str, jax.Array], context: Context
     ) -> tuple[jax.Array, LossOutput]:
         """contrastive + diversity_weight * diversity * frames + penalty_weight * penalty * frames
-        (fairseq wav2vec_criterion.py): both extra terms weigh per masked frame."""
+        (fairseq wav2vec_criterion.py): both extra terms weigh per masked frame. Without codes there
+        is no diversity."""
         settings = self.config.loss
         (out, new), candidates = self.forward(
             variables, batch, context, train=True, mutable=["stats"]
         )
         contrastive, won, count = self.score(out, candidates)
-        diversity, soft = diversity_loss(out.code_logits, candidates.usable)
         count = count.astype(jnp.float32)
-        extra = settings.diversity_weight * diversity + settings.penalty_weight * out.penalty
-        hard = code_perplexity(out.codes, candidates.usable, out.code_logits.shape[-1])
+        extra = settings.penalty_weight * out.penalty
         one = jnp.float32(1)
         metrics = {
             "train/contrastive_bits": (contrastive * BITS, count),
             "train/accuracy": (won.astype(jnp.float32), count),
-            "train/code_perplexity": (hard, one),
-            "train/prob_perplexity": (soft, one),
             "train/feature_penalty": (out.penalty, one),
-            "train/temperature": (candidates.temperature, one),
         }
+        if self.coded:
+            diversity, soft = diversity_loss(out.code_logits, candidates.usable)
+            extra = settings.diversity_weight * diversity + extra
+            hard = code_perplexity(out.codes, candidates.usable, out.code_logits.shape[-1])
+            metrics |= {
+                "train/code_perplexity": (hard, one),
+                "train/prob_perplexity": (soft, one),
+                "train/temperature": (candidates.temperature, one),
+            }
+        else:
+            similarity = target_similarity(out.targets, candidates.usable)
+            metrics["train/target_similarity"] = similarity
         return contrastive + extra * count, LossOutput(count, metrics, new.get("stats", {}))
 
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
-        """Hard codes, no dropout."""
+        """Hard codes where there are any, no dropout."""
         key = jax.random.key(VALIDATION_KEY)
         context = Context(jnp.int32(0), key, key)
 
         def sums(variables: Variables, batch):
             out, candidates = self.forward(variables, batch, context, train=False)
             loss, won, count = self.score(out, candidates)
+            if not self.coded:
+                return loss, won, count, target_similarity(out.targets, candidates.usable)
             one_hot = jax.nn.one_hot(out.codes, self.quantizer.codes)
             return loss, won, count, average_usage(one_hot, candidates.usable) * count
 
         total = self.summed(sums, data, mesh)
 
         def evaluate(variables: Variables) -> dict[str, float]:
-            loss, won, count, usage = total(variables)
-            groups = {
-                f"valid/code_perplexity_{g}": float(perplexity(usage[g : g + 1] / count))
-                for g in range(len(usage))
-            }
+            loss, won, count, targets = total(variables)
+            if self.coded:
+                groups = {
+                    f"valid/code_perplexity_{g}": float(perplexity(targets[g : g + 1] / count))
+                    for g in range(len(targets))
+                }
+                found = {"valid/code_perplexity": sum(groups.values()), **groups}
+                found["valid/dead_codes"] = float(dead_codes(targets))
+            else:
+                found = {"valid/target_similarity": float(targets[0] / max(targets[1], 1))}
             return {
                 "valid/contrastive_bits": float(loss * BITS / count),
                 "valid/accuracy": float(won / count),
-                "valid/code_perplexity": sum(groups.values()),
-                **groups,
-                "valid/dead_codes": float(dead_codes(usage)),
+                **found,
                 "valid/masked_frames": float(count),
             }
 
@@ -223,9 +255,19 @@ class Wav2Vec2(EncodingTask):
         # spans of `span` frames start at prob / span of them (wav2vec 2.0, section 4.2: 49 %)
         masked = 1 - (1 - prob / span) ** span
         negatives = self.config.loss.negatives + self.config.loss.cross_negatives
-        return super().forward_flops(length, layerdrop=layerdrop) | contrastive_flops(
+        found = super().forward_flops(length, layerdrop=layerdrop) | contrastive_flops(
             self.encoder, self.quantizer, length, masked, negatives, everywhere=self.everywhere
         )
+        if "clean" in self.views:
+            found["clean features"] = sum(self.encoder.frontend.flops(length).values())
+        return found
+
+    def training_flops(self, length: int, *, layerdrop: bool = False) -> float:
+        found = super().training_flops(length, layerdrop=layerdrop)
+        if "clean" in self.views:  # counted as one layer of three products, but it knows better
+            frontend = self.encoder.frontend
+            found += frontend.backward_flops(length) - 2 * sum(frontend.flops(length).values())
+        return found
 
     def parts(
         self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
@@ -237,29 +279,71 @@ class Wav2Vec2(EncodingTask):
             jax.jit(lambda v, x: self.forward(v, x, context, train=True, mutable=["stats"])), mesh
         )({"params": state.params, "stats": state.stats}, batch)
         count, size = out.targets.shape[:2]
-        projection = torch_dense(
-            q.width, q.projection, ("embed", "act_embed"), dtype, name="project_targets"
-        )
+        width = self.encoder.frontend.width
+        project = projection(q.width if self.coded else width, q, dtype, name="project_targets")
 
-        def quantize(moving, gumbel, key):
-            (codebook, project), x = moving
+        def make_targets(moving, gumbel, key):
+            (params, codebook), x = moving
+            if not self.coded:
+                return project.apply({"params": params}, x)
             found = Quantizer(q, dtype).apply({"params": codebook}, x, gumbel, 1.0)
-            return projection.apply({"params": project}, found.vectors), found.logits
+            return project.apply({"params": params}, found.vectors), found.logits
 
-        weights = state.params["quantizer"], state.params["project_targets"]
-        x = noise(count, size, self.encoder.frontend.width, dtype=dtype)
-        gumbel = noise(count, size, q.groups, q.codes, dtype=jnp.float32)
-        yield Part("quantizer", quantize, (weights, x), gumbel)
+        weights = state.params["project_targets"], state.params.get("quantizer", {})
+        x = noise(count, size, width, dtype=dtype)
+        gumbel = noise(count, size, q.groups, q.codes, dtype=jnp.float32) if self.coded else ()
+        yield Part("quantizer" if self.coded else "targets", make_targets, (weights, x), gumbel)
 
         def loss(moving, fixed, key):
             out, candidates = fixed
             out = out.replace(**moving)
             contrastive, _, masked = self.score(out, candidates)
+            if not self.coded:
+                return contrastive
             diversity, _ = diversity_loss(out.code_logits, candidates.usable)
             return contrastive + self.config.loss.diversity_weight * diversity * masked
 
-        moving = {name: getattr(out, name) for name in ("context", "targets", "code_logits")}
+        names = ("context", "targets", "code_logits")[: 3 if self.coded else 2]
+        moving = {name: getattr(out, name) for name in names}
         yield Part("loss", loss, moving, (out, candidates))
+
+
+def chance_alarm(negatives: int, settled: int, fewer: str = "", *, waveform: bool) -> Alarm:
+    """That the loss stays where guessing would be from update `settled` on."""
+    chance = math.log2(1 + negatives)
+    smoother = "--config.model.frontend.smoothing=0.8, " * waveform
+    return Alarm(
+        "chance",
+        ("train/contrastive_bits",),
+        lambda step, s: step >= settled and s["train/contrastive_bits"] > chance - 0.02,
+        "the loss, {train/contrastive_bits:.3f} bits, is not below chance, log2(1 + negatives) "
+        f"= {chance:.3f}, though the warm-up is over. With little audio per update raise "
+        "--config.data.batch_seconds (--config.run.accumulation makes it fit) or lower "
+        "--config.optim.peak_lr; a new encoder leaves chance sooner with "
+        f"{smoother}{fewer}a shorter --config.masking.span",
+    )
+
+
+def alarms_without_codes(
+    *, negatives: int, warmup_steps: int, waveform: bool = True
+) -> tuple[Alarm, ...]:
+    """What can be wrong where the targets are no codes; arguments as of `alarms`."""
+    settled = max(warmup_steps, PATIENCE)
+    return (
+        SKIPPED,
+        Alarm(
+            "collapse",
+            ("train/target_similarity", "train/contrastive_bits"),
+            lambda step, s: step >= settled and s["train/target_similarity"] > 0.99,
+            "the targets are collapsing: the mean cosine of two targets of an utterance is "
+            "{train/target_similarity:.4f} (1: the same target for every frame), so that nothing "
+            "tells the frames apart; the loss is {train/contrastive_bits:.3f} bits. Start again in "
+            "another --workdir with a lower --config.optim.peak_lr or a longer "
+            "--config.optim.warmup_steps, or take codes instead (quantizer=gumbel in the argument "
+            "of the config)",
+        ),
+        chance_alarm(negatives, settled, waveform=waveform),
+    )
 
 
 def alarms(
@@ -270,12 +354,10 @@ def alarms(
     negatives: of all kinds together; warmup_steps: of the schedule; waveform: whether the front end
     hears samples, and has the keys of one that does.
     """
-    smoother = "--config.model.frontend.smoothing=0.8, " * waveform
     # Measured with configs/quickstart.py, 2 x 32 codes: never below 18 as it is; 8 to 12 from
     # update 60 on with a diversity_weight of 0.1; 2.2 to 4.2 with 0 and a peak_lr of 3e-3, where
     # 1.5 per group would have missed 4 of 10 lines.
     few = min(5.0, codes / 4)
-    chance = math.log2(1 + negatives)
     settled = max(warmup_steps, PATIENCE)
     group_names = tuple(f"valid/code_perplexity_{g}" for g in range(groups))
     restart = (
@@ -304,16 +386,7 @@ def alarms(
             + ", ".join(f"{{{name}:.2f}}" for name in group_names)
             + ". " + restart,
         ),
-        Alarm(
-            "chance",
-            ("train/contrastive_bits",),
-            lambda step, s: step >= settled and s["train/contrastive_bits"] > chance - 0.02,
-            "the loss, {train/contrastive_bits:.3f} bits, is not below chance, log2(1 + negatives) "
-            f"= {chance:.3f}, though the warm-up is over. With little audio per update raise "
-            "--config.data.batch_seconds (--config.run.accumulation makes it fit) or lower "
-            "--config.optim.peak_lr; a new encoder leaves chance sooner with "
-            f"{smoother}fewer --config.quantizer.codes and a shorter --config.masking.span",
-        ),
+        chance_alarm(negatives, settled, "fewer --config.quantizer.codes and ", waveform=waveform),
         Alarm(
             "dead_codes",
             ("valid/dead_codes", "valid/masked_frames"),

@@ -68,21 +68,54 @@ def warmup_steps(config, total_steps: int) -> int:
     return config.warmup_steps
 
 
+SMALLEST_FACTORED = 128  # matrices with fewer rows or columns keep their squares whole
+LARGEST_UPDATE = 1.0  # root of the mean square of an array's update, at most (Adafactor's d)
+
+
+def adam(config) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+
+def adafactor(config) -> optax.GradientTransformation:
+    """Adafactor (arXiv 1804.04235) with a learning rate from outside: not relative to the size of a
+    parameter, squares that decay by b2 as in Adam, its correction of the first updates included
+    (section 7.1), updates that are clipped and then averaged with b1, uncorrected.
+
+    `optax.adafactor` would multiply by the parameters' size, and its decay_rate is an exponent of
+    the update's number.
+    """
+
+    def decay(step, b2):
+        return b2 * (1 - b2**step) / (1 - b2 ** (step + 1))
+
+    return optax.chain(
+        optax.scale_by_factored_rms(
+            decay_rate=config.b2, epsilon=config.eps, min_dim_size_to_factor=SMALLEST_FACTORED,
+            decay_rate_fn=decay,
+        ),
+        optax.clip_by_block_rms(LARGEST_UPDATE),
+        optax.ema(config.b1, debias=False),
+    )  # fmt: skip
+
+
+OPTIMIZERS = {"adam": adam, "adafactor": adafactor}
+
+
 def make_optimizer(
     config, *, freeze: str = "", freeze_steps: int = 0
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay on all parameters; the step multiplies by -learning rate.
+    """Adam or Adafactor with decoupled weight decay on all parameters; the step multiplies by
+    -learning rate.
 
-    config.optim: b1, b2, eps, weight_decay, clip_norm (0: none). The sub-tree `freeze` does not
-    move for `freeze_steps` updates, and its moments start after them.
+    config.optim: kind, b1, b2, eps, weight_decay, clip_norm (0: none). The sub-tree `freeze` does
+    not move for `freeze_steps` updates, and its moments start after them.
     """
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    adam = optax.chain(
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay),
+    inner = optax.chain(
+        OPTIMIZERS[config.kind](config), optax.add_decayed_weights(config.weight_decay)
     )
     if freeze_steps:
-        thawed = optax.transforms.conditionally_mask(adam, lambda step: step >= freeze_steps)
+        thawed = optax.transforms.conditionally_mask(inner, lambda step: step >= freeze_steps)
         labels = lambda params: {key: "thaw" if key == freeze else "now" for key in params}  # noqa: E731
-        adam = optax.multi_transform({"thaw": thawed, "now": adam}, labels)
-    return optax.chain(*parts, adam)
+        inner = optax.multi_transform({"thaw": thawed, "now": inner}, labels)
+    return optax.chain(*parts, inner)

@@ -83,8 +83,11 @@ def placement(
     """(spec of an array whose dimensions have these logical names, remarks).
 
     A dimension whose axis another one has taken stays whole, and one that its mesh axis does not
-    divide, of which the remarks tell.
+    divide, of which the remarks tell. So does an array that lacks dimensions of its names: means
+    over rows or columns, of Adafactor, which are small.
     """
+    if len(names) > len(shape):
+        return PartitionSpec(), []
     table = dict(RULES)
     axes, remarks = [], []
     for name, size in zip(names + (None,) * (len(shape) - len(names)), shape, strict=True):

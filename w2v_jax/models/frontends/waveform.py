@@ -13,8 +13,10 @@ from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.first_conv import folded_conv
 from w2v_jax.models.kernels.rows import rows
 from w2v_jax.models.layers import GroupNorm, LayerNorm, Parameters, boxed, frame_mask
-from w2v_jax.models.settings import Execution, Settings, free
+from w2v_jax.models.settings import ConfigError, Execution, Settings, free
 
+LIGHT_HEADS = 16  # of light-weight convolutions, or the largest of its divisors that fits
+KAIMING = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 WAV2VEC2_CONV = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
@@ -29,6 +31,7 @@ class WaveformConfig(Settings):
     conv_layers: tuple[tuple[int, int, int], ...] = WAV2VEC2_CONV
     bias: bool = False
     norm: str = "group"
+    lightweight: int = 0
     activation: str = "gelu"
     normalize: bool = False
     normalize_eps: float = free(1e-5)
@@ -40,6 +43,12 @@ class WaveformConfig(Settings):
         super().__post_init__()
         layers = tuple(tuple(int(x) for x in layer) for layer in self.conv_layers)
         object.__setattr__(self, "conv_layers", layers)
+        if self.lightweight >= len(layers):
+            raise ConfigError(
+                f"model.frontend.lightweight is {self.lightweight}, of {len(layers)} convolutions "
+                f"over the samples; set it to {len(layers) - 1} or less: the first hears one "
+                "channel"
+            )
 
     @property
     def width(self) -> int:
@@ -79,6 +88,10 @@ class WaveformConfig(Settings):
         """Itself, with a rule of valid frames that depends on no other row."""
         return dataclasses.replace(self, frame_rule="convolution")
 
+    def is_light(self, i: int) -> bool:
+        """Whether convolution i is a light-weight one."""
+        return i >= len(self.conv_layers) - self.lightweight
+
     @property
     def frozen(self) -> bool:
         return self.grad_mult == 0
@@ -90,7 +103,10 @@ class WaveformConfig(Settings):
         for i, (out, kernel, stride) in enumerate(self.conv_layers):
             length = (length - kernel) // stride + 1
             key = "first convolution" if i == 0 else "convolutions"
-            parts[key] = parts.get(key, 0.0) + 2.0 * kernel * channels * out * length
+            weights = kernel * channels * out
+            if self.is_light(i):
+                weights = (kernel + out) * channels
+            parts[key] = parts.get(key, 0.0) + 2.0 * weights * length
             channels = out
         return parts
 
@@ -157,14 +173,42 @@ def smoothed_init(smoothing: float):
     20 ms frames of speech) and nothing about a masked frame can be predicted. Averaging taps
     keep the envelope (correlation 0.6 at smoothing 0.8).
     """
-    normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
     def init(key, shape, dtype=jnp.float32):
-        kernel = normal(key, shape, dtype)
+        kernel = KAIMING(key, shape, dtype)
         mean = kernel.mean(0, keepdims=True)
         return mean + (1 - smoothing) * (kernel - mean)
 
     return init
+
+
+class LightweightConv(nn.Module):
+    """A light-weight convolution (arXiv 1901.10430) with a stride: channels of a head share a
+    kernel, whose taps are a softmax of the parameters [K, heads]; a linear layer over them follows.
+
+    Which form Wav2Vec-Aug (arXiv 2206.13654) has in its feature encoder, and in how many layers, is
+    not known to us: the number of heads and the linear layer are this repository's choice.
+    """
+
+    channels: int
+    kernel: int
+    stride: int
+    bias: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, T, C] -> [B, (T - K) // stride + 1, channels]."""
+        heads = math.gcd(x.shape[-1], LIGHT_HEADS)
+        init = boxed(nn.initializers.lecun_normal(), "conv", "heads")
+        taps = jax.nn.softmax(self.param("kernel", init, (self.kernel, heads)), axis=0)
+        taps = jnp.repeat(taps, x.shape[-1] // heads, axis=1).astype(self.dtype)  # [K, C]
+        size = self.stride * max((x.shape[1] - self.kernel) // self.stride + 1, 0)
+        x = sum(tap * x[:, i:][:, : size : self.stride] for i, tap in enumerate(taps))
+        return nn.Dense(
+            self.channels, use_bias=self.bias, dtype=self.dtype,
+            kernel_init=boxed(KAIMING, "conv_in", "conv_out"),
+            bias_init=boxed(nn.initializers.zeros, "conv_out"), name="pointwise",
+        )(x)  # fmt: skip
 
 
 class FeatureEncoder(nn.Module):
@@ -187,15 +231,21 @@ class FeatureEncoder(nn.Module):
             if i == 0 and self._folds():
                 x = self._first(x[:, :, 0], length)
                 continue
-            x = nn.Conv(
-                channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.bias,
-                dtype=dtype,
-                kernel_init=boxed(
-                    smoothed_init(cfg.smoothing if i else 0.0), "conv", "conv_in", "conv_out"
-                ),
-                bias_init=boxed(nn.initializers.zeros, "conv_out"),
-                name=f"conv_{i}",
-            )(x)  # fmt: skip
+            if cfg.is_light(i):
+                convolution = LightweightConv(
+                    channels, kernel, stride, cfg.bias, dtype, name=f"conv_{i}"
+                )
+            else:
+                convolution = nn.Conv(
+                    channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.bias,
+                    dtype=dtype,
+                    kernel_init=boxed(
+                        smoothed_init(cfg.smoothing if i else 0.0), "conv", "conv_in", "conv_out"
+                    ),
+                    bias_init=boxed(nn.initializers.zeros, "conv_out"),
+                    name=f"conv_{i}",
+                )  # fmt: skip
+            x = convolution(x)
             if cfg.norm == "layer":
                 x = LayerNorm(self.execution, name=f"norm_{i}")(x, activation=cfg.activation)
                 continue

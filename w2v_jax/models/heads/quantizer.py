@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import QuantizerConfig
-from w2v_jax.models.layers import boxed
+from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
+from w2v_jax.models.layers import boxed, torch_dense
 
 
 @flax.struct.dataclass
@@ -27,14 +28,24 @@ class Quantizer(nn.Module):
         self, x: jax.Array, noise: jax.Array | None = None, temperature: jax.Array | float = 1.0
     ) -> Quantized:
         """x [B, M, C]; noise: standard Gumbel float32 [B, M, G, V], or None for the argmax."""
-        cfg = self.config
-        logits = nn.Dense(
-            cfg.groups * cfg.codes,
-            dtype=self.dtype,
-            kernel_init=boxed(nn.initializers.normal(1.0), "conv_out", "vocab"),
-            bias_init=boxed(nn.initializers.zeros, "vocab"),
-            name="logits",
-        )(x)
+        cfg, width = self.config, x.shape[-1]
+        inner = width * cfg.factor
+        for i in range(cfg.depth - 1):
+            fan_in, name = inner if i else width, f"hidden_{i}"
+            x = torch_dense(fan_in, inner, ("conv_out", "act_embed"), self.dtype, name=name)(x)
+            x = ACTIVATIONS["gelu"](x)
+        if cfg.depth > 1:  # fairseq's wide init is that of a single layer
+            shape = inner, cfg.groups * cfg.codes
+            linear = torch_dense(*shape, ("conv_out", "vocab"), self.dtype, name="logits")
+        else:
+            linear = nn.Dense(
+                cfg.groups * cfg.codes,
+                dtype=self.dtype,
+                kernel_init=boxed(nn.initializers.normal(1.0), "conv_out", "vocab"),
+                bias_init=boxed(nn.initializers.zeros, "vocab"),
+                name="logits",
+            )
+        logits = linear(x)
         logits = logits.astype(jnp.float32).reshape(*x.shape[:-1], cfg.groups, cfg.codes)
         codebook = self.param(
             "codebook",
