@@ -17,9 +17,9 @@ CONTEXT = Context(jnp.int32(0), jax.random.key(1), jax.random.key(2))
 
 
 def shapes(config):
-    found = jax.tree.leaves_with_path(nn.meta.unbox(jax.eval_shape(make_task(config).init)))
+    params = nn.meta.unbox(jax.eval_shape(make_task(config).init))["params"]
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-    return {name(path).partition("/")[2]: x.shape for path, x in found}
+    return {name(path): x.shape for path, x in jax.tree.leaves_with_path(params)}
 
 
 def changed(key, value):
@@ -120,12 +120,14 @@ def test_clean_targets():
     found = forward(batch | {"clean": other})
     alone = forward(batch)
     swapped = forward(batch | {"audio": other})
-    np.testing.assert_array_equal(found.context, alone.context)
-    np.testing.assert_allclose(found.targets, swapped.targets, rtol=1e-6, atol=1e-6)
-    assert not np.allclose(found.targets, alone.targets)
-    # of the same wave twice it is the plain loss, to the bit
+    np.testing.assert_allclose(found.context, alone.context, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.targets, swapped.targets, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found.targets, alone.targets, atol=1e-2)
+    assert not np.allclose(found.context, swapped.context, atol=1e-2)
+    # of the same wave twice it is the plain loss
     loss = jax.jit(lambda batch: task.loss(variables, batch, CONTEXT)[0])
-    assert float(loss(batch | {"clean": batch["audio"]})) == float(loss(batch))
+    twice = batch | {"clean": batch["audio"]}
+    assert float(loss(twice)) == pytest.approx(float(loss(batch)), rel=1e-5)
 
     def only(part, clean):
         """The gradient in the first convolution through the targets or the context alone."""
@@ -161,3 +163,28 @@ def test_a_lightweight_convolution():
     expected = np.stack(frames, 1) @ params["pointwise"]["kernel"] + params["pointwise"]["bias"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert layer.apply({"params": params}, x[:, :2]).shape == (2, 0, 8)
+
+
+@pytest.mark.parametrize("argument", ["tiny", "tiny,quantizer=linear"])
+def test_arithmetic_of_deeper_heads(argument):
+    """Two operations per weight and frame; of a codebook every entry is one."""
+    config = wav2vec_aug.get_config(argument)
+    task = make_task(config)
+    sizes = {
+        name: np.prod(shape)
+        for name, shape in shapes(config).items()
+        if name.endswith(("kernel", "codebook")) and not name.startswith("encoder/")
+    }
+    context = sum(n for name, n in sizes.items() if name.startswith("project_context"))
+    targets = sum(sizes.values()) - context
+    masked = 2 * (1 - (1 - 0.065) ** 10) * task.encoder.frontend.frames(64_000)
+    found = task.forward_flops(64_000)
+    kind = "targets" if "linear" in argument else "quantizer"
+    np.testing.assert_allclose(found[kind], masked * targets, rtol=1e-6)
+    np.testing.assert_allclose(found["context projection"], masked * context, rtol=1e-6)
+    # of light-weight convolutions: taps of two frames, then a linear layer
+    plain = wav2vec_aug.get_config(argument)
+    plain.model.frontend.lightweight = 0
+    saved = make_task(plain).forward_flops(64_000)["convolutions"] - found["convolutions"]
+    frames = [399, 199]  # of the top two convolutions, stride 2 each
+    np.testing.assert_allclose(saved, 2 * (2 * 256 * 256 - 256 * (2 + 256)) * sum(frames))

@@ -1,6 +1,7 @@
 """Frames of a log-mel spectrum: the input of Google's Conformers, w2v-BERT and BEST-RQ."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from w2v_jax.audio.logmel import HOP, PRESETS, TINIEST, MelPreset, filterbank, window_of
 from w2v_jax.models.frontends.waveform import convolutions_saveable, scale_waveform
+from w2v_jax.models.kernels.sharded import per_device
 from w2v_jax.models.layers import boxed, frame_mask, torch_dense, zero_padding
 from w2v_jax.models.settings import ConfigError, Execution, Settings, free
 
@@ -56,7 +58,10 @@ def mel_energies(
         first = x[:, :, :1]
         x = x if preset.before else jnp.concatenate([first, x], axis=-1)
         x = x[:, :, 1:] - preset.preemphasis * x[:, :, :-1]
-    spectrum = jnp.fft.rfft(x * window_of(preset.window).astype("float32"), preset.fft)
+    # which the compiler would not cut into rows: every device would transform all of them
+    transform = functools.partial(jnp.fft.rfft, n=preset.fft)
+    x = x * window_of(preset.window).astype("float32")
+    spectrum = per_device(transform, [x], [("batch", None, None)], 0)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     if preset.magnitude:
         power = jnp.sqrt(jnp.maximum(power, TINIEST))
