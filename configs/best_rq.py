@@ -54,7 +54,7 @@ def get_config(argument: str = "base"):
     )  # fmt: skip
     config.optim = common.ConfigDict(
         dict(
-            schedule="inverse_sqrt", peak_lr=8e-4, warmup_steps=25_000,
+            kind="adam", schedule="inverse_sqrt", peak_lr=8e-4, warmup_steps=25_000,
             b1=0.9, b2=0.98, eps=1e-9, weight_decay=0.01, clip_norm=10.0,
         )
     )  # fmt: skip

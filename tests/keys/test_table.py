@@ -206,7 +206,7 @@ def test_values_that_do_not_go_together(kind, key, value, words):
 
 
 @pytest.mark.parametrize(
-    "keys", [("data", "crop_seconds"), ("run",), ("execution",), ("gumbel", "start"), ("seed",)]
+    "keys", [("data", "crop_seconds"), ("run",), ("execution",), ("loss", "negatives"), ("seed",)]
 )
 def test_a_config_that_lacks_keys_is_told_which(keys):
     config = nested(small.pretraining())
@@ -256,4 +256,5 @@ def test_crops_are_a_multiple_of_16_frames(config):
     frontend = make_task(config).encoder.frontend
     samples = [round(seconds * 16_000) for seconds in config.data.crop_seconds]
     assert [n for n in samples if frontend.frames(n) % 16] == []
-    assert [n for n in samples if frontend.frames(n - 1) == frontend.frames(n)] == []
+    if frontend.kind == "waveform":  # a log-mel frame has room for 3 more of the spectrum
+        assert [n for n in samples if frontend.frames(n - 1) == frontend.frames(n)] == []
