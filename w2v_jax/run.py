@@ -46,8 +46,8 @@ def main(command: str) -> None:
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState | None:
     """Trains as `config` says, from the newest checkpoint of WORKDIR on; the last state, None of a
     dry run. command: the entry point that was called, if one was."""
-    command_line.enable_compilation_cache("" if config.run.dry_run else workdir)
     task, options = check(config, command), LoopOptions.from_config(config)
+    command_line.enable_compilation_cache("" if config.run.dry_run else workdir)
     with contextlib.ExitStack() as stack:
         if is_first() and not config.run.dry_run:
             lock = stack.enter_context(Lock(workdir))
