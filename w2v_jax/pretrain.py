@@ -1,6 +1,7 @@
-"""Pre-trains on unlabelled audio: wav2vec 2.0.
+"""Pre-trains on unlabelled audio: wav2vec 2.0, BEST-RQ.
 
 python -m w2v_jax.pretrain --config=configs/wav2vec2.py:base --workdir=runs/base
+python -m w2v_jax.pretrain --config=configs/best_rq.py:base --workdir=runs/best-rq
 """
 
 if __name__ == "__main__":  # worker processes import this file, and need no JAX

@@ -45,6 +45,8 @@ def read(workdir: str, name: str = "") -> tuple[Run, Mapping[str, Any]]:
     chance = {}
     if negatives:
         chance = {"contrastive_bits": math.log2(1 + negatives), "accuracy": 1 / (1 + negatives)}
+    if codes := settings.get("random_quantizer", {}).get("codes"):
+        chance = {"prediction_bits": math.log2(codes), "accuracy": 1 / codes}
     return Run(name, lines, chance), settings
 
 

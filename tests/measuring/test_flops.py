@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2v_jax.configs import common
+from w2v_jax.configs import best_rq, common
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.measuring.flops import contrastive_flops, encoder_flops, training_flops
 from w2v_jax.models.config import EncoderConfig, QuantizerConfig
 from w2v_jax.models.encoder import Encoder
+from w2v_jax.tasks.best_rq import BestRQ
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.training.task import Context
 
@@ -84,6 +85,33 @@ def test_update_flops_are_those_of_a_training_gradient(source):
 
     found = jax.jit(gradient).lower(variables["params"], micro).cost_analysis()["flops"]
     assert 1 < found / (2 * task.training_flops(samples)) < 1.05
+
+
+def test_codes_cost_what_the_program_says():
+    """Of BEST-RQ, with every frame masked: labels forward, answers forward and backward."""
+
+    def of(codes):
+        config = best_rq.get_config("base")
+        config.random_quantizer.codes, config.mel_masking.prob = codes, 1.0
+        config.model.num_layers = 1
+        config.execution.update(FORMS, layers="unroll")
+        task, samples = BestRQ(config), 160_000
+        variables = jax.eval_shape(lambda: nn.meta.unbox(task.init()))
+        micro = {
+            name: jax.ShapeDtypeStruct(shape[1:], dtype)
+            for name, (shape, dtype) in batch_arrays((1, 2), samples).items()
+        }
+
+        def gradient(params, stats, micro):
+            context = Context(0, jax.random.key(0), jax.random.key(1))
+            loss = lambda params: task.loss({"params": params, "stats": stats}, micro, context)  # noqa: E731
+            return jax.value_and_grad(loss, has_aux=True)(params)
+
+        lowered = jax.jit(gradient).lower(variables["params"], variables["stats"], micro)
+        return lowered.cost_analysis()["flops"], 2 * task.training_flops(samples)
+
+    (few, expected_few), (many, expected_many) = of(1024), of(8192)
+    assert 1 < (many - few) / (expected_many - expected_few) < 1.05
 
 
 def test_blocks_that_layerdrop_skips_do_not_count():

@@ -168,6 +168,17 @@ def test_several_codebooks():
     assert found["loss"] / found["count"] == pytest.approx(np.log(8), rel=0.2)
 
 
+def test_crops_are_of_whole_stacks():
+    """16 n frames, as those of wav2vec 2.0, the last with a label of its own."""
+    config = best_rq.get_config("base")
+    frontend = make_task(config).encoder.frontend
+    for seconds in config.data.crop_seconds:
+        samples = round(seconds * 16_000)
+        assert frontend.mel_frames(samples) == 4 * frontend.frames(samples)
+        assert frontend.mel_frames(samples - 2) < frontend.mel_frames(samples)
+        assert frontend.frames(samples) % 16 == 0
+
+
 def test_a_waveform_is_refused():
     words = "model.frontend.kind=waveform has no spectrum.*set frontend=logmel"
     with pytest.raises(UserError, match=words):

@@ -39,8 +39,11 @@ class Panel(NamedTuple):
 # in this order, of every kind of training what it has
 PANELS = (
     Panel("contrastive_bits", "contrastive loss (bits)"),
-    Panel("accuracy", "contrastive accuracy", most=np.inf),
+    Panel("accuracy", "accuracy at masked frames", most=np.inf),
     Panel("code_perplexity", "code perplexity (all groups)", most=np.inf),
+    Panel("prediction_bits", "prediction loss (bits)"),
+    Panel("label_perplexity", "perplexity of the labels", most=np.inf),
+    Panel("answer_perplexity", "perplexity of the answers", most=np.inf),
     Panel("ctc_loss_per_letter", "CTC loss (nats per letter)"),
     Panel("cer", "CER (%)", most=200.0),
     Panel("wer", "WER (%)", most=200.0),

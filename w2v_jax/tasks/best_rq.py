@@ -230,6 +230,8 @@ def alarms(*, codes: int, normalization: str, warmup_steps: int) -> tuple[Alarm,
 
     normalization: of the front end; warmup_steps: of the schedule.
     """
+    # Measured on 16 minutes of one speaker: 3.2 of 512 codes and 4.3 of 8,192 without
+    # normalisation, 101 and 167 with that per utterance, 107 and 310 with that of the corpus
     few = min(10.0, codes / 4)
     chance = math.log2(codes)
     settled = max(warmup_steps, PATIENCE)
