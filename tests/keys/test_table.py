@@ -172,6 +172,7 @@ def test_the_choices_are_those_of_the_code():
         ("pretraining", "data.crop_seconds", (2.0, 1.0), "='(2.0,1.0)' must be 1 to 64 values in"),
         ("pretraining", "data.crop_seconds", (1.0, "a"), """='(1.0,"a")' must be"""),
         ("pretraining", "data.concatenate_seconds", 0.5, "set --config.data.concatenate_seconds=1"),
+        ("pretraining", "quantizer.kind", "linear", "the config has quantizer.groups, which belongs"),
         ("pretraining", "gumbel.end", 5.0, "--config.gumbel.end=5.0 is above --config.gumbel.star"),
         ("pretraining", "optim.warmup_steps", 9, "more than --config.num_steps=8"),
         ("pretraining", "optim.schedule", "tri_stage", "needs optim.phases, which this config la"),
@@ -204,7 +205,7 @@ def test_values_that_do_not_go_together(kind, key, value, words):
 
 
 @pytest.mark.parametrize(
-    "keys", [("data", "crop_seconds"), ("run",), ("execution",), ("gumbel", "start"), ("seed",)]
+    "keys", [("data", "crop_seconds"), ("run",), ("execution",), ("loss", "negatives"), ("seed",)]
 )
 def test_a_config_that_lacks_keys_is_told_which(keys):
     config = nested(small.pretraining())
@@ -255,4 +256,5 @@ def test_crops_are_a_multiple_of_16_frames(size):
     frontend = make_task(config).encoder.frontend
     samples = [round(seconds * 16_000) for seconds in config.data.crop_seconds]
     assert [n for n in samples if frontend.frames(n) % 16] == []
-    assert [n for n in samples if frontend.frames(n - 1) == frontend.frames(n)] == []
+    if frontend.kind == "waveform":  # of a spectrum the last frame also sees hops that may be missing
+        assert [n for n in samples if frontend.frames(n - 1) == frontend.frames(n)] == []
