@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -28,8 +28,19 @@ from w2v_jax.tasks import TASKS
 from w2v_jax.training.settings import read_settings
 from w2v_jax.training.writer import read_lines
 
-PRETRAINED = ("valid/accuracy", "valid/code_perplexity")
-TUNED = {"finetuned": "pre-trained, then CTC", "scratch": "CTC from scratch"}
+# what the quickstart's pre-training learns, of its last evaluation: {metric: title}
+PRETRAINED = {
+    "wav2vec2": {
+        "valid/accuracy": "contrastive accuracy", "valid/code_perplexity": "code perplexity",
+    },
+    "best_rq": {
+        "valid/accuracy": "accuracy, masked", "valid/answer_perplexity": "answers' perplexity",
+    },
+}  # fmt: skip
+TUNED = {
+    "finetuned": "pre-trained, then CTC", "scratch": "CTC from scratch",
+    "all": "CTC, all transcripts",
+}  # fmt: skip
 
 
 def read(workdir: str, name: str = "") -> tuple[Run, Mapping[str, Any]]:
@@ -114,20 +125,32 @@ def decoded(path: Path) -> Score:
     return score([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
 
 
-def read_quickstart(runs: Path) -> tuple[Run, dict[str, list[tuple[Run, Score]]]]:
-    """(pre-training, {label: fine-tuned models that are scored, one per seed}). Raises UserError
-    where it has not come to its end."""
+class Tuned(NamedTuple):
+    """A fine-tuned model that is scored: its training, its greedy texts, and those found with the
+    n-gram model, where there is one."""
+
+    run: Run
+    greedy: Score
+    searched: Score | None
+
+
+def read_quickstart(runs: Path) -> tuple[Run, str, dict[str, list[Tuned]]]:
+    """(pre-training, its kind, {label: fine-tuned models, one per seed}). Raises UserError where it
+    has not come to its end."""
     try:
-        pretrained, _ = read(str(runs / "pretrain"))
-        tuned = {
-            label: [
-                (read(str(path.parent))[0], decoded(path))
-                for path in sorted(runs.glob(f"{name}-*/test.decoded.tsv"))
-            ]
-            for name, label in TUNED.items()
-        }
-        if all(pretrained.curve(name)[0] for name in PRETRAINED) and all(tuned.values()):
-            return pretrained, tuned
+        pretrained, settings = read(str(runs / "pretrain"))
+        kind = settings["kind"]
+        tuned = {}
+        for name, label in TUNED.items():
+            for path in sorted(runs.glob(f"{name}-*/test.decoded.tsv")):
+                searched = path.with_name("test.lm.decoded.tsv")
+                found = decoded(searched) if searched.exists() else None
+                one = Tuned(read(str(path.parent))[0], decoded(path), found)
+                tuned.setdefault(label, []).append(one)
+        learnt = PRETRAINED.get(kind, {})
+        needed = {TUNED["finetuned"], TUNED["scratch"]}
+        if learnt and all(pretrained.curve(name)[0] for name in learnt) and tuned.keys() >= needed:
+            return pretrained, kind, tuned
     except UserError:
         pass
     raise UserError(
@@ -147,29 +170,35 @@ def minutes(runs: Sequence[Run]) -> str:
     return f"{sum(run.curve('time/seconds')[1][-1] for run in runs) / len(runs) / 60:.1f}"
 
 
-def table(pretrained: Run, tuned: Mapping[str, Sequence[tuple[Run, Score]]]) -> str:
-    """One row per stage: error rates on the test set over all seeds, the contrastive task, the
+def table(pretrained: Run, kind: str, tuned: Mapping[str, Sequence[Tuned]]) -> str:
+    """One row per stage: error rates on the test set over all seeds, what pre-training learnt, the
     minutes of one training."""
-    accuracy, perplexity = (pretrained.curve(name)[1][-1] for name in PRETRAINED)
-    rows = [["", "seeds", "WER %", "CER %", "contrastive accuracy", "code perplexity", "minutes"]]
-    task = [f"{accuracy:.3f}", f"{perplexity:.1f}"]
-    rows.append(["pre-training", "", "", "", *task, minutes([pretrained])])
+    learnt = PRETRAINED[kind]
+    searched = all(one.searched for found in tuned.values() for one in found)
+    heads = ["WER %", "CER %", *["WER %, n-gram"] * searched]
+    rows = [["", "seeds", *heads, *learnt.values(), "minutes"]]
+    last = [pretrained.curve(name)[1][-1] for name in learnt]
+    task = [f"{value:.3f}" if value < 1 else f"{value:.1f}" for value in last]
+    rows.append(["pre-training", "", *[""] * len(heads), *task, minutes([pretrained])])
     for label, found in tuned.items():
-        runs, scores = zip(*found, strict=True)
-        rates = [spread([s.wer for s in scores]), spread([s.cer for s in scores])]
-        rows.append([label, str(len(runs)), *rates, "", "", minutes(runs)])
+        rates = [spread([one.greedy.wer for one in found]), spread([x.greedy.cer for x in found])]
+        if searched:
+            rates.append(spread([one.searched.wer for one in found]))
+        time = minutes([one.run for one in found])
+        rows.append([label, str(len(found)), *rates, *[""] * len(learnt), time])
     return "\n".join(columns(rows, left=0))
 
 
 def quickstart(runs: Path, output: str = "", overwrite: bool = False) -> None:
     """Prints the table and draws the curves of launch/quickstart.sh; output: the picture, by
     default in the folder."""
-    pretrained, tuned = read_quickstart(runs)
-    print(f"\n{table(pretrained, tuned)}\n")
-    curves = {label: [run for run, _ in found] for label, found in tuned.items()}
+    pretrained, kind, tuned = read_quickstart(runs)
+    print(f"\n{table(pretrained, kind, tuned)}\n")
+    curves = {label: [one.run for one in found] for label, found in tuned.items()}
     picture = output or str(runs / "quickstart.png")
     write_picture(picture, figures.quickstart(pretrained, curves), overwrite)
-    first = next(iter(sorted(runs.glob("finetuned-*"))))
+    best = "all" if TUNED["all"] in tuned else "finetuned"
+    first = next(iter(sorted(runs.glob(f"{best}-*"))))
     print(f"curves:              {picture}")
     print(f"to read and hear:    {first / 'test.decoded.html'}")
     print(f"all its metrics:     python -m w2v_jax.report --workdir={first}")

@@ -11,7 +11,7 @@ from tests.promises.contract import CHECKS, Case
 from w2v_jax import mel_statistics
 from w2v_jax.audio import mel_statistics as files
 from w2v_jax.audio.logmel import GOOGLE
-from w2v_jax.configs import common, wav2vec_conformer
+from w2v_jax.configs import common, wav2vec_aug, wav2vec_conformer
 from w2v_jax.tasks import TASKS
 
 
@@ -83,5 +83,21 @@ def test_the_contract_without_codes(check, data, tmp_path):
     changes = {"frontend__channels": 8, "frontend__projection": 24, "block__norm": "layer"}
     small.shrunk(config, changes)
     config.data.crop_seconds = (1.28, 2.56)
+    needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
+    check(Case(config, data["manifest"]), **needs)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [contract.one_trace_per_shape, contract.padding_changes_nothing, contract.exports_load,
+     contract.it_can_be_measured],
+    ids=lambda check: check.__name__,
+)  # fmt: skip
+def test_the_contract_with_every_switch(check, data, tmp_path):
+    """Wav2Vec-Aug with targets of the clean wave, which is a view of its own."""
+    config = wav2vec_aug.get_config("tiny")
+    config.loss.update(negatives=10, targets="clean")
+    config.quantizer.update(groups=2, codes=8, width=16, projection=16)
+    small.shrunk(config, {"block__norm": "layer"})
     needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
     check(Case(config, data["manifest"]), **needs)

@@ -144,14 +144,15 @@ def quickstart(pretrained: Run, tuned: Mapping[str, Sequence[Run]]) -> bytes:
     """A picture (PNG) of launch/quickstart.sh: what is learnt without labels, and the letter errors
     of the models that were fine-tuned afterwards, {label: a run per seed}."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for axis, panel in zip(axes[:2], PANELS[:2], strict=True):
+    known = [panel for panel in PANELS if panel.name in pretrained.chance]
+    for axis, panel in zip(axes[:2], known, strict=True):
         for name, label in (("train", "training"), ("valid", "held out")):
             axis.plot(*pretrained.curve(f"{name}/{panel.name}"), label=label)
         axis.axhline(pretrained.chance[panel.name], color="grey", linestyle=":", label="chance")
         axis.set(title="Pre-training", xlabel="updates", ylabel=panel.label)
-    for color, (label, runs) in zip(("C0", "C1"), tuned.items(), strict=True):
+    for color, (label, runs) in enumerate(tuned.items()):
         for i, run in enumerate(runs):
-            axes[2].plot(*run.curve("valid/cer"), color, label="" if i else label)
+            axes[2].plot(*run.curve("valid/cer"), f"C{color}", label="" if i else label)
     axes[2].set(title="CTC fine-tuning", xlabel="updates", ylabel="CER on held-out speech (%)")
     axes[1].set_ylim(bottom=0)
     axes[2].set_ylim(0, 105)
