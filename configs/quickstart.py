@@ -1,34 +1,81 @@
-"""The experiment behind launch/quickstart.sh: 16 minutes of one speaker, 5 of them with
+"""The experiments behind launch/quickstart.sh: 16 minutes of one speaker, all or 5 of them with
 transcripts, for two CPU cores.
 
-    python -m w2v_jax.pretrain --config=configs/quickstart.py:pretrain --workdir=runs/pretrain
-    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/finetuned-0 \
-        --config.run.init_from=runs/pretrain/export
-    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune --workdir=runs/scratch-0
+    python -m w2v_jax.pretrain --config=configs/quickstart.py:pretrain,form=conformer \
+        --workdir=runs/pretrain
+    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune,form=conformer \
+        --workdir=runs/finetuned-0 --config.run.init_from=runs/pretrain/export
+    python -m w2v_jax.finetune --config=configs/quickstart.py:finetune,form=conformer \
+        --workdir=runs/all-0 --config.data.train=runs/data/train.tsv --config.num_steps=1500
 
-Differences from the paper, all to learn something within minutes from 24 s of audio per update
-instead of 1.6 h: a smaller feature encoder whose kernels start as averages over time, pre-norm
-blocks, 2 x 32 codes, spans of 5 frames, learning rates and a Gumbel temperature that move faster,
-little dropout, ten times the diversity loss.
+Argument: STAGE, pretrain or finetune, and form=wav2vec2 (the usual) or form=conformer.
+
+conformer: six Conformer blocks of 128 channels on a log-mel spectrum, 40 ms per frame; BEST-RQ with
+256 codes and spans of 200 ms; CTC with SpecAugment, changes of speed and averaged weights.
+
+wav2vec2: differences from the paper, all to learn something within minutes from 24 s of audio per
+update instead of 1.6 h: a smaller feature encoder whose kernels start as averages over time,
+pre-norm blocks, 2 x 32 codes, spans of 5 frames, learning rates and a Gumbel temperature that move
+faster, little dropout, ten times the diversity loss.
 """
 
-from w2v_jax.configs import common
+from w2v_jax.configs import best_rq, common
 from w2v_jax.errors import UserError
 
 DATA = "runs/data"
 
 
-def get_config(stage: str = "pretrain"):
-    if stage not in ("pretrain", "finetune"):
-        raise UserError(f"configs/quickstart.py:{stage} is unknown; write pretrain or finetune")
+def get_config(argument: str = "pretrain"):
+    stage, kinds = common.size_of(argument)
+    form = kinds.pop("form", "wav2vec2")
+    if stage not in ("pretrain", "finetune") or form not in FORMS or kinds:
+        raise UserError(
+            f"configs/quickstart.py:{argument} is unknown; write pretrain or finetune, and "
+            f"form={' or form='.join(FORMS)}: pretrain,form=conformer"
+        )
+    config = FORMS[form](stage)
+    config.data.update(
+        train=f"{DATA}/{'train' if stage == 'pretrain' else 'labelled'}.tsv",
+        valid=f"{DATA}/dev.tsv", row_multiple=1,
+    )  # fmt: skip
+    config.run.update(threads=1, cache_gigabytes=1.0, log_steps=10, save_steps=100)
+    return config
+
+
+def conformer(stage: str):
+    """On a log-mel spectrum; what is not said is configs/conformer.py's or best_rq.py's."""
+    if stage == "pretrain":
+        config = best_rq.get_config("tiny")
+        config.random_quantizer.codes = 256
+        config.mel_masking.update(prob=0.02, span=20)
+        config.data.update(crop_seconds=(3.8551,), concatenate_seconds=3.8551)
+        config.optim.update(schedule="linear", peak_lr=2e-3, warmup_steps=100)
+        config.num_steps, config.run.eval_steps = 1_500, 250
+    else:
+        config = common.finetuning("conformer_tiny")
+        config.freeze_steps, config.final_dropout, config.ema_decay = 0, 0.1, 0.995
+        config.spec_augment.update(frequency_width=20, time_masks=5)
+        config.data.update(num_buckets=4, max_seconds=32.0)
+        config.optim.update(peak_lr=2e-3, b2=0.98, weight_decay=0.01)
+        config.num_steps, config.run.eval_steps = 900, 150
+    config.model.update(
+        width=128, num_layers=6, feed_forward=512, dropout=0.2, activation_dropout=0.2,
+        attention_dropout=0.1, layerdrop=0.0,
+    )  # fmt: skip
+    config.model.frontend.update(channels=32, projection=128)
+    config.model.block.kernel = 15
+    config.data.batch_seconds = 32.0
+    config.data.augment.update(speed_prob=0.5, speed_factors=(0.9, 0.95, 1.05, 1.1))
+    config.optim.clip_norm = 5.0
+    return config
+
+
+def wav2vec2(stage: str):
+    """On the waveform."""
     config = (
         common.pretraining("quickstart") if stage == "pretrain" else common.finetuning("quickstart")
     )
-    config.data.update(
-        train=f"{DATA}/{'train' if stage == 'pretrain' else 'labelled'}.tsv",
-        valid=f"{DATA}/dev.tsv", batch_seconds=24.0, row_multiple=1,
-    )  # fmt: skip
-    config.run.update(threads=1, cache_gigabytes=1.0, log_steps=10, save_steps=100)
+    config.data.batch_seconds = 24.0
     config.optim.clip_norm = 1.0
     if stage == "pretrain":
         config.model.update(
@@ -58,3 +105,6 @@ def get_config(stage: str = "pretrain"):
     config.freeze_steps = 0
     config.num_steps, config.run.eval_steps = 300, 50
     return config
+
+
+FORMS = {"wav2vec2": wav2vec2, "conformer": conformer}
