@@ -81,6 +81,7 @@ def test_dry_modes_run_nothing(sandbox):
         ("local.sh", [], {}, "launch/local.sh pretrain --config="),
         ("local.sh", ["pretrian"], {}, "there is no tool w2v_jax.pretrian; write pretrain, fine"),
         ("quickstart.sh", ["a", "b"], {}, "launch/quickstart.sh [FOLDER]"),
+        ("quickstart.sh", [], {"FORM": "hubert"}, "FORM=hubert is unknown; write conformer"),
         ("gpu_check.sh", ["--smal"], {}, "launch/gpu_check.sh --small [FOLDER]"),
         ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
         ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
@@ -92,6 +93,19 @@ def test_what_is_missing_is_named(sandbox, script, arguments, variables, message
     output = sandbox.run(script, *arguments, status=2, **variables)
     assert message in output
     assert not (sandbox.root / ".venv").exists(), "nothing is installed for a mistake"
+
+
+def test_both_forms_of_the_quickstart(sandbox):
+    said = {
+        form: sandbox.run("quickstart.sh", DRY="1", SEEDS="0 1", FORM=form)
+        for form in ("conformer", "wav2vec2")
+    }
+    for form, commands in said.items():
+        for name in ("pretrain,form=", "finetune,form="):
+            assert f"--config=configs/quickstart.py:{name}{form} " in commands
+        assert commands.count("w2v_jax.finetune ") == {"conformer": 6, "wav2vec2": 4}[form]
+        assert ("build_ngram" in commands) == (form == "conformer")
+    assert said["conformer"] == sandbox.run("quickstart.sh", DRY="1", SEEDS="0 1")
 
 
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"dry.sh", "env.sh"}))
