@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Decodes the held-out speech of the quickstart with its fine-tuned model, alone, with a 4-gram and
+# Decodes the held-out speech of the quickstart with its best model, alone, with a 4-gram and
 # with a Transformer language model, and prints a table. Both are trained here: on the transcripts of
 # the training speech and, as these are few, on the manual of Python, which every Python carries.
 # Two to six minutes on two CPU cores, after launch/quickstart.sh.
@@ -8,7 +8,10 @@
 #   DRY=1 launch/decode.sh [FOLDER]      prints the commands
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 runs="${1:-runs}"
-model="${MODEL:-$runs/finetuned-0/export}"
+# the best that launch/quickstart.sh made
+best="$runs/all-0/export"
+[ -e "$best" ] || best="$runs/finetuned-0/export"
+model="${MODEL:-$best}"
 say() { echo "${DRY:+# }$1"; }
 run() { act python -m "w2v_jax.$1" "${@:2}"; }
 [ -n "${DRY:-}" ] || [ -e "$model" ] || fail "$model is missing; run launch/quickstart.sh $runs"
