@@ -174,6 +174,7 @@ def test_the_choices_are_those_of_the_code():
         ("pretraining", "data.crop_seconds", (2.0, 1.0), "='(2.0,1.0)' must be 1 to 64 values in"),
         ("pretraining", "data.crop_seconds", (1.0, "a"), """='(1.0,"a")' must be"""),
         ("pretraining", "data.concatenate_seconds", 0.5, "set --config.data.concatenate_seconds=1"),
+        ("pretraining", "quantizer.kind", "linear", "which belongs to quantizer.kind=gumbel"),
         ("pretraining", "gumbel.end", 5.0, "--config.gumbel.end=5.0 is above --config.gumbel.star"),
         ("pretraining", "optim.warmup_steps", 9, "more than --config.num_steps=8"),
         ("pretraining", "optim.schedule", "tri_stage", "needs optim.phases, which this config la"),
