@@ -51,5 +51,5 @@ def test_a_config_of_another_command(manifests, tmp_path):
     with pytest.raises(UserError, match=r"kind ctc, which .* w2v_jax\.finetune trains"):
         run(config, str(tmp_path / "run"), command="pretrain")
     config.kind = "hubert"
-    with pytest.raises(UserError, match="kind 'hubert'; one of the kinds wav2vec2, ctc"):
+    with pytest.raises(UserError, match="kind 'hubert'; one of the kinds wav2vec2, best_rq, ctc"):
         run(config, str(tmp_path / "run"), command="pretrain")

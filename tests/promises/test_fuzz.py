@@ -19,5 +19,5 @@ def test_damaged_files_are_read_or_counted(kind):
 def test_damaged_configs_run_or_are_refused(tmp_path):
     counts, failed = fuzz_configs.fuzz(30, 3, fuzz_configs.corpora(tmp_path))
     assert not failed, failed[0][1]
-    assert counts["runs"] > 2
+    assert counts["runs"] > 1
     assert counts["refused"] > 15
