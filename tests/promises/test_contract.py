@@ -74,7 +74,9 @@ def test_devices_change_nothing_for_other_conformer_blocks(data):
     contract.devices_change_nothing(Case(config, data["manifest"]))
 
 
-@some(contract.accumulation_changes_nothing, contract.padding_changes_nothing, contract.exports_load)
+@some(
+    contract.accumulation_changes_nothing, contract.padding_changes_nothing, contract.exports_load,
+)  # fmt: skip
 def test_the_contract_without_codes(check, data, tmp_path):
     """wav2vec-Conformer: linear targets on a log-mel spectrum. With a layer norm in its blocks: a
     batch norm sees all rows of a micro-batch."""
