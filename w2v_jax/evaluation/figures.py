@@ -159,8 +159,9 @@ def quickstart(pretrained: Run, tuned: Mapping[str, Sequence[Run]]) -> bytes:
     every = [run for runs in tuned.values() for run in runs]
     for axis, runs in zip(axes, ([pretrained], [pretrained], every), strict=True):
         _updates(axis, runs)
-        axis.set_title(axis.get_title(), pad=28)
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+        axis.set_title(axis.get_title(), pad=28 if len(tuned) < 3 else 44)
+        columns = 3 if axis is not axes[2] else 2  # its labels are long
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
         axis.grid(alpha=0.3)
     return _png(figure)
 
