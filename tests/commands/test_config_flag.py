@@ -46,7 +46,7 @@ def test_a_place_that_is_no_file(tmp_path):
         ("nothing.py", "--config=nothing.py does not exist; name one of best_rq, conformer, "),
         ("", "--config= does not exist"),
         (str(tmp_path), f"--config={tmp_path} is a folder; name a file in it"),
-        ("configs", "is a folder; name a file in it, such as configs/wav2vec2.py"),
+        ("configs", "is a folder; name a file in it, such as configs/wav2vec"),
         ("configs/wav2vec2.py:huge", "configs/wav2vec2.py:huge is unknown; choose tiny, base"),
         ("configs/finetune.py:base", "configs/finetune.py:base is unknown; write split=S,size=Z"),
         ("configs/finetune.py:size=", "write split=S,size=Z"),
