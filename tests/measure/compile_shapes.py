@@ -25,9 +25,9 @@ from w2v_jax.training.sharding import make_mesh
 def main(config: str, topology: str, *changes: str) -> None:
     config_flag.config_flags.DEFINE_config_file("config", None, "")
     flags.FLAGS(["", f"--config={config}", *changes])
-    config, place = config_flag.given_config(), open_topology(topology)
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
+    config, place = config_flag.given_config(), open_topology(topology)
     options = OPTIONS if place.card else {}
 
     def compiled(shape) -> float:
