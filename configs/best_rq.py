@@ -52,19 +52,13 @@ def get_config(argument: str = "base"):
     config.data.crop_seconds = (
         1.9351, 4.4951, 7.0551, 9.6151, 11.5351, 13.4551, 14.7351, 16.0151, 19.8551, 32.0151,
     )  # fmt: skip
-    config.optim = common.ConfigDict(
-        dict(
-            kind="adam", schedule="inverse_sqrt", peak_lr=8e-4, warmup_steps=25_000,
-            b1=0.9, b2=0.98, eps=1e-9, weight_decay=0.01, clip_norm=10.0,
-        )
-    )  # fmt: skip
+    common.transformer_schedule(config, peak_lr=8e-4, weight_decay=0.01, clip_norm=10.0)
     config.num_steps = 300_000
     if size == "tiny":
         config.random_quantizer.codes = 512
-        config.data.update(batch_seconds=64.0, row_multiple=1, crop_seconds=(2.0, 4.0, 8.0))
+        common.for_a_cpu(config, 64.0, crop_seconds=(2.0, 4.0, 8.0))
         config.optim.update(peak_lr=2e-3, warmup_steps=500)
         config.num_steps = 5_000
-        config.run.update(log_steps=20, save_steps=500, eval_steps=500)
         return config
     config.execution.dtype = "bfloat16"
     config.data.batch_seconds = 10_800.0

@@ -63,13 +63,10 @@ for _name, _width, _layers, _heads in (
     SIZES[f"conformer_{_name}"] = _PAPER | dict(
         width=_width, num_layers=_layers, num_heads=_heads, feed_forward=4 * _width
     )
-# of BEST-RQ (arXiv 2202.01855): SpeechBrain's for LibriSpeech, and 0.6 B; see best_rq.py
+# of BEST-RQ (arXiv 2202.01855): SpeechBrain's for LibriSpeech; see best_rq.py
 SIZES["best_rq_base"] = _PAPER | {
     "width": 576, "num_layers": 12, "num_heads": 8, "feed_forward": 2048, "block.kernel": 31,
     "activation": "gelu",
-}  # fmt: skip
-SIZES["conformer_xl"] = _PAPER | {
-    "width": 1024, "num_layers": 24, "num_heads": 8, "feed_forward": 4096, "block.kernel": 5,
 }  # fmt: skip
 # of wav2vec-Conformer (arXiv 2010.10504): the larger ones have a short kernel and no positions but
 # what the convolutions see
@@ -80,6 +77,7 @@ for _name, _layers in (("xl", 24), ("xxl", 42)):
         "positions.kind": "none", "block.kernel": 5, "width": 1024, "num_layers": _layers,
         "num_heads": 8, "feed_forward": 4096,
     }  # fmt: skip
+SIZES["conformer_xl"] = SIZES["wav2vec_conformer_xl"] | {"positions.kind": "relative"}  # BEST-RQ's
 # w2v-BERT 2.0 (transformers Wav2Vec2Bert), for its published weights
 SIZES["w2v_bert_2"] = {
     "frontend.kind": "logmel", "frontend.preset": "seamless",
@@ -110,10 +108,9 @@ for _size in ("xlsr_300m", "conformer_rel_large", "conformer_rope_large"):
 for _size in ("xlsr_1b", "xlsr_2b"):
     QUANTIZERS[_size] = QUANTIZERS["large_lv60k"] | dict(width=1024, projection=1024)
 # compared at the model's width; of a quantizer in place of the linear targets there are no numbers
-LINEAR = {f"wav2vec_conformer_{name}": width for name, width in (
-    ("tiny", 96), ("l", 512), ("xl", 1024), ("xxl", 1024),
-)}  # fmt: skip
-for _size, _width in LINEAR.items():
+LINEAR = tuple(size for size in SIZES if size.startswith("wav2vec_conformer_"))
+for _size in LINEAR:
+    _width = SIZES[_size]["width"]
     QUANTIZERS[_size] = dict(groups=2, codes=320, width=_width, projection=_width, dropout=0.0)
 # the masked-prediction heads of HuBERT; their training is not here yet
 PREDICTIONS = {
@@ -282,3 +279,21 @@ def add_run(config: ConfigDict) -> None:
             max_skipped=10, hang_seconds=1800.0, profile_steps="", dry_run=False,
         )
     )  # fmt: skip
+
+
+def transformer_schedule(config: ConfigDict, **values: float) -> None:
+    """The optimizer of the Conformer line: Adam, and a learning rate that falls with the root of
+    the updates (arXiv 1706.03762); values: the keys of config.optim that differ."""
+    config.optim = ConfigDict(
+        dict(
+            kind="adam", schedule="inverse_sqrt", peak_lr=2e-3, warmup_steps=25_000,
+            b1=0.9, b2=0.98, eps=1e-9, weight_decay=1e-6, clip_norm=0.0,
+        )
+        | values
+    )  # fmt: skip
+
+
+def for_a_cpu(config: ConfigDict, batch_seconds: float, **data: object) -> None:
+    """Small batches, checkpoints and evaluations soon; data: keys of config.data."""
+    config.data.update(batch_seconds=batch_seconds, row_multiple=1, **data)
+    config.run.update(log_steps=20, save_steps=500, eval_steps=500)

@@ -82,19 +82,14 @@ def get_config(argument: str = "s"):
         node[key.removeprefix("block.")] = value
     config.freeze_steps = 0
     config.spec_augment.time_width = 1_000  # 10 s: the share alone limits them
-    config.optim = common.ConfigDict(
-        dict(
-            kind="adam", schedule="inverse_sqrt", peak_lr=0.05 / config.model.width**0.5,
-            warmup_steps=10_000, b1=0.9, b2=0.98, eps=1e-9, weight_decay=1e-6, clip_norm=0.0,
-        )
-    )  # fmt: skip
+    peak = 0.05 / config.model.width**0.5
+    common.transformer_schedule(config, peak_lr=peak, warmup_steps=10_000)
     config.num_steps = 100_000
     config.run.update(save_steps=1_000, eval_steps=1_000)
     if size == "tiny":
-        config.data.update(batch_seconds=64.0, row_multiple=1)
+        common.for_a_cpu(config, 64.0)
         config.optim.update(peak_lr=2e-3, warmup_steps=500)
         config.num_steps = 5_000
-        config.run.update(log_steps=20, save_steps=500, eval_steps=500)
         return config
     config.execution.dtype = "bfloat16"
     config.data.batch_seconds = 3600.0

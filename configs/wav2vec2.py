@@ -42,12 +42,9 @@ def get_config(argument: str = "base"):
         raise UserError(f"configs/wav2vec2.py:{size} is unknown; choose {', '.join(sizes)}")
     config = common.pretraining(size, kinds)
     if size == "tiny":
-        config.data.batch_seconds = 32.0
-        config.data.crop_seconds = (1.0, 2.0, 4.0)
-        config.data.row_multiple = 1
+        common.for_a_cpu(config, 32.0, crop_seconds=(1.0, 2.0, 4.0))
         config.optim.warmup_steps = 1_000
         config.num_steps = 10_000
-        config.run.update(log_steps=20, save_steps=500, eval_steps=500)
     elif size != "base":
         config.data.crop_seconds = (
             1.925, 4.485, 7.045, 9.605, 11.525, 13.445, 14.725, 16.005, 19.845,

@@ -42,17 +42,13 @@ def get_config(argument: str = "xl"):
         )
     config = common.pretraining(f"wav2vec_conformer_{size}", kinds)
     config.model.update(dropout=0.1, activation_dropout=0.1, dropout_input=0.0, layerdrop=0.0)
-    config.optim.update(
-        schedule="inverse_sqrt", peak_lr=2e-3, warmup_steps=25_000, eps=1e-9, weight_decay=1e-6,
-        clip_norm=20.0,
-    )  # fmt: skip
+    common.transformer_schedule(config, clip_norm=20.0)
     if size == "xxl":
         config.optim.update(kind="adafactor", eps=1e-30)
     if size == "tiny":
-        config.data.update(batch_seconds=32.0, crop_seconds=(1.28, 2.56, 3.84), row_multiple=1)
+        common.for_a_cpu(config, 32.0, crop_seconds=(1.28, 2.56, 3.84))
         config.optim.warmup_steps = 1_000
         config.num_steps = 10_000
-        config.run.update(log_steps=20, save_steps=500, eval_steps=500)
         return config
     config.execution.dtype = "bfloat16"
     config.data.crop_seconds = (5.12, 7.68, 10.24, 12.80, 15.36)  # 64 n frames

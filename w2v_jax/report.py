@@ -33,9 +33,7 @@ PRETRAINED = {
     "wav2vec2": {
         "valid/accuracy": "contrastive accuracy", "valid/code_perplexity": "code perplexity",
     },
-    "best_rq": {
-        "valid/accuracy": "accuracy, masked", "valid/answer_perplexity": "answers' perplexity",
-    },
+    "best_rq": {"valid/accuracy": "accuracy, masked"},
 }  # fmt: skip
 TUNED = {
     "finetuned": "pre-trained, then CTC", "scratch": "CTC from scratch",

@@ -17,9 +17,9 @@ from w2v_jax.configs import common
 from w2v_jax.errors import UserError
 from w2v_jax.objectives.contrastive import dead_codes
 from w2v_jax.tasks.ctc import alarms as ctc_alarms
+from w2v_jax.tasks.targets import alarms as pretraining_alarms
+from w2v_jax.tasks.targets import alarms_without_codes
 from w2v_jax.tasks.task import PATIENCE
-from w2v_jax.tasks.wav2vec2 import alarms as pretraining_alarms
-from w2v_jax.tasks.wav2vec2 import alarms_without_codes
 from w2v_jax.training.health import AGAIN, QUIET, Alarm, Alarms, Skipped
 
 

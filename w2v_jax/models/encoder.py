@@ -3,7 +3,7 @@
 Scan, rematerialisation and LayerDrop live here and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import flax.struct
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from w2v_jax.errors import some
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.conformer import ConformerBlock
+from w2v_jax.models.frontends.logmel import Edit
 from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.attention import ATTENDED
 from w2v_jax.models.kernels.dropout import Dropout
@@ -211,7 +212,7 @@ class Encoder(nn.Module):
         time_mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
         frames: int | None = None,
-        edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        edit: Edit | None = None,
         taps: Sequence[str] = (),
         clean: jax.Array | None = None,
     ) -> EncoderOutput:

@@ -27,18 +27,17 @@ from w2v_jax.objectives.random_quantizer import (
     stacked,
     wholly,
 )
-from w2v_jax.tasks.encoding import EncodingTask
-from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
+from w2v_jax.tasks.crops import CropTask
+from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, LossOutput, Variables
 
 BITS = 1 / math.log(2)
-VALIDATION_KEY = 0  # the masks of the validation set are the same at every evaluation
 
 
-class BestRQ(EncodingTask):
+class BestRQ(CropTask):
     """Crops without padding -> spans of the spectrum made noise -> the codes of what was there.
 
     A label is that of the frames of the spectrum side by side from which one frame of the output
@@ -49,15 +48,10 @@ class BestRQ(EncodingTask):
     of 400 ms that is little, in much shorter ones it would be most.
     """
 
-    command = "pretrain"
     recipe = "best_rq.py:tiny"
     best_by = "valid/prediction_bits"
     loss_scalar = "train/prediction_bits"
-    pads = False
-    keys = (
-        *EncodingTask.keys, "data.crop_seconds", "data.concatenate_seconds", "mel_masking",
-        "random_quantizer",
-    )  # fmt: skip
+    keys = (*CropTask.keys, "mel_masking", "random_quantizer")
 
     def __init__(self, config):
         self.quantizer = RandomQuantizerConfig.from_dict(config.random_quantizer)
@@ -69,14 +63,6 @@ class BestRQ(EncodingTask):
             codes=self.quantizer.codes, normalization=self.encoder.frontend.normalization,
             warmup_steps=warmup_steps(config.optim, config.num_steps),
         )  # fmt: skip
-
-    # data: crops of a few lengths, each batch of one
-
-    def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
-        return self.open_crops(path, mesh, held_out=held_out)
-
-    def shapes(self) -> list[Shape]:
-        return self.crop_shapes()
 
     # model and loss
 
@@ -162,8 +148,7 @@ class BestRQ(EncodingTask):
 
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
         """The same masks each time, no dropout."""
-        key = jax.random.key(VALIDATION_KEY)
-        context = Context(jnp.int32(0), key, key)
+        context = self.of_validation()
 
         def sums(variables: Variables, batch):
             out, counted = self.forward(variables, batch, context, train=False)

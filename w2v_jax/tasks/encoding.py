@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
-from w2v_jax.data.corpus import Corpus, concatenated
+from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader, Track, batch_arrays
-from w2v_jax.data.plan import Bucket, bucket_edges, crop_buckets, pad_buckets
+from w2v_jax.data.plan import Bucket, bucket_edges, pad_buckets
 from w2v_jax.data.sources import open_sources
 from w2v_jax.data.transcripts import transcribed
 from w2v_jax.errors import UserError
@@ -86,49 +86,6 @@ class EncodingTask(Task):
         options = {"views": {first: augment} | dict.fromkeys(others)} | options
         return Loader(corpus, self.seed, self.config.run.accumulation, **options)
 
-    def open_crops(
-        self,
-        path: str,
-        mesh: Mesh,
-        *,
-        held_out: bool = False,
-        tracks: Callable[[Corpus], Mapping[str, Track]] | None = None,
-        **options,
-    ) -> Data:
-        """Random crops of a few lengths, each batch of one: no padding. config.data.crop_seconds;
-        short utterances of a speaker are joined up to config.data.concatenate_seconds.
-
-        tracks(corpus): what travels with the audio of its rows; options: more fields of the loader.
-        """
-        data, name = self.config.data, "validation" if held_out else "training"
-        corpus = Corpus(
-            open_sources(path), cache_bytes=int(self.config.run.cache_gigabytes * 1e9)
-        )
-        found = {} if tracks is None else tracks(corpus)
-        if data.concatenate_seconds:
-            target = round(data.concatenate_seconds * SAMPLE_RATE)
-            corpus = concatenated(corpus, target, seed=0, grid=self.grid(found))
-        crops = [round(seconds * SAMPLE_RATE) for seconds in data.crop_seconds]
-        buckets = crop_buckets(corpus.lengths, crops, *self.rows(mesh, held_out))
-        used = sum(len(bucket.items) for bucket in buckets)
-        shortest = min(data.crop_seconds)
-        if not used:
-            raise UserError(
-                f"{name}: no item of {len(corpus)} is as long as {shortest:g} s; lower --config."
-                "data.crop_seconds, or join short ones with --config.data.concatenate_seconds"
-            )
-        kept = sum(len(bucket.items) * bucket.samples for bucket in buckets)
-        print(
-            f"{name}: {corpus.hours:.2f} h, {len(corpus)} items, {len(corpus) - used} shorter "
-            f"than {shortest:g} s left out; a pass hears {kept / 3600 / SAMPLE_RATE:.2f} h; "
-            + ", ".join(f"{len(b.items)} x {b.samples / SAMPLE_RATE:g} s" for b in buckets),
-            flush=True,
-        )
-        if not held_out:
-            buckets = self.mixed(buckets, corpus)
-        loader = self.loader(corpus, mesh, held_out=held_out, tracks=found, **options)
-        return Data(buckets, loader)
-
     def open_transcribed(
         self, path: str, mesh: Mesh, alphabet: Alphabet, *, held_out: bool = False, **options
     ) -> Data:
@@ -165,11 +122,6 @@ class EncodingTask(Task):
             buckets = self.mixed(buckets, corpus)
         options = {"crop": False, "tracks": {"labels": Track(labels)}} | options
         return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
-
-    def crop_shapes(self) -> list[Shape]:
-        """The shapes of `open_crops`."""
-        lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
-        return self.sized(lengths, crop_buckets)
 
     def mixed(self, buckets: list[Bucket], corpus: Corpus) -> list[Bucket]:
         """The buckets mixed as config.data says."""

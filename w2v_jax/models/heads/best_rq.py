@@ -1,8 +1,6 @@
 """BEST-RQ as it is pre-trained (arXiv 2202.01855): the encoder, a layer of codes, and what labels
 are made of, which is drawn once and never trained."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import flax.struct
 import jax
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 
 from w2v_jax.models.config import EncoderConfig, RandomQuantizerConfig
 from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.frontends.logmel import Edit
 from w2v_jax.models.layers import torch_dense
 
 
@@ -60,7 +59,7 @@ class BestRQModel(nn.Module):
         self,
         audio: jax.Array,
         length: jax.Array | None = None,
-        edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        edit: Edit | None = None,
     ) -> BestRQOutput:
         """audio [B, S], length int32 [B] or None, edit as in `Encoder`. Raises ConfigError where
         the front end has no spectrum, and for an encoder with output layers."""

@@ -1,13 +1,12 @@
 """The encoder with a linear layer to letters on top (wav2vec 2.0 section 3.2)."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder
+from w2v_jax.models.frontends.logmel import Edit
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import boxed
 
@@ -28,7 +27,7 @@ class CTCModel(nn.Module):
         *,
         time_mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
-        edit: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        edit: Edit | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """As `Encoder` -> (logits float32 [B, T, L], frames int32 [B] or None)."""
         out = Encoder(self.config, self.train, name="encoder")(
