@@ -14,7 +14,7 @@ import soundfile
 
 from tests.audio.test_waveform import speech
 from tests.measure import audio_lengths
-from w2v_jax.audio import containers, links, mpeg
+from w2v_jax.audio import containers, flac, links, mpeg
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError, probe, read
 from w2v_jax.corpora.preparation import prepare
 from w2v_jax.data.audio_files import Files
@@ -346,3 +346,13 @@ def test_flac_that_says_too_little(tmp_path):
     twice = write(tmp_path / "twice.flac", data + data)
     with pytest.raises(AudioError, match=r"cannot be decoded beyond 1\.9"):
         read(twice)
+
+
+def test_flac_frames_of_192_samples():
+    """The one size of block that is not a power of two times another; and bytes inside of a frame
+    that look like the head of one."""
+    for number, sizes, end in ((5, 1, 6 * 192), (5, 2, 5 * 192 + 576), (5, 8, 5 * 192 + 256)):
+        head = bytes([0xFF, 0xF8, sizes << 4 | 9, 0x08, number])
+        head += bytes([flac._checksum(head, 0x07, 8)])
+        assert flac._frame_end(head + bytes(20), 192) == end
+        assert flac._frame_end(head[:-1] + bytes([head[-1] ^ 1]) + bytes(20), 192) is None

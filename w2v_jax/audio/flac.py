@@ -40,9 +40,12 @@ def _frame_end(data: bytes, block: int) -> int | None:
     for byte in head[5:place]:
         number = number << 6 | byte & 0x3F
     extra = {6: 1, 7: 2}.get(sizes, 0)
-    size = {1: 192, 6: 0, 7: 0}.get(sizes, 576 << sizes - 2 if sizes < 6 else 1 << sizes)
     if extra:
         size = int.from_bytes(head[place : place + extra], "big") + 1
+    elif sizes == 1:
+        size = 192
+    else:
+        size = 576 << sizes - 2 if sizes < 6 else 1 << sizes
     place += extra + {12: 1, 13: 2, 14: 2}.get(rate, 0)
     if place >= len(head) or _checksum(head[:place], 0x07, 8) != head[place]:
         return None

@@ -166,6 +166,26 @@ def quickstart(pretrained: Run, tuned: Mapping[str, Sequence[Run]]) -> bytes:
     return _png(figure)
 
 
+def spreads(groups: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> bytes:
+    """A picture (PNG) with a panel per group: of each of its systems a point per seed and a line
+    at their mean. label: of the axis, with its unit."""
+    longest = max(len(rows) for rows in groups.values())
+    figure, axes = plt.subplots(
+        -(-len(groups) // 2), min(2, len(groups)), squeeze=False, layout="constrained",
+        figsize=(13, -(-len(groups) // 2) * (0.38 * longest + 1.2)),
+    )  # fmt: skip
+    for axis, (title, rows) in zip(axes.flat, groups.items(), strict=False):
+        for place, values in enumerate(rows.values()):
+            axis.plot(values, [place] * len(values), "o", color=_color(place), alpha=0.6)
+            axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=_color(place))
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set(title=title, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(groups) :]:
+        axis.remove()
+    return _png(figure)
+
+
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, dpi=DPI, metadata={"Software": SOFTWARE})
