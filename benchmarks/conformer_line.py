@@ -156,6 +156,7 @@ def pretraining(system: System) -> ConfigDict:
         config = best_rq.get_config("tiny")
         config.random_quantizer.codes = 256
         config.mel_masking.update(prob=0.02, span=20)
+        config.model = common.model("quickstart", kinds(system))
     elif system.objective:
         quantizer = "linear" if system.objective == "linear" else "gumbel"
         config = common.pretraining("quickstart", kinds(system) | {"quantizer": quantizer})
@@ -281,50 +282,66 @@ def output(runs: Path, name: str, seed: int) -> Path:
 
 
 class Result(NamedTuple):
-    """Of one system, a number per seed where there are several."""
+    """Of one system; lists have a number per seed."""
 
     parameters: int  # of the fine-tuned model
-    accuracy: list[float]  # in pre-training, on held-out speech; empty without one
-    per_second: float  # updates, of pre-training if there is one
-    minutes: float  # of one pre-training
+    accuracy: list[float]  # in pre-training, on held-out speech
+    pretrain_speed: list[float]  # updates per second; empty, as above, where there was none
+    finetune_speed: list[float]
+    minutes: list[float]  # of both, without compilation
     cer: list[float]
     wer: list[float]
 
 
 def result(runs: Path, name: str) -> Result | None:
     """None where no seed is finished."""
-    folders = sorted(path.parent for path in runs.glob(f"{name}-*/test.decoded.tsv"))
+    folders = sorted(path.parent for path in runs.glob(f"{name}-[0-9]*/test.decoded.tsv"))
     if not folders:
         return None
-    stage = "pretrain" if SYSTEMS[name].objective else "finetune"
-    lines = [read_lines(folder / stage / "metrics.jsonl") for folder in folders]
-    per_step = [x["time/seconds_per_step"] for run in lines for x in run if "time/seconds" in x]
+
+    def of(metric: str, stage: str) -> list[list[float]]:
+        """The metric over the updates of a stage, per seed."""
+        trained = [read_lines(folder / stage / "metrics.jsonl") for folder in folders]
+        return [[line[metric] for line in lines if metric in line] for lines in trained]
+
+    def speeds(stage: str) -> list[float]:
+        return [1 / statistics.median(x) for x in of("time/seconds_per_step", stage) if x]
+
+    stages = ("pretrain", "finetune") if SYSTEMS[name].objective else ("finetune",)
+    seconds = [[x[-1] for x in of("time/seconds", stage)] for stage in stages]
     scores = [decoded(folder / "test.decoded.tsv") for folder in folders]
-    total = (folders[0] / "finetune" / "parameters.txt").read_text().rpartition("\n1")
+    *_, total = (folders[0] / "finetune" / "parameters.txt").read_text().splitlines()
     return Result(
-        parameters=int(total[2].split()[0].replace(",", "")),
-        accuracy=[[x["valid/accuracy"] for x in run if "valid/accuracy" in x][-1]
-                  for run in lines if stage == "pretrain"],
-        per_second=1 / statistics.median(per_step),
-        minutes=statistics.mean(
-            [x["time/seconds"] for x in run if "time/seconds" in x][-1] / 60 for run in lines
-        ),
+        parameters=int(total.split()[0].replace(",", "")),
+        accuracy=[x[-1] for x in of("valid/accuracy", "pretrain") if x],
+        pretrain_speed=speeds("pretrain"),
+        finetune_speed=speeds("finetune"),
+        minutes=[sum(x) / 60 for x in zip(*seconds, strict=True)],
         cer=[score.cer for score in scores],
         wer=[score.wer for score in scores],
-    )  # fmt: skip
+    )
 
 
 def table(results: Mapping[str, Result]) -> str:
-    rows = [("", "seeds", "M parameters", "updates per s", "minutes", "accuracy, masked", "CER %",
-             "WER %")]  # fmt: skip
+    """Means over the seeds, of error rates the range, too; of speeds the best, which other work
+    disturbed least."""
+    heads = ("", "seeds", "M parameters", "pre-training, updates/s", "CTC, updates/s", "minutes",
+             "accuracy, masked", "CER %", "WER %")  # fmt: skip
+    rows = []
     for name, found in results.items():
-        accuracy = f"{statistics.mean(found.accuracy):.3f}" if found.accuracy else ""
+        cells = [
+            f"{of(values):.{digits}f}" if values else ""
+            for values, of, digits in (
+                (found.pretrain_speed, max, 1), (found.finetune_speed, max, 1),
+                (found.minutes, min, 1), (found.accuracy, statistics.mean, 3),
+            )
+        ]  # fmt: skip
         rows.append((
-            SYSTEMS[name].label, str(len(found.cer)), f"{found.parameters / 1e6:.2f}",
-            f"{found.per_second:.2f}", f"{found.minutes:.1f}", accuracy, spread(found.cer),
-            spread(found.wer),
+            SYSTEMS[name].label, str(len(found.cer)), f"{found.parameters / 1e6:.2f}", *cells,
+            spread(found.cer), spread(found.wer),
         ))  # fmt: skip
-    return "\n".join(columns(rows, left=0))
+    used = [i for i in range(len(heads)) if not i or any(row[i] for row in rows)]
+    return "\n".join(columns([[row[i] for i in used] for row in (heads, *rows)], left=1))
 
 
 def report(runs: Path) -> None:

@@ -56,7 +56,7 @@ SHARED = {
 # folders beside the package -> what they may import of it
 FOLDERS = {
     "configs": {"configs", "errors", "data", "models", "decoding"},
-    "benchmarks": {"configs", "errors", "command_line", *ROOMS},
+    "benchmarks": {"configs", "errors", "command_line", "report", *ROOMS},
 }
 # library -> the files of the package that import it, at the top or where it is needed
 DOORS = {
