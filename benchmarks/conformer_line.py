@@ -259,19 +259,25 @@ def run_all(names: Sequence[str], seeds: Sequence[int], args: argparse.Namespace
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
 
-    def one(job: tuple[int, str]) -> None:
+    def one(job: tuple[int, str]) -> str:
+        """What went wrong: the other systems run all the same."""
         seed, name = job
         core = cores.get()
         try:
             run(name, seed, args, core)
+        except UserError as error:
+            return str(error)
         finally:
             cores.put(core)
         print(f"{name}, seed {seed}: CER {decoded(output(args.runs, name, seed)).cer:.1f} %",
               flush=True)  # fmt: skip
+        return ""
 
     jobs = [(seed, name) for seed in seeds for name in names]
     with ThreadPoolExecutor(cores.qsize()) as pool:
-        list(pool.map(one, jobs))
+        wrong = list(filter(None, pool.map(one, jobs)))
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 # the tables ------------------------------------------------------------------------------------
