@@ -10,8 +10,8 @@ transcripts, for two CPU cores.
 
 Argument: STAGE, pretrain or finetune, and form=wav2vec2 (the usual) or form=conformer.
 
-conformer: six Conformer blocks of 128 channels on a log-mel spectrum, 40 ms per frame; BEST-RQ with
-256 codes and spans of 200 ms; CTC with SpecAugment, changes of speed and averaged weights.
+conformer: six Conformer blocks of 128 channels on a log-mel spectrum, 40 ms per frame; contrastive
+with linear targets and spans of 160 ms; CTC with SpecAugment, changes of speed, averaged weights.
 
 wav2vec2: differences from the paper, all to learn something within minutes from 24 s of audio per
 update instead of 1.6 h: a smaller feature encoder whose kernels start as averages over time,
@@ -19,7 +19,7 @@ pre-norm blocks, 2 x 32 codes, spans of 5 frames, learning rates and a Gumbel te
 faster, little dropout, ten times the diversity loss.
 """
 
-from w2v_jax.configs import best_rq, common
+from w2v_jax.configs import common, wav2vec_conformer
 from w2v_jax.errors import UserError
 
 DATA = "runs/data"
@@ -43,13 +43,12 @@ def get_config(argument: str = "pretrain"):
 
 
 def conformer(stage: str):
-    """On a log-mel spectrum; what is not said is configs/conformer.py's or best_rq.py's."""
+    """On a log-mel spectrum; what is not said is wav2vec_conformer.py's, or that of all CTC."""
     if stage == "pretrain":
-        config = best_rq.get_config("tiny")
-        config.random_quantizer.codes = 256
-        config.mel_masking.update(prob=0.02, span=20)
+        config = wav2vec_conformer.get_config("tiny")
+        config.masking.update(prob=0.4, span=4)
         config.data.update(crop_seconds=(3.8551,), concatenate_seconds=3.8551)
-        config.optim.update(schedule="linear", peak_lr=2e-3, warmup_steps=100)
+        config.optim.update(schedule="linear", peak_lr=1e-3, warmup_steps=100, weight_decay=0.01)
         config.num_steps, config.run.eval_steps = 1_500, 250
     else:
         config = common.finetuning("conformer_tiny")

@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/dry.sh"
 [ $# -le 1 ] || usage
 form="${FORM:-conformer}"
 case "$form" in
-conformer) objective=BEST-RQ updates=1,500 models="finetuned scratch all" ;;
+conformer) objective=wav2vec-Conformer updates=1,500 models="finetuned scratch all" ;;
 wav2vec2) objective="wav2vec 2.0" updates=600 models="finetuned scratch" ;;
 *) fail "FORM=$form is unknown; write conformer or wav2vec2" ;;
 esac

@@ -28,13 +28,9 @@ from w2v_jax.tasks import TASKS
 from w2v_jax.training.settings import read_settings
 from w2v_jax.training.writer import read_lines
 
-# what the quickstart's pre-training learns, of its last evaluation: {metric: title}
-PRETRAINED = {
-    "wav2vec2": {
-        "valid/accuracy": "contrastive accuracy", "valid/code_perplexity": "code perplexity",
-    },
-    "best_rq": {"valid/accuracy": "accuracy, masked"},
-}  # fmt: skip
+# what pre-training in the quickstart learns, of its last evaluation: {metric: title}; it has codes
+# or not
+LEARNT = {"valid/accuracy": "contrastive accuracy", "valid/code_perplexity": "code perplexity"}
 TUNED = {
     "finetuned": "pre-trained, then CTC", "scratch": "CTC from scratch",
     "all": "CTC, all transcripts",
@@ -132,12 +128,11 @@ class Tuned(NamedTuple):
     searched: Score | None
 
 
-def read_quickstart(runs: Path) -> tuple[Run, str, dict[str, list[Tuned]]]:
-    """(pre-training, its kind, {label: fine-tuned models, one per seed}). Raises UserError where it
-    has not come to its end."""
+def read_quickstart(runs: Path) -> tuple[Run, dict[str, list[Tuned]]]:
+    """(pre-training, {label: fine-tuned models, one per seed}). Raises UserError where it has not
+    come to its end."""
     try:
-        pretrained, settings = read(str(runs / "pretrain"))
-        kind = settings["kind"]
+        pretrained, _ = read(str(runs / "pretrain"))
         tuned = {}
         for name, label in TUNED.items():
             for path in sorted(runs.glob(f"{name}-*/test.decoded.tsv")):
@@ -145,10 +140,9 @@ def read_quickstart(runs: Path) -> tuple[Run, str, dict[str, list[Tuned]]]:
                 found = decoded(searched) if searched.exists() else None
                 one = Tuned(read(str(path.parent))[0], decoded(path), found)
                 tuned.setdefault(label, []).append(one)
-        learnt = PRETRAINED.get(kind, {})
         needed = {TUNED["finetuned"], TUNED["scratch"]}
-        if learnt and all(pretrained.curve(name)[0] for name in learnt) and tuned.keys() >= needed:
-            return pretrained, kind, tuned
+        if pretrained.curve("valid/accuracy")[0] and tuned.keys() >= needed:
+            return pretrained, tuned
     except UserError:
         pass
     raise UserError(
@@ -168,10 +162,10 @@ def minutes(runs: Sequence[Run]) -> str:
     return f"{sum(run.curve('time/seconds')[1][-1] for run in runs) / len(runs) / 60:.1f}"
 
 
-def table(pretrained: Run, kind: str, tuned: Mapping[str, Sequence[Tuned]]) -> str:
+def table(pretrained: Run, tuned: Mapping[str, Sequence[Tuned]]) -> str:
     """One row per stage: error rates on the test set over all seeds, what pre-training learnt, the
     minutes of one training."""
-    learnt = PRETRAINED[kind]
+    learnt = {name: title for name, title in LEARNT.items() if pretrained.curve(name)[0]}
     searched = all(one.searched for found in tuned.values() for one in found)
     heads = ["WER %", "CER %", *["WER %, n-gram"] * searched]
     rows = [["", "seeds", *heads, *learnt.values(), "minutes"]]
@@ -190,8 +184,8 @@ def table(pretrained: Run, kind: str, tuned: Mapping[str, Sequence[Tuned]]) -> s
 def quickstart(runs: Path, output: str = "", overwrite: bool = False) -> None:
     """Prints the table and draws the curves of launch/quickstart.sh; output: the picture, by
     default in the folder."""
-    pretrained, kind, tuned = read_quickstart(runs)
-    print(f"\n{table(pretrained, kind, tuned)}\n")
+    pretrained, tuned = read_quickstart(runs)
+    print(f"\n{table(pretrained, tuned)}\n")
     curves = {label: [one.run for one in found] for label, found in tuned.items()}
     picture = output or str(runs / "quickstart.png")
     write_picture(picture, figures.quickstart(pretrained, curves), overwrite)

@@ -51,11 +51,10 @@ def test_table_and_picture_of_the_quickstart(tmp_path, capsys):
 
 def test_the_quickstart_with_an_n_gram_model(tmp_path, capsys):
     lines = [
-        {"step": 10, "train/accuracy": 0.2, "train/prediction_bits": 5.1, "time/seconds": 90.0},
-        {"step": 10, "valid/accuracy": 0.25, "valid/prediction_bits": 5.0,
-         "valid/answer_perplexity": 50.0},
-    ]  # fmt: skip
-    write_run(tmp_path / "pretrain", lines, kind="best_rq", random_quantizer={"codes": 64})
+        {"step": 10, "train/accuracy": 0.2, "train/contrastive_bits": 5.1, "time/seconds": 90.0},
+        {"step": 10, "valid/accuracy": 0.25, "valid/contrastive_bits": 5.0},
+    ]
+    write_run(tmp_path / "pretrain", lines, kind="wav2vec2", loss={"negatives": 100})
     for name in ("finetuned-0", "scratch-0", "all-0"):
         write_run(tmp_path / name, CER, [("ONE TWO", "ONE"), ("A", "A")])
         text = (tmp_path / name / "test.decoded.tsv").read_text()
@@ -63,7 +62,8 @@ def test_the_quickstart_with_an_n_gram_model(tmp_path, capsys):
     report.quickstart(tmp_path)
     rows = capsys.readouterr().out.strip("\n").splitlines()
     assert "WER %, n-gram" in rows[0]
-    assert "accuracy, masked" in rows[0]
+    assert "contrastive accuracy" in rows[0]
+    assert "code perplexity" not in rows[0]
     assert rows[1].split() == ["pre-training", "0.250", "1.5"]
     assert rows[4].split() == ["CTC,", "all", "transcripts", "1", "33.3", "50.0", "0.0", "0.5"]
     assert (tmp_path / "quickstart.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,4 +1,4 @@
-"""benchmarks/conformer_line.py: its systems are what their labels say, its tables are of the runs."""
+"""benchmarks/conformer_line.py: its systems are what they are called, its tables are of runs."""
 
 import csv
 import json
@@ -31,7 +31,8 @@ def test_a_switch_changes_what_it_says():
     usual = make_task(conformer_line.get_config("pretrain,wave_codes")).config
     other = make_task(conformer_line.get_config("pretrain,wave_deeper")).config
     changed = dict(conformer_line.SYSTEMS["wave_deeper"].changes)
-    assert changed and usual.model == other.model and usual.data == other.data
+    assert changed
+    assert (usual.model, usual.data) == (other.model, other.data)
     assert {f"quantizer.{k}": v for k, v in other.quantizer.items() if v != usual.quantizer[k]} == (
         changed
     )
@@ -46,8 +47,8 @@ def test_a_switch_changes_what_it_says():
 def finished(folder, stages: dict[str, dict], reference: str, hypothesis: str) -> None:
     for stage, last in stages.items():
         (folder / stage).mkdir(parents=True)
-        lines = [{"step": i, "time/seconds": 60.0 * i, "time/seconds_per_step": 0.5} for i in (1, 2)]
-        text = "".join(json.dumps(line | last) + "\n" for line in lines)
+        line = {"step": 1, "time/seconds": 120.0, "time/seconds_per_step": 0.5}
+        text = f"{json.dumps(line)}\n{json.dumps({'step': 2} | last)}\n"
         (folder / stage / "metrics.jsonl").write_text(text)
     (folder / "finetune" / "parameters.txt").write_text("a  3\n1,500,000 parameters, of all\n")
     (folder / "test.decoded.tsv").write_text(f"reference\thypothesis\n{reference}\t{hypothesis}\n")
@@ -61,10 +62,12 @@ def test_report(tmp_path, capsys):
     conformer_line.report(tmp_path)
     found = capsys.readouterr().out
     row = next(line.split() for line in found.splitlines() if "linear" in line)
-    assert row[3:] == "2 1.50 2.0 2.0 4.0 0.250 5.6 (0.0-11.1) 25.0 (0.0-50.0)".split()
+    assert row[3:] == [
+        "2", "1.50", "2.0", "2.0", "4.0", "0.250", "5.6", "(0.0-11.1)", "25.0", "(0.0-50.0)"
+    ]  # fmt: skip
     assert found.count("not pre-trained   ") == 2, "of two tables"
     with (tmp_path / "results.csv").open() as file:
-        assert [row["cer"] for row in csv.DictReader(file)][0] == "55.55555555555556"
+        assert next(csv.DictReader(file))["cer"] == "55.55555555555556"
     assert (tmp_path / "conformer_line.png").stat().st_size > 1_000
     with pytest.raises(UserError, match="holds no finished system"):
         conformer_line.report(tmp_path / "none")
