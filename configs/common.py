@@ -246,6 +246,7 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
     config.data.num_buckets = 14  # 4.6 % padding for the same lengths
     config.data.min_seconds = 0.1
     config.data.max_seconds = 30.0
+    config.data.concatenate_seconds = 0.0
     config.optim = ConfigDict(
         dict(
             kind="adam", schedule="tri_stage", peak_lr=5e-5, phases=(0.1, 0.4, 0.5),

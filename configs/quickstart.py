@@ -11,7 +11,8 @@ transcripts, for two CPU cores.
 Argument: STAGE, pretrain or finetune, and form=wav2vec2 (the usual) or form=conformer.
 
 conformer: six Conformer blocks of 128 channels on a log-mel spectrum, 40 ms per frame; contrastive
-with linear targets and spans of 160 ms; CTC with SpecAugment, changes of speed, averaged weights.
+with linear targets and spans of 160 ms; CTC on utterances alone and joined, with SpecAugment, changes
+of speed and averaged weights.
 
 wav2vec2: differences from the paper, all to learn something within minutes from 24 s of audio per
 update instead of 1.6 h: a smaller feature encoder whose kernels start as averages over time,
@@ -54,7 +55,7 @@ def conformer(stage: str):
         config = common.finetuning("conformer_tiny")
         config.freeze_steps, config.final_dropout, config.ema_decay = 0, 0.1, 0.995
         config.spec_augment.update(frequency_width=20, time_masks=5)
-        config.data.update(num_buckets=4, max_seconds=32.0)
+        config.data.update(num_buckets=4, max_seconds=32.0, concatenate_seconds=5.0)
         config.optim.update(peak_lr=2e-3, b2=0.98, weight_decay=0.01)
         config.num_steps, config.run.eval_steps = 900, 150
     config.model.update(

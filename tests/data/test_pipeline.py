@@ -5,10 +5,13 @@ import pytest
 
 from tests import small
 from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.plan import sequential
 from w2v_jax.data.shards import write_shards
 from w2v_jax.errors import UserError
 from w2v_jax.run import run
+from w2v_jax.tasks import make_task
 from w2v_jax.training.settings import settings_of
+from w2v_jax.training.sharding import make_mesh
 from w2v_jax.training.writer import read_lines
 
 
@@ -46,3 +49,27 @@ def test_training_reads_all_of_it(config, tmp_path, capsys):
     config.data.mix_weights = (1.0, 1.0)
     with pytest.raises(UserError, match="mix_weights"):
         run(config, str(tmp_path / "run"))
+
+
+def test_transcripts_of_joined_utterances(manifests):
+    config = small.finetuning()
+    config.data.update(concatenate_seconds=4.0, max_seconds=30.0, row_multiple=8)
+    task = make_task(config)
+    mesh = make_mesh(config.run.mesh)
+    data = task.open(manifests["dev"], mesh)
+    texts = Manifest.read(manifests["dev"]).texts
+    corpus = data.loader.corpus
+    assert len(corpus) > 1.5 * len(texts)
+    heard = 0
+    for spec in sequential(data.buckets, 8):
+        batch = data.loader(spec)
+        for item, length, labels in zip(
+            *(batch[name].reshape(-1, *batch[name].shape[2:])
+              for name in ("id", "labels_length", "labels")), strict=True,
+        ):  # fmt: skip
+            if item >= 0:
+                expected = " ".join(texts[row] for row in corpus.groups[item])
+                assert task.alphabet.decode(labels[:length]) == task.alphabet.normalize(expected)
+                heard += 1
+    assert heard == len(corpus)
+    assert task.open(manifests["dev"], mesh, held_out=True).loader.corpus.groups is None

@@ -13,7 +13,7 @@ from w2v_jax.audio.augment import change_speed, to_int16
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.augmentation import DEFAULTS, Augmentation
 from w2v_jax.data.batches import iterate
-from w2v_jax.data.corpus import Corpus, concatenated
+from w2v_jax.data.corpus import Corpus, concatenated, with_joined
 from w2v_jax.data.loader import Loader, Track, batch_arrays
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.plan import BatchPlan, crop_buckets, pad_buckets
@@ -127,6 +127,34 @@ def test_values_are_those_of_their_frames(folder, kind, join):
         lengths.add(batch["audio"].shape[-1])
     assert len(starts) > 10
     assert len(lengths) > 1
+
+
+def test_joined_besides_being_alone(folder):
+    corpus = open_corpus(folder, "files")
+    found = with_joined(corpus, 40_000, 70_000, walks=3)
+    items = [found.groups[i].tolist() for i in range(len(found))]
+    assert items[: len(SIZES)] == [[row] for row in range(len(SIZES))]
+    joined = items[len(SIZES) :]
+    assert len({frozenset(item) for item in joined}) > 8, "not the same company in every walk"
+    half = len(SIZES) // 2
+    for item in joined:
+        assert len(item) > 1
+        assert len({ORDER[row] % 3 for row in item}) == 1, "of one speaker"
+        assert len({row < half for row in item}) == 1, "of one source"
+    assert found.lengths[len(SIZES) :].max() <= 70_000
+    assert found.lengths[len(SIZES) :].min() < 40_000, "the rest of a speaker"
+    labels = Ragged.of([np.full(1 + row % 3, row + 1) for row in range(len(SIZES))])
+    longest = max(sum(1 + row % 3 for row in item) + len(item) - 1 for item in items)
+    buckets = pad_buckets(found.lengths, [70_000], 700_000, 1)
+    loader = Loader(found, 0, crop=False, tracks={"labels": Track(labels, between=99)})
+    batch = loader(BatchPlan(buckets, seed=0, num_steps=1)[0])
+    assert batch["labels"].shape[-1] == -(-longest // 8) * 8
+    for item, length, row in zip(
+        batch["id"][0], batch["labels_length"][0], batch["labels"][0], strict=True
+    ):
+        expected = [x for one in items[item] for x in (99, *[one + 1] * (1 + one % 3))][1:]
+        assert row[:length].tolist() == expected
+        assert not row[length:].any()
 
 
 def test_rows_of_joined_items_are_cut_to_the_grid_for_tracks_alone(folder):

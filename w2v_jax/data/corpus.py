@@ -169,15 +169,32 @@ def concatenated(corpus: Corpus, target: int, *, seed: int, grid: int = 1) -> Co
     grid: samples of which the utterances are cut to a multiple, for tracks that have a rate (see
     `loader.Track`): a value is then of one utterance alone.
     """
+    heard = corpus.row_lengths - corpus.row_lengths % grid
+    groups = concatenation(heard, _speakers(corpus), target, seed=seed)
+    return Corpus(corpus.sources, groups, grid=grid, cache_bytes=corpus.cache_bytes)
+
+
+def with_joined(corpus: Corpus, target: int, longest: int, *, walks: int) -> Corpus:
+    """A corpus whose items are every utterance alone and, `walks` times, in random company: joined
+    as in `concatenated`, but for what would be longer than `longest` samples."""
+    speakers, lengths = _speakers(corpus), corpus.row_lengths
+    items = list(np.arange(len(lengths))[:, None])
+    for walk in range(walks):
+        groups = concatenation(lengths, speakers, target, seed=walk)
+        heard = np.add.reduceat(lengths[groups.values], groups.bounds[:-1])
+        items += [groups[i] for i in np.flatnonzero((groups.sizes > 1) & (heard <= longest))]
+    return Corpus(corpus.sources, Ragged.of(items), cache_bytes=corpus.cache_bytes)
+
+
+def _speakers(corpus: Corpus) -> np.ndarray:
+    """int64 [rows]: the same for the rows that may be joined."""
     speakers = []
     for index, source in enumerate(corpus.sources):
         key = source.manifest.speakers.codes.astype(np.int64)
         for labels in (source.manifest.languages, source.manifest.corpora):
             key = key * len(labels.names) + labels.codes
         speakers.append((np.int64(index) << 48) + key)
-    heard = corpus.row_lengths - corpus.row_lengths % grid
-    groups = concatenation(heard, _joined(speakers), target, seed=seed)
-    return Corpus(corpus.sources, groups, grid=grid, cache_bytes=corpus.cache_bytes)
+    return _joined(speakers)
 
 
 def _joined(columns: list[np.ndarray]) -> np.ndarray:

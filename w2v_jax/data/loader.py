@@ -25,10 +25,12 @@ class Track(NamedTuple):
 
     values    those of every row of the corpus, rows counted through its sources
     rate      values per second, which are cropped with the audio; None: all of them, always
+    between   without a rate: the value between two rows of an item, that between words; None: none
     """
 
     values: Ragged
     rate: float | None = None
+    between: int | None = None
 
     @property
     def period(self) -> float:
@@ -76,7 +78,8 @@ class Loader:
     length         int32 [A, B], samples of the item in the views
     id             int32 [A, B], item; -1 fills up
     TRACK          of a track without a rate int32 [A, B, L], 0 beyond the end, and
-    TRACK_length   int32 [A, B]. An item of several rows has their values one after the other
+    TRACK_length   int32 [A, B]. An item of several rows has their values one after the other, with
+                   what is `between` them
     TRACK          of one with a rate int32 [A, B, S * rate / 16000], -1 where there is none: in
                    the padding, and where the values of a row end before its audio
 
@@ -109,18 +112,20 @@ class Loader:
                     f"has {self.corpus.num_rows}; make it for the same manifests"
                 )
             if track.rate is None:
-                self._widths[name] = -(-self._longest(track.values) // 8) * 8
+                self._widths[name] = -(-self._longest(track) // 8) * 8
             else:
                 self._rates[name] = track.rate
                 self._check_rate(name, track)
         self._check_speed()
 
-    def _longest(self, values: Ragged) -> int:
+    def _longest(self, track: Track) -> int:
         """Values of an item, at most; at least 1."""
-        sizes = values.sizes
+        sizes = track.values.sizes
         if self.corpus.groups is not None:
             groups = self.corpus.groups
             sizes = np.add.reduceat(sizes[groups.values], groups.bounds[:-1])
+            if track.between is not None:
+                sizes += groups.sizes - 1
         return int(sizes.max(initial=1))
 
     def _check_rate(self, name: str, track: Track) -> None:
@@ -246,7 +251,10 @@ class Loader:
         """Those of `count` samples from `start` of the item; of a track without a rate all."""
         rows = self.corpus.rows(item)
         if track.rate is None:
-            return np.concatenate([track.values[row] for row, _ in rows])
+            values = [track.values[row] for row, _ in rows]
+            if track.between is not None:
+                values = [x for part in values for x in (part, [track.between])][:-1]
+            return np.concatenate(values)
         period = int(track.period)
         parts = []
         for row, size in rows:

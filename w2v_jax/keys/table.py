@@ -399,7 +399,10 @@ KEYS = {
         "s",
     ),
     "data.concatenate_seconds": Key(
-        number(0.0, 1e5), "short utterances of a speaker are joined up to this; 0: none", "s"
+        number(0.0, 1e5),
+        "short utterances of a speaker are joined until they are as long; with transcripts three "
+        "times, besides being heard alone; 0: none",
+        "s",
     ),
     "data.num_buckets": Key(whole(1, 1_000), "lengths of padded batches, each a shape to compile"),
     "data.min_seconds": Key(number(0.0, 1e5), "shorter utterances are left out", "s"),

@@ -49,9 +49,9 @@ class CTC(EncodingTask):
     loss_scalar = "train/ctc_loss"
     freeze = "encoder"
     keys = (
-        *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds", "letters",
-        "language", "reinit_layers", "final_dropout", "freeze_steps", "time_masking",
-        "channel_masking", "spec_augment",
+        *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds",
+        "data.concatenate_seconds", "letters", "language", "reinit_layers", "final_dropout",
+        "freeze_steps", "time_masking", "channel_masking", "spec_augment",
     )  # fmt: skip
 
     def __init__(self, config):

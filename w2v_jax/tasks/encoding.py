@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data import augmentation, mixing
-from w2v_jax.data.corpus import Corpus
+from w2v_jax.data.corpus import Corpus, with_joined
 from w2v_jax.data.loader import Loader, Track, batch_arrays
 from w2v_jax.data.plan import Bucket, bucket_edges, pad_buckets
 from w2v_jax.data.sources import open_sources
@@ -26,11 +26,13 @@ from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positi
 from w2v_jax.tasks.rules import check_rules
 from w2v_jax.tasks.statistics import with_statistics
 from w2v_jax.tasks.task import Data, Shape, Task
-from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 from w2v_jax.training.initial import take_over
 from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
+
+WALKS = 3  # in which an utterance with a transcript is joined to others
 
 
 class EncodingTask(Task):
@@ -90,7 +92,8 @@ class EncodingTask(Task):
         self, path: str, mesh: Mesh, alphabet: Alphabet, *, held_out: bool = False, **options
     ) -> Data:
         """Whole utterances, padded to a few lengths, with what the alphabet makes of their
-        transcripts as the track `labels`. config.data.min_seconds, max_seconds, num_buckets.
+        transcripts as the track `labels`. config.data.min_seconds, max_seconds, num_buckets; with
+        config.data.concatenate_seconds training hears every utterance alone and joined.
 
         options: more fields of the loader.
         """
@@ -116,11 +119,17 @@ class EncodingTask(Task):
             f"{total - fit} by length, {fit - len(corpus)} by transcript",
             flush=True,
         )
+        if data.concatenate_seconds and not held_out:
+            target = round(data.concatenate_seconds * SAMPLE_RATE)
+            alone = len(corpus)
+            corpus = with_joined(corpus, target, high, walks=WALKS)
+            print(f"{name}: and {len(corpus) - alone} of them joined", flush=True)
         edges = bucket_edges(corpus.lengths, data.num_buckets)
         buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
         if not held_out:
             buckets = self.mixed(buckets, corpus)
-        options = {"crop": False, "tracks": {"labels": Track(labels)}} | options
+        track = Track(labels, between=alphabet.ids[BOUNDARY])
+        options = {"crop": False, "tracks": {"labels": track}} | options
         return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
 
     def mixed(self, buckets: list[Bucket], corpus: Corpus) -> list[Bucket]:

@@ -54,7 +54,7 @@ def _data(c: Values) -> Iterator[str]:
             "the one or raise the other"
         )
     joined, crops = c.get("data.concatenate_seconds"), c.get("data.crop_seconds")
-    if joined and joined < crops[0]:
+    if joined and crops and joined < crops[0]:
         yield (
             f"{flag('data.concatenate_seconds', joined)} is below the shortest of "
             f"{flag('data.crop_seconds', crops)}, so that no joined utterance would fill it; set "
