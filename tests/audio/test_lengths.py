@@ -340,6 +340,9 @@ def test_flac_that_says_too_little(tmp_path):
                 use(path)
         assert len(read(path, 0, SAMPLE_RATE)) == SAMPLE_RATE, "crops are not searched for it"
     assert len(read(write(path, data))) == 2 * SAMPLE_RATE
+    file = io.BytesIO()  # the last frame has 10 bytes, as few as there can be
+    soundfile.write(file, np.zeros(3 * 4096, np.int16), SAMPLE_RATE, "PCM_S8", format="FLAC")
+    assert len(read(write(path, file.getvalue()))) == 3 * 4096
     joined = write(tmp_path / "joined.flac", data + pcm("FLAC", speech(1)))
     with pytest.raises(AudioError, match=r"several files put end to end"):
         read(joined)

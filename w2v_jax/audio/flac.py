@@ -64,7 +64,7 @@ def announced_and_end(file: io.IOBase) -> tuple[int, int] | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _TAIL, 42))
     data = file.read(_TAIL)
-    place = len(data) - _SHORTEST
+    place = len(data) - _SHORTEST + 1
     while (place := data.rfind(b"\xff", 0, place)) >= 0:
         if len(data) - place < _SHORTEST or data[place + 1] & 0xFE != 0xF8:
             continue
