@@ -81,7 +81,10 @@ def get_config(argument: str = "s"):
         node = config.model.block if key.startswith("block.") else config.model
         node[key.removeprefix("block.")] = value
     config.freeze_steps = 0
-    config.spec_augment.time_width = 1_000  # 10 s: the share alone limits them
+    if config.model.frontend.kind == "logmel":
+        config.spec_augment.time_width = 1_000  # 10 s: the share alone limits them
+    else:  # whose convolutions are of random weights too
+        config.model.frontend.grad_mult = 1.0
     peak = 0.05 / config.model.width**0.5
     common.transformer_schedule(config, peak_lr=peak, warmup_steps=10_000)
     config.num_steps = 100_000

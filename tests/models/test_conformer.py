@@ -206,6 +206,13 @@ def test_the_ablations_change_what_they_say(name):
     assert found == expected
 
 
+def test_on_a_waveform():
+    """Whose convolutions are not frozen: they start from random weights."""
+    config = get_config("tiny,frontend=waveform")
+    assert "spec_augment" not in config
+    assert not make_task(config).encoder.frontend.frozen
+
+
 def test_the_rows_of_table_3_are_cumulative():
     rows = [set(ABLATIONS[name].items()) for name in ("relu", "no_conv", "no_macaron", "no_relpos")]
     assert all(a < b for a, b in itertools.pairwise(rows))
