@@ -189,6 +189,21 @@ def test_a_waveform_is_refused():
         make_task(config)
 
 
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        (3, r"mel_masking\.span=3 is less than the 4 frames.*mel_masking\.span=4 or more"),
+        (198, r"mel_masking\.span=198 is as long as the shortest crop, 198 frames.*in 2 s; set "
+              r"--config\.mel_masking\.span=99 or less.*data\.crop_seconds='\(2\.0,4\.0,8\.0\)'"),
+    ],
+)  # fmt: skip
+def test_spans_that_leave_nothing_to_learn(span, words):
+    config = best_rq.get_config("tiny")
+    config.mel_masking.span = span
+    with pytest.raises(UserError, match=words):
+        make_task(config)
+
+
 def test_alarms():
     task = make_task(best_rq.get_config("tiny"))
     alarms = {alarm.name: alarm for alarm in task.alarms}

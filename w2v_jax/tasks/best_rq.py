@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError
+from w2v_jax.keys.check import flag
 from w2v_jax.measuring.flops import training_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import RandomQuantizerConfig, differences, flags_of
@@ -44,8 +45,8 @@ class BestRQ(CropTask):
     comes, 4 after the convolutions, before any is masked. A frame of the output counts where all of
     them are: of one masked in part the model would hear the rest of what it is asked for. The
     convolutions see 3 frames of the spectrum on both sides of the first of the 4, so that the first
-    two frames of a span still hear a little of its left edge, and none of their own label; in spans
-    of 400 ms that is little, in much shorter ones it would be most.
+    frame of a span still hears a little of what stands before it, and none of its own label; in
+    spans of 400 ms that is little, in much shorter ones it would be most.
     """
 
     recipe = "best_rq.py:tiny"
@@ -63,6 +64,25 @@ class BestRQ(CropTask):
             codes=self.quantizer.codes, normalization=self.encoder.frontend.normalization,
             warmup_steps=warmup_steps(config.optim, config.num_steps),
         )  # fmt: skip
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        super().check(values)
+        frontend, span = self.encoder.frontend, self.masking["span"]
+        shortest = min(self.config.data.crop_seconds)
+        frames = frontend.mel_frames(round(shortest * SAMPLE_RATE))
+        if span < frontend.reduction:
+            raise UserError(
+                f"{flag('mel_masking.span', span)} is less than the {frontend.reduction} frames of "
+                "the spectrum in one of the output, which counts where all of them are masked; set "
+                f"--config.mel_masking.span={frontend.reduction} or more"
+            )
+        if span >= frames:
+            raise UserError(
+                f"{flag('mel_masking.span', span)} is as long as the shortest crop, {frames} "
+                f"frames of the spectrum in {shortest:g} s; set --config.mel_masking.span="
+                f"{max(frames // 2, frontend.reduction)} or less, or raise the shortest of "
+                f"{flag('data.crop_seconds', self.config.data.crop_seconds)}"
+            )
 
     # model and loss
 
