@@ -68,11 +68,9 @@ from w2v_jax.measuring.recognition import (
 )
 from w2v_jax.measuring.recognition import table as timing_table
 from w2v_jax.measuring.throughput import rates, stages
-from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.recognizers import HELP, open_recognizer
 from w2v_jax.tasks import TASKS, kind_of, make_task
-from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.metrics import TOKENS
 from w2v_jax.training.sharding import batch_sharding, make_mesh, shards_of_batch
 
@@ -131,8 +129,8 @@ def _benchmark(config: ConfigDict, sources: dict[str, str], seconds: float) -> l
 
 
 def _random(config: ConfigDict) -> tuple[Recognizer, Any]:
-    encoder = EncoderConfig.from_dict(config.model, config.execution)
-    alphabet = Alphabet.from_letters(config.letters, config.language)
+    task = make_task(config)
+    encoder, alphabet = task.encoder, task.alphabet
     audio = np.zeros((1, 2 * encoder.frontend.receptive_field), np.int16)
     model = CTCModel(encoder, len(alphabet))
     variables = jax.jit(lambda: nn.meta.unbox(model.init(jax.random.key(0), audio)))()

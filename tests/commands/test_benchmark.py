@@ -9,7 +9,10 @@ import soundfile
 from tests import small
 from tests.decoding.test_rescoring import WORDS, exported
 from w2v_jax import benchmark
+from w2v_jax.audio import mel_statistics
+from w2v_jax.audio.logmel import GOOGLE
 from w2v_jax.benchmark import benchmark_data, benchmark_decode
+from w2v_jax.configs import conformer
 from w2v_jax.data.audio_files import Files
 from w2v_jax.data.corpus import Corpus
 from w2v_jax.data.loader import Loader
@@ -103,6 +106,17 @@ def test_every_part_of_recognition_is_timed(manifests, tmp_path, monkeypatch, ca
     numbers = json.loads(printed.splitlines()[-1])
     assert [part["factor"] for part in numbers["parts"]] == [x.factor for x in timings]
     assert 1.2 <= numbers["seconds"] < 10
+
+
+def test_random_weights_of_a_model_with_statistics(tmp_path):
+    path = tmp_path / "stats.json"
+    mel_statistics.write(
+        mel_statistics.MelStatistics(GOOGLE, 2, (1.0,) * 80, (2.0,) * 80), path
+    )
+    config = small.shrunk(conformer.get_config("tiny"), {"num_layers": 1})
+    config.model.frontend.update(normalization="global", statistics=str(path))
+    recognizer, _ = benchmark._random(config)
+    assert recognizer.config.frontend.mean == (1.0,) * 80
 
 
 def test_no_search_without_letters_to_search(config):
