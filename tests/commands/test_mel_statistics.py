@@ -182,6 +182,13 @@ def test_a_wrong_file_is_told_what_is_wrong(stats, tmp_path, change, words):
     assert len(said) < 500
 
 
+def test_a_number_that_no_float_holds(stats, tmp_path):
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(json.loads(stats.read_text()) | {"mean": [10**400] * 80}))
+    with pytest.raises(UserError, match="mean does not consist of finite numbers"):
+        mel_statistics.read(path, GOOGLE)
+
+
 def test_what_is_no_file_of_statistics(stats, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"kind": "ctc", "model": {"width": 3}}')

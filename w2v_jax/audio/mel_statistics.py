@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -93,7 +93,8 @@ def read(path: str | os.PathLike, preset: MelPreset) -> MelStatistics:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # of an int isfinite raises beyond that
 
 
 def _content(path: str | os.PathLike) -> dict[str, Any]:
