@@ -147,6 +147,9 @@ def size_of(argument: str) -> tuple[str, dict[str, str]]:
     size, *rest = argument.split(",")
     if not all(re.fullmatch(r"\w+=\w+", part) for part in rest):
         raise UserError(f"{argument!r} is no argument; write SIZE, or SIZE,block=conformer")
+    names = [part.partition("=")[0] for part in rest]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{argument!r} has {' and '.join(twice)} twice; write each once")
     return size, dict(part.split("=") for part in rest)
 
 

@@ -73,6 +73,11 @@ def get_config(argument: str = "s"):
             f"SIZE one of {', '.join(SIZES)} and NAME one of {', '.join(ABLATIONS)}"
         )
     changes = dict(ABLATIONS.get(name, {}))
+    if "positions" in changes and "positions" in kinds:
+        raise UserError(
+            f"configs/conformer.py:{argument}: ablation={name} has positions of its own; leave out "
+            f"positions={kinds['positions']}, or choose another ablation"
+        )
     if "positions" in changes:
         kinds = {"positions": changes.pop("positions")} | kinds
     config = common.finetuning(f"conformer_{size}", kinds)

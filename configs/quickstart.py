@@ -11,8 +11,8 @@ transcripts, for two CPU cores.
 Argument: STAGE, pretrain or finetune, and form=wav2vec2 (the usual) or form=conformer.
 
 conformer: six Conformer blocks of 128 channels on a log-mel spectrum, 40 ms per frame; contrastive
-with linear targets and spans of 160 ms; CTC on utterances alone and joined, with SpecAugment, changes
-of speed and averaged weights.
+with linear targets and spans of 160 ms; CTC on utterances alone and joined, with SpecAugment,
+changes of speed and averaged weights.
 
 wav2vec2: differences from the paper, all to learn something within minutes from 24 s of audio per
 update instead of 1.6 h: a smaller feature encoder whose kernels start as averages over time,

@@ -218,9 +218,18 @@ def test_the_rows_of_table_3_are_cumulative():
     assert all(a < b for a, b in itertools.pairwise(rows))
 
 
-@pytest.mark.parametrize("argument", ["s,ablation=x", "xl", "s,block=transformer,ablation="])
-def test_other_arguments_are_named(argument):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("s,ablation=x", "is unknown"),
+        ("xl", "is unknown"),
+        ("s,block=transformer,ablation=", "is no argument"),
+        ("s,ablation=no_relpos,positions=relative", "leave out positions=relative"),
+        ("s,ablation=relu,ablation=no_conv", "has ablation twice"),
+    ],
+)
+def test_other_arguments_are_named(argument, message):
+    with pytest.raises(UserError, match=message):
         get_config(argument)
 
 

@@ -62,8 +62,11 @@ def test_each_switch_changes_the_parameters_that_it_names():
     assert new == {f"{x}/kernel": (2, 16) for x in convolutions} | {
         f"{x}/pointwise/kernel": (256, 256) for x in convolutions
     }
-    for key, value in (("loss.targets", "clean"), ("data.augment.pitch_prob", 0.5)):
-        assert changed(key, value) == (set(), {})
+    assert changed("data.augment.pitch_prob", 0.5) == (set(), {})
+    config = wav2vec_aug.get_config("tiny")
+    augmented = shapes(config)
+    config.loss.targets = "clean"
+    assert shapes(config) == augmented
 
 
 def test_with_all_switches_off_it_is_wav2vec2():
@@ -106,6 +109,7 @@ def pretraining(**loss):
     with config.unlocked():
         del config.gumbel, config.loss.diversity_weight
     config.loss.update(penalty_weight=0.0, **loss)
+    config.data.augment.pitch_prob = 0.5
     return config
 
 
@@ -141,6 +145,13 @@ def test_clean_targets():
 
     assert only("context", {"clean": other}) > 0
     assert only("targets", {"clean": other}) > 0
+
+
+def test_clean_targets_are_refused_where_nothing_is_augmented():
+    config = pretraining(targets="clean")
+    config.data.augment.pitch_prob = 0.0
+    with pytest.raises(UserError, match=r"nothing is: every --config.data.augment.\*_prob is 0"):
+        make_task(config)
 
 
 def test_clean_targets_are_refused_where_speed_moves_them():

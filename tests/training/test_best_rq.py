@@ -204,6 +204,13 @@ def test_spans_that_leave_nothing_to_learn(span, words):
         make_task(config)
 
 
+def test_a_validation_set_without_a_masked_frame_is_told(monkeypatch):
+    task = make_task(small.best_rq())
+    monkeypatch.setattr(task, "summed", lambda *_: lambda _: {"count": 0.0})
+    with pytest.raises(UserError, match=r"hide no frame wholly; .* --config.mel_masking.prob="):
+        task.evaluation(None, None)({})
+
+
 def test_alarms():
     task = make_task(best_rq.get_config("tiny"))
     alarms = {alarm.name: alarm for alarm in task.alarms}

@@ -256,8 +256,9 @@ class EncoderConfig(ModelSettings):
         """Raises ConfigError where an objective needs the context of every frame."""
         if self.output.layers:
             raise ConfigError(
-                f"model.output has {self.output.layers} layers; {objective} needs the kind plain: "
-                "it compares every frame with its context"
+                f"model.output has {self.output.layers} layers; {objective} needs the kind plain, "
+                "as it compares every frame with its context: leave output= out of the config's "
+                "argument"
             )
 
     def check_same(self, other: "EncoderConfig", where: str) -> None:

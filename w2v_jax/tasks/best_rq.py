@@ -178,7 +178,12 @@ class BestRQ(CropTask):
 
         def evaluate(variables: Variables) -> dict[str, float]:
             found = total(variables)
-            count = max(found["count"], 1)
+            if not (count := found["count"]):
+                raise UserError(
+                    f"--config.data.valid={self.config.data.valid} is so short that its masks hide "
+                    "no frame wholly; give it more audio, or raise --config.mel_masking.prob="
+                    f"{self.masking['prob']:g}"
+                )
             return {
                 "valid/prediction_bits": float(found["loss"] * BITS / count),
                 "valid/accuracy": float(found["won"] / count),

@@ -1,6 +1,7 @@
 """What the pre-trainings on random crops of unlabelled audio have in common."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,10 @@ class CropTask(EncodingTask):
     command = "pretrain"
     pads = False
     keys = (*EncodingTask.keys, "data.crop_seconds", "data.concatenate_seconds")
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        super().check(values)
+        self.encoder.refuse_output_layers("pre-training")
 
     def tracks(self, corpus: Corpus) -> Mapping[str, Track]:
         """What travels with the audio of its rows."""

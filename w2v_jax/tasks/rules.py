@@ -1,6 +1,7 @@
 """What the values of a config must be to each other; each value alone: keys/table.py."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -101,6 +102,12 @@ def _targets(c: Values) -> Iterator[str]:
             f"{flag('data.augment.speed_prob', prob)} moves what is said to other frames than in "
             "the clean wave, of which --config.loss.targets=clean takes the targets; set "
             "speed_prob=0, or targets=augmented"
+        )
+    probs = [value for key, value in c.items() if re.fullmatch(r"data\.augment\.\w+_prob", key)]
+    if c.get("loss.targets") == "clean" and not any(probs):
+        yield (
+            "--config.loss.targets=clean takes the targets from what is not augmented, and nothing "
+            "is: every --config.data.augment.*_prob is 0; set one, or targets=augmented"
         )
 
 
