@@ -198,7 +198,8 @@ def finetuning(system: System) -> ConfigDict:
         config.model = common.model("quickstart", kinds(system))
         config.model.update(usual)
     shape(config.model, system)
-    config.data.update(batch_seconds=32.0 if system.supervised else 24.0)
+    # alone, as the waveform's
+    config.data.update(batch_seconds=32.0 if system.supervised else 24.0, concatenate_seconds=0.0)
     config.num_steps = UPDATES["supervised" if system.supervised else "finetune"]
     config.optim.peak_lr = 1e-3
     return config
