@@ -25,7 +25,7 @@ masks of 400 ms that each frame of 10 ms starts with a probability of 0.01, nois
 shape of the network, learning rate, warm-up, batch and number of updates.
 
 Several codebooks, a softmax each: --config.random_quantizer.codebooks=16.
-Not measured with this code yet, but for tiny (docs/lecture.md).
+Measured at small sizes alone (docs/lecture.md).
 """
 
 from w2v_jax.configs import common

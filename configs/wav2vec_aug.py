@@ -22,7 +22,7 @@ All of them off is configs/wav2vec2.py. What the paper changes is known to us, h
 was not at hand and no code is public. So the augmentations and their probabilities, the depths, the
 number and the form of the light-weight convolutions, and whose wave the targets are of, are this
 repository's choices; fairseq's quantizer_depth and quantizer_factor give the quantizer's shape.
-Not measured with this code yet.
+Measured at small sizes alone (docs/lecture.md).
 """
 
 from w2v_jax.configs import wav2vec2

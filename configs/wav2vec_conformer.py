@@ -25,7 +25,7 @@ Conformer's. l and tiny, which are not among its pre-trained ones, share the rec
 updates.
 
 configs/finetune.py:split=100h,size=wav2vec_conformer_xl fine-tunes it with CTC; the paper had an
-RNN transducer, and self-training after it. Not measured with this code yet.
+RNN transducer, and self-training after it. Measured at small sizes alone (docs/lecture.md).
 """
 
 from w2v_jax.configs import common
