@@ -81,9 +81,9 @@ SYSTEMS = {
     "mel_best_rq": System("log-mel, BEST-RQ", "best_rq"),
     "mel_codes_long": System("log-mel, codes, the waveform's minutes", "codes", updates=2.5),
     "wave_scratch": System("waveform, not pre-trained", frontend="waveform"),
-    "wave_codes": System("waveform, codes", "codes", "waveform"),
+    "wave_codes": System("waveform, codes, Conformer", "codes", "waveform"),
     # Wav2Vec-Aug
-    "wave_transformer": System("wav2vec 2.0", "codes", "waveform", "transformer"),
+    "wave_transformer": System("waveform, codes, Transformer", "codes", "waveform", "transformer"),
     "wave_augmented": System("augmented audio", "codes", "waveform", changes=AUGMENTED),
     "wave_clean": System(
         "the same, targets of the clean audio", "codes", "waveform",
@@ -95,6 +95,12 @@ SYSTEMS = {
     "wave_all": System("all but the clean targets", "codes", "waveform",
                        changes=AUGMENTED | DEEPER | LIGHTWEIGHT),
 }  # fmt: skip
+TITLES = {
+    "ablations": "Conformer with CTC, each row with the changes above it",
+    "inputs": "Waveform or log-mel",
+    "objectives": "What is learnt without labels, on log-mel",
+    "wav2vec_aug": "Wav2Vec-Aug, each change alone on the Conformer",
+}
 TABLES = {
     "ablations": ("conformer", "relu", "no_conv", "no_macaron", "no_relpos", "deep_transformer"),
     "inputs": ("wave_scratch", "wave_codes", "mel_scratch", "mel_codes", "mel_codes_long"),
@@ -363,7 +369,7 @@ def report(runs: Path) -> None:
     if not tables:
         raise UserError(f"{runs} holds no finished system yet")
     for title, rows in tables.items():
-        print(f"{title}\n\n{table(rows)}\n")
+        print(f"{TITLES[title]}\n\n{table(rows)}\n")
     with (runs / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("table", "system", *Result._fields))
@@ -373,7 +379,7 @@ def report(runs: Path) -> None:
                 writer.writerow((title, name, *cells))
     picture = runs / "conformer_line.png"
     points = {
-        title: {SYSTEMS[name].label: row.cer for name, row in rows.items()}
+        TITLES[title]: {SYSTEMS[name].label: row.cer for name, row in rows.items()}
         for title, rows in tables.items()
     }
     picture.write_bytes(figures.spreads(points, "CER on held-out speech (%)"))
