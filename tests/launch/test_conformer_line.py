@@ -1,4 +1,4 @@
-"""benchmarks/conformer_line.py: its systems are what they are called, its tables are of runs."""
+"""benchmarks/conformer_line: its systems are what they are called, its tables are of runs."""
 
 import csv
 import json
@@ -6,14 +6,14 @@ import json
 import jax
 import pytest
 
-from benchmarks import conformer_line
+from benchmarks.conformer_line import results, systems
 from w2v_jax.errors import UserError
 from w2v_jax.tasks import make_task
 
 
 def parameters(stage: str, name: str) -> dict[str, tuple[int, ...]]:
     """{path: shape} of the encoder."""
-    found = jax.eval_shape(make_task(conformer_line.get_config(f"{stage},{name}")).init)
+    found = jax.eval_shape(make_task(systems.get_config(f"{stage},{name}")).init)
     leaves = jax.tree_util.tree_leaves_with_path(found["params"]["encoder"])
     return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
 
@@ -28,20 +28,20 @@ def test_pretraining_and_finetuning_have_one_encoder(name):
 
 
 def test_a_switch_changes_what_it_says():
-    usual = make_task(conformer_line.get_config("pretrain,wave_codes")).config
-    other = make_task(conformer_line.get_config("pretrain,wave_deeper")).config
-    changed = dict(conformer_line.SYSTEMS["wave_deeper"].changes)
+    usual = make_task(systems.get_config("pretrain,wave_codes")).config
+    other = make_task(systems.get_config("pretrain,wave_deeper")).config
+    changed = dict(systems.SYSTEMS["wave_deeper"].changes)
     assert changed
     assert (usual.model, usual.data) == (other.model, other.data)
     assert {f"quantizer.{k}": v for k, v in other.quantizer.items() if v != usual.quantizer[k]} == (
         changed
     )
-    for names in conformer_line.TABLES.values():
+    for names in systems.TABLES.values():
         for name in names:
-            assert make_task(conformer_line.get_config(f"finetune,{name}"))
+            assert make_task(systems.get_config(f"finetune,{name}"))
     for wrong in ("pretrain,mel_scratch", "finetune,mel", "decode,conformer", "pretrain"):
         with pytest.raises(UserError, match=r"not pre-trained|write pretrain or finetune, a comma"):
-            conformer_line.get_config(wrong)
+            systems.get_config(wrong)
 
 
 def finished(folder, stages: dict[str, dict], reference: str, hypothesis: str) -> None:
@@ -59,7 +59,7 @@ def test_report(tmp_path, capsys):
         stages = {"pretrain": {"valid/accuracy": 0.2 + 0.1 * seed}, "finetune": {}}
         finished(tmp_path / f"mel_linear-{seed}", stages, "ABCD EFGH", heard)
     finished(tmp_path / "mel_scratch-0", {"finetune": {}}, "ABCD EFGH", "ABCD")
-    conformer_line.report(tmp_path)
+    results.report(tmp_path)
     found = capsys.readouterr().out
     row = next(line.split() for line in found.splitlines() if "linear" in line)
     assert row[3:] == [
@@ -70,4 +70,4 @@ def test_report(tmp_path, capsys):
         assert next(csv.DictReader(file))["cer"] == "55.55555555555556"
     assert (tmp_path / "conformer_line.png").stat().st_size > 1_000
     with pytest.raises(UserError, match="holds no finished system"):
-        conformer_line.report(tmp_path / "none")
+        results.report(tmp_path / "none")
