@@ -178,12 +178,15 @@ def with_joined(corpus: Corpus, target: int, longest: int, *, walks: int) -> Cor
     """A corpus whose items are every utterance alone and, `walks` times, in random company: joined
     as in `concatenated`, but for what would be longer than `longest` samples."""
     speakers, lengths = _speakers(corpus), corpus.row_lengths
-    items = list(np.arange(len(lengths))[:, None])
+    rows, sizes = [np.arange(len(lengths), dtype=np.int32)], [np.ones(len(lengths), np.int64)]
     for walk in range(walks):
         groups = concatenation(lengths, speakers, target, seed=walk)
         heard = np.add.reduceat(lengths[groups.values], groups.bounds[:-1])
-        items += [groups[i] for i in np.flatnonzero((groups.sizes > 1) & (heard <= longest))]
-    return Corpus(corpus.sources, Ragged.of(items), cache_bytes=corpus.cache_bytes)
+        kept = (groups.sizes > 1) & (heard <= longest)
+        rows.append(groups.values[np.repeat(kept, groups.sizes)])
+        sizes.append(groups.sizes[kept])
+    items = Ragged(np.concatenate(rows), np.append(0, np.concatenate(sizes).cumsum()))
+    return Corpus(corpus.sources, items, cache_bytes=corpus.cache_bytes)
 
 
 def _speakers(corpus: Corpus) -> np.ndarray:
