@@ -74,10 +74,10 @@ SYSTEMS = {
                        changes=AUGMENTED | DEEPER | LIGHTWEIGHT),
 }  # fmt: skip
 TITLES = {
-    "ablations": "Conformer with CTC, each row with the changes above it",
+    "ablations": "Conformer with CTC, changes added up",
     "inputs": "Waveform or log-mel",
     "objectives": "What is learnt without labels, on log-mel",
-    "wav2vec_aug": "Wav2Vec-Aug, each change alone on the Conformer",
+    "wav2vec_aug": "Wav2Vec-Aug, one change each",
 }
 TABLES = {
     "ablations": ("conformer", "relu", "no_conv", "no_macaron", "no_relpos", "deep_transformer"),
