@@ -73,6 +73,9 @@ def run(name: str, seed: int, args: argparse.Namespace, core: int) -> None:
 
 def run_all(names: Sequence[str], seeds: Sequence[int], args: argparse.Namespace) -> None:
     """Every system with the first seed, then with the next: on as many cores as there are."""
+    for manifest in ("train", "labelled", "dev", "test"):
+        if not (args.data / f"{manifest}.tsv").exists():
+            raise UserError(f"--data={args.data} has no {manifest}.tsv; run launch/quickstart.sh")
     cores: Queue[int] = Queue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
