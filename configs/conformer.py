@@ -73,18 +73,16 @@ def get_config(argument: str = "s"):
             f"SIZE one of {', '.join(SIZES)} and NAME one of {', '.join(ABLATIONS)}"
         )
     changes = dict(ABLATIONS.get(name, {}))
-    if "positions" in changes and "positions" in kinds:
-        raise UserError(
-            f"configs/conformer.py:{argument}: ablation={name} has positions of its own; leave out "
-            f"positions={kinds['positions']}, or choose another ablation"
-        )
-    if "positions" in changes:
-        kinds = {"positions": changes.pop("positions")} | kinds
+    if positions := changes.pop("positions", ""):
+        if "positions" in kinds:
+            raise UserError(
+                f"configs/conformer.py:{argument}: ablation={name} has positions of its own; leave "
+                f"out positions={kinds['positions']}, or choose another ablation"
+            )
+        kinds["positions"] = positions
     config = common.finetuning(f"conformer_{size}", kinds)
     config.model.update(dropout=0.1, activation_dropout=0.1, layerdrop=0.0)
-    for key, value in changes.items():
-        node = config.model.block if key.startswith("block.") else config.model
-        node[key.removeprefix("block.")] = value
+    config.model.update_from_flattened_dict(changes)
     config.freeze_steps = 0
     if config.model.frontend.kind == "logmel":
         config.spec_augment.time_width = 1_000  # 10 s: the share alone limits them

@@ -29,6 +29,13 @@ from w2v_jax.configs import wav2vec2
 from w2v_jax.errors import UserError
 
 SIZES = ("tiny", "base")
+# the changes, by dotted keys
+AUGMENTATION = {
+    "data.augment.pitch_prob": 0.5, "data.augment.band_prob": 0.25, "data.augment.drop_prob": 0.25,
+}  # fmt: skip
+PROJECTIONS = {"quantizer.projection_depth": 2}
+CODES = {"quantizer.depth": 3}
+LIGHTWEIGHT = {"model.frontend.lightweight": 2}
 
 
 def get_config(argument: str = "base"):
@@ -38,10 +45,10 @@ def get_config(argument: str = "base"):
     if not any(kind.startswith("block=") for kind in kinds):
         kinds.append("block=conformer")
     config = wav2vec2.get_config(",".join([size, *kinds]))
-    config.data.augment.update(pitch_prob=0.5, band_prob=0.25, drop_prob=0.25)
-    config.quantizer.projection_depth = 2
+    changes = AUGMENTATION | PROJECTIONS
     if config.quantizer.kind == "gumbel":
-        config.quantizer.depth = 3
+        changes |= CODES
     if config.model.frontend.kind == "waveform":
-        config.model.frontend.lightweight = 2
+        changes |= LIGHTWEIGHT
+    config.update_from_flattened_dict(changes)
     return config

@@ -44,14 +44,11 @@ def chain(name: str, seed: int, args: argparse.Namespace) -> Iterator[tuple[list
     labels = everything if system.supervised else str(data / "labelled.tsv")
     init = [f"--config.run.init_from={folder / 'pretrain'}"] if system.objective else []
     yield training("finetune", labels, *init)
-    output = folder / "test.decoded.tsv"
-    yield (
-        [
-            "evaluate", f"--checkpoint={folder / 'finetune'}", f"--data={data / 'test.tsv'}",
-            f"--output={output}", "--overwrite",
-        ],
-        output,
-    )  # fmt: skip
+    texts = output(args.runs, name, seed)
+    yield [
+        "evaluate", f"--checkpoint={folder / 'finetune'}", f"--data={data / 'test.tsv'}",
+        f"--output={texts}", "--overwrite",
+    ], texts  # fmt: skip
 
 
 def run(name: str, seed: int, args: argparse.Namespace, core: int) -> None:

@@ -15,6 +15,7 @@ from w2v_jax.training.writer import read_lines
 
 
 def output(runs: Path, name: str, seed: int) -> Path:
+    """What evaluate heard on the test set."""
     return runs / f"{name}-{seed}" / "test.decoded.tsv"
 
 

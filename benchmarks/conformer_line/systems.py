@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from w2v_jax.configs import best_rq, common, conformer, quickstart
+from w2v_jax.configs import best_rq, common, conformer, quickstart, wav2vec_aug
 from w2v_jax.errors import UserError
 
 UPDATES = {"pretrain": 400, "finetune": 300, "supervised": 600}
@@ -36,10 +36,8 @@ class System(NamedTuple):
     updates: float = 1.0
 
 
-AUGMENTED = {"data.augment.pitch_prob": 0.5, "data.augment.band_prob": 0.25,
-             "data.augment.drop_prob": 0.25}  # fmt: skip
-DEEPER = {"quantizer.depth": 3, "quantizer.projection_depth": 2}
-LIGHTWEIGHT = {"model.frontend.lightweight": 2}
+AUGMENTATION, LIGHTWEIGHT = wav2vec_aug.AUGMENTATION, wav2vec_aug.LIGHTWEIGHT
+DEEPER = wav2vec_aug.CODES | wav2vec_aug.PROJECTIONS
 
 SYSTEMS = {
     # table 3, every row with the changes of those above it
@@ -62,16 +60,16 @@ SYSTEMS = {
     "wave_codes": System("waveform, codes, Conformer", "codes", "waveform"),
     # Wav2Vec-Aug
     "wave_transformer": System("waveform, codes, Transformer", "codes", "waveform", "transformer"),
-    "wave_augmented": System("augmented audio", "codes", "waveform", changes=AUGMENTED),
+    "wave_augmented": System("augmented audio", "codes", "waveform", changes=AUGMENTATION),
     "wave_clean": System(
         "the same, targets of the clean audio", "codes", "waveform",
-        changes=AUGMENTED | {"loss.targets": "clean"},
+        changes=AUGMENTATION | {"loss.targets": "clean"},
     ),
     "wave_deeper": System("deeper heads", "codes", "waveform", changes=DEEPER),
     "wave_lightweight": System("light-weight convolutions", "codes", "waveform",
                                changes=LIGHTWEIGHT),
     "wave_all": System("all but the clean targets", "codes", "waveform",
-                       changes=AUGMENTED | DEEPER | LIGHTWEIGHT),
+                       changes=AUGMENTATION | DEEPER | LIGHTWEIGHT),
 }  # fmt: skip
 TITLES = {
     "ablations": "Conformer with CTC, changes added up",
@@ -102,13 +100,8 @@ def get_config(argument: str) -> ConfigDict:
     config = pretraining(system) if stage == "pretrain" else finetuning(system)
     config.run.update(threads=1, cache_gigabytes=1.0, log_steps=20, eval_steps=100, save_steps=200)
     config.data.row_multiple = 1
-    for key, value in system.changes.items():
-        if stage == "pretrain" or key.startswith("model."):
-            *path, last = key.split(".")
-            target = config
-            for part in path:
-                target = target[part]
-            target[last] = value
+    of_the_model = {k: v for k, v in system.changes.items() if k.startswith("model.")}
+    config.update_from_flattened_dict(system.changes if stage == "pretrain" else of_the_model)
     return config
 
 

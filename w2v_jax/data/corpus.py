@@ -70,8 +70,7 @@ class Corpus(SharedState):
         """int64 [items]: samples of every item."""
         if self.groups is None:
             return self.row_lengths
-        heard = self.row_lengths[self.groups.values]
-        return np.add.reduceat(heard - heard % self.grid, self.groups.bounds[:-1])
+        return self.groups.sums(self.row_lengths - self.row_lengths % self.grid)
 
     @property
     def first_rows(self) -> np.ndarray:
@@ -181,8 +180,7 @@ def with_joined(corpus: Corpus, target: int, longest: int, *, walks: int) -> Cor
     rows, sizes = [np.arange(len(lengths), dtype=np.int32)], [np.ones(len(lengths), np.int64)]
     for walk in range(walks):
         groups = concatenation(lengths, speakers, target, seed=walk)
-        heard = np.add.reduceat(lengths[groups.values], groups.bounds[:-1])
-        kept = (groups.sizes > 1) & (heard <= longest)
+        kept = (groups.sizes > 1) & (groups.sums(lengths) <= longest)
         rows.append(groups.values[np.repeat(kept, groups.sizes)])
         sizes.append(groups.sizes[kept])
     items = Ragged(np.concatenate(rows), np.append(0, np.concatenate(sizes).cumsum()))

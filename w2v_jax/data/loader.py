@@ -122,10 +122,9 @@ class Loader:
         """Values of an item, at most; at least 1."""
         sizes = track.values.sizes
         if self.corpus.groups is not None:
-            groups = self.corpus.groups
-            sizes = np.add.reduceat(sizes[groups.values], groups.bounds[:-1])
+            sizes = self.corpus.groups.sums(sizes)
             if track.between is not None:
-                sizes += groups.sizes - 1
+                sizes += self.corpus.groups.sizes - 1
         return int(sizes.max(initial=1))
 
     def _check_rate(self, name: str, track: Track) -> None:

@@ -92,6 +92,10 @@ class Ragged(SharedState):
         found.update(np.ascontiguousarray(self.values, np.int32))
         return found.hexdigest()
 
+    def sums(self, of: np.ndarray) -> np.ndarray:
+        """Of arrays of indices, none empty: the sum of `of` at the indices of each."""
+        return np.add.reduceat(of[self.values], self.bounds[:-1])
+
     @property
     def sizes(self) -> np.ndarray:
         return np.diff(self.bounds)

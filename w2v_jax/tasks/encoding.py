@@ -123,7 +123,7 @@ class EncodingTask(Task):
             target = round(data.concatenate_seconds * SAMPLE_RATE)
             alone = len(corpus)
             corpus = with_joined(corpus, target, high, walks=WALKS)
-            print(f"{name}: and {len(corpus) - alone} of them joined", flush=True)
+            print(f"{name}: and {len(corpus) - alone} items of several joined", flush=True)
         edges = bucket_edges(corpus.lengths, data.num_buckets)
         buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
         if not held_out:

@@ -64,7 +64,6 @@ class BestRQModel(nn.Module):
         """audio [B, S], length int32 [B] or None, edit as in `Encoder`. Raises ConfigError where
         the front end has no spectrum, and for an encoder with output layers."""
         cfg, quantizer = self.config, self.quantizer
-        cfg.refuse_output_layers("masked prediction")
         quantizer.check_frontend(cfg.frontend)
         out = Encoder(cfg, self.train, name="encoder")(
             audio, length, edit=edit, taps=("spectrum",)

@@ -84,7 +84,6 @@ class Wav2Vec2Model(nn.Module):
         end either way.
         """
         cfg, dtype = self.config, self.config.compute_dtype
-        cfg.refuse_output_layers("contrastive pre-training")
         out = Encoder(cfg, self.train, name="encoder")(
             audio, length, time_mask=time_mask, clean=clean
         )
