@@ -6,7 +6,7 @@ Side by side, as compiling is most of it: the updates compile, the golden cases 
 training is killed and started again. Then alone on the card, one after the other: the updates, that
 of transformers among them, the training program. A part that fails does not end the others. All
 that is in FOLDER: gpu_check.txt (what is printed), gpu_check.json (its last line),
-gpu_check.kernels.json (all kernels) and gpu_check.logs, of every process.
+gpu_check.kernels.json (all kernels of every update) and gpu_check.logs, of every process.
 """
 
 import argparse
@@ -125,17 +125,21 @@ def memory(report: Report, about: dict) -> None:
     report.set("memory", OK if peaks else NO_TIME, "" if peaks else "no update ran", **found)
 
 
-def kernel_part(report: Report, side: Side, folder: Path) -> None:
-    """The kernels of the first update, all of them in a file."""
-    found = side.turn.heard("kernels")
+def kernel_part(report: Report, sides: dict[str, Side], folder: Path) -> None:
+    """The kernels of the first update; those of all updates in a file."""
+    heard = {name: side.turn.heard("kernels") for name, side in sides.items()}
+    traced = {name: found for name, found in heard.items() if found and "problem" not in found}
+    if traced:
+        (folder / "gpu_check.kernels.json").write_text(json.dumps(traced, indent=1) + "\n")
+    first = next(iter(sides))
+    found = heard[first]
     if found is None:
-        why = side.turn.heard("done") is None
+        why = sides[first].turn.heard("done") is None
         report.set("kernels", NO_TIME if why else FAILED,
                    "the update was not timed" if why else "no trace")  # fmt: skip
     elif "problem" in found:
         report.set("kernels", FAILED, found["problem"])
     else:
-        (folder / "gpu_check.kernels.json").write_text(json.dumps(found, indent=1) + "\n")
         report.set("kernels", OK, **found | {"kernels": found["kernels"][:TOP]})
 
 
@@ -191,7 +195,7 @@ def check(
     report.say("one at a time")
     measure(clock, children, sides, report)
     compared(report, form)
-    kernel_part(report, sides[first], folder)
+    kernel_part(report, sides, folder)
     for side in sides.values():
         children.end(side.process)
     alone(clock, program, form, report)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_check import forms
 from benchmarks.gpu_check.children import Children, Clock
 from benchmarks.gpu_check.golden import Golden
 from benchmarks.gpu_check.kernels import kernels
@@ -19,7 +20,7 @@ from benchmarks.gpu_check.sides import Side, measure
 from tests.xla import FLAGS
 
 ROOT = Path(__file__).parents[2]
-UPDATES = ["base", "large", "conformer", "ctc"]
+UPDATES = [*forms.SMALL.updates]
 PARTS = {"golden", *UPDATES, "transformers", "kernels", "resume", "training", "memory"}
 
 

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from w2v_jax.models.kernels.attention import Heads, attend, fused
+from w2v_jax.models.kernels.depthwise_conv import sum_of_shifts
 from w2v_jax.models.kernels.dropout import dropout_seed
 from w2v_jax.models.kernels.first_conv import folded_conv
+from w2v_jax.models.kernels.fused_depthwise import fused_depthwise
 from w2v_jax.models.kernels.rows import fused as fused_rows
 from w2v_jax.models.kernels.rows import rows
 from w2v_jax.objectives.ctc import ctc_loss
@@ -100,6 +102,13 @@ def first_conv(**options: Any) -> dict:
     )  # fmt: skip
 
 
+def depthwise(**options: Any) -> dict:
+    return errors(
+        lambda x, k: fused_depthwise(x, k, 15, **options), lambda x, k: sum_of_shifts(x, k, 15),
+        drawn(1, B, T, D), drawn(2, 31, D),
+    )
+
+
 def ctc(**options: Any) -> dict:
     logits = 2 * drawn(1, 4, 300, 32, dtype=jnp.float32)
     labels = jax.random.randint(KEY(2), (4, 90), 1, 32)
@@ -117,6 +126,7 @@ CHECKS: dict[str, tuple[Callable[..., dict[str, float]], float]] = {
     "first convolution": (first_conv, TOLERANCE),
     "rows": (of_rows, TOLERANCE),
     "CTC": (ctc, EXACT),
+    "depthwise convolution": (depthwise, TOLERANCE),
     "rows, both outputs": (functools.partial(of_rows, both=True), TOLERANCE),
     "GELU": (gelu, TOLERANCE),
     "attention, wide and causal": (functools.partial(attention, 80, causal=True), TOLERANCE),

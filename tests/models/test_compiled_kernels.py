@@ -8,6 +8,7 @@ import pytest
 from w2v_jax.measuring.gpu_cards import OPTIONS
 from w2v_jax.measuring.topology import open_topology
 from w2v_jax.models.kernels.fused_attention import fused_attention
+from w2v_jax.models.kernels.fused_depthwise import fused_depthwise
 from w2v_jax.training.sharding import make_mesh, replicated
 
 
@@ -39,3 +40,17 @@ def test_attention(compiler, card, dtype, width, relative):
         *heads, positions, array(b, dtype=jnp.int32), array(h, b, t, dtype=jnp.uint32)
     )
     lowered.compile(OPTIONS)
+
+
+@pytest.mark.parametrize("card", ["a10:1", "h200:1"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_depthwise_convolution(compiler, card, dtype):
+    place = replicated(make_mesh({"data": -1}, open_topology(card).devices))
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=place)  # noqa: E731
+
+    def step(x, kernel, g):
+        y, pull = jax.vjp(lambda x, k: fused_depthwise(x, k, 15), x, kernel)
+        return y, pull(g)
+
+    x = array(2, 199, 144)
+    jax.jit(step).lower(x, array(31, 144), x).compile(OPTIONS)

@@ -19,7 +19,7 @@ FORMS = {
     "layers": {"gpu": "unroll", "other gpu": "unroll", "": "scan"},
     "attention": {"cpu": "heads", "gpu": "fused", "": "whole"},
     "positional_conv": {"cpu": "fft", "gpu": "fft", "other gpu": "fft", "": "conv"},
-    "depthwise_conv": {"cpu": "shifts", "": "conv"},
+    "depthwise_conv": {"cpu": "shifts", "gpu": "fused", "": "conv"},
     "ctc": {"gpu": "fused", "": "scan"},
     "rows": {"gpu": "fused", "": "plain"},
     "first_conv": {"gpu": "folded", "other gpu": "folded", "": "conv"},

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from w2v_jax.models.kernels import form
+from w2v_jax.models.kernels.fused_depthwise import fused_depthwise
 from w2v_jax.models.kernels.positional_conv import grouped_conv
 
 
@@ -15,11 +16,15 @@ def depthwise_conv(
     """x [B, T, D], kernel [K, 1, D] of the same type -> [B, T, D]: a frame sees `past` before it
     and K - 1 - past after it, zeros beyond the ends.
 
-    The form `conv` is XLA's, which is slow on CPUs, most of all its weight gradient; `shifts` adds
-    K products of shifted rows, many times as fast there.
+    The form `conv` is XLA's, which is slow on CPUs, most of all its weight gradient, and on GPUs;
+    `shifts` adds K products of shifted rows, many times as fast on CPUs; `fused` is a kernel of a
+    GPU (fused_depthwise.py).
     """
-    if form("depthwise_conv", choice) == "shifts":
+    found = form("depthwise_conv", choice)
+    if found == "shifts":
         return sum_of_shifts(x, kernel[:, 0], past)
+    if found == "fused":
+        return fused_depthwise(x, kernel[:, 0], past)
     return grouped_conv(x, kernel, (past, len(kernel) - 1 - past))
 
 
