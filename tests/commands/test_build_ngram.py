@@ -1,25 +1,18 @@
 """The program that builds an n-gram model: what it counts, and what it keeps out."""
 
-import os
-import subprocess
-import sys
+import functools
 from pathlib import Path
 
 import pytest
 
+from tests.tools import said
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.decoding.ngram import read_arpa
 
 ROOT = Path(__file__).parents[2]
 
 
-def build(*arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "w2v_jax.build_ngram", *map(str, arguments)], cwd=ROOT,
-        env=os.environ | {"PATH": "/nowhere"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout + result.stderr
+build = functools.partial(said, "build_ngram", environment={"PATH": "/nowhere"})
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import tool
 from w2v_jax import config_files
 from w2v_jax.__main__ import TOOLS
 
@@ -80,13 +81,9 @@ def test_help_shows_own_flags_and_the_keys_of_a_config(installed, tmp_path):
     assert "large_lv60k" in said  # the arguments
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_every_tool_says_what_it_does(tool):
-    result = subprocess.run(
-        [sys.executable, "-m", f"w2v_jax.{tool}", "--help"], cwd=ROOT, capture_output=True,
-        text=True, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_tool_says_what_it_does(name):
+    result = tool(name, "--help")
     assert "Flags:" in result.stdout
     assert not result.stderr
 

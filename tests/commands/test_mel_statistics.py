@@ -1,11 +1,9 @@
 """The program that takes the statistics of mel bins, and what a training makes of its file."""
 
 import dataclasses
+import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import soundfile
 
 from tests import small
+from tests.tools import said
 from w2v_jax.audio import mel_statistics
 from w2v_jax.audio.logmel import GOOGLE, KALDI, log_mel
 from w2v_jax.configs import common
@@ -36,13 +35,7 @@ ROOT = Path(__file__).parents[2]
 FLAG = "--config.model.frontend.statistics="
 
 
-def command(*arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "w2v_jax.mel_statistics", *map(str, arguments)], cwd=ROOT,
-        env=os.environ | {"PATH": "/nowhere"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout + result.stderr
+command = functools.partial(said, "mel_statistics", environment={"PATH": "/nowhere"})
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import soundfile
 
 from tests import small
+from tests.tools import tool
 from w2v_jax.audio.waveform import AudioError, encode
 from w2v_jax.decoding.search import SearchOptions
 from w2v_jax.errors import UserError
@@ -143,17 +143,9 @@ def test_errors(checkpoint, transcriber, files, tmp_path):
         transcribe(transcriber, files[:1], "txt", str(tmp_path / "file"))
 
 
-def run(checkpoint, *arguments, given=b"", status=0):
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    found = subprocess.run(
-        [sys.executable, "-m", "w2v_jax.transcribe", f"--checkpoint={checkpoint}", *arguments],
-        cwd=Path(__file__).parents[2], env=os.environ | {"XLA_FLAGS": flags}, input=given,
-        capture_output=True, timeout=100,
-    )  # fmt: skip
-    printed = found.stdout.decode(), found.stderr.decode()
-    assert found.returncode == status, printed
-    assert "Traceback" not in printed[1]
-    return printed
+def run(checkpoint, *arguments, **options):
+    found = tool("transcribe", f"--checkpoint={checkpoint}", *arguments, **options)
+    return found.stdout, found.stderr
 
 
 def test_standard_input_and_search(checkpoint, tmp_path):

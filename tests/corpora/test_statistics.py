@@ -1,8 +1,6 @@
 """What a manifest holds, and what batches make of its lengths."""
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import soundfile
 
 from tests.measure.padding_share import librispeech_like
+from tests.tools import tool
 from w2v_jax import prepare as entry
 from w2v_jax.configs import common
 from w2v_jax.corpora.statistics import best_crops, crop_plan, histogram, pad_plan, report
@@ -135,17 +134,11 @@ def test_report_of_sound_speech_warns_of_nothing(manifests):
 
 
 def test_report_from_the_command_line(manifests):
-    def call(*arguments):
-        command = [sys.executable, "-m", "w2v_jax.prepare", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
     output = f"--output={manifests['dev']}"
-    done = call("--report", output, "--crop_seconds=1,2", "--report_files=5")
-    assert done.returncode == 0, done.stderr
+    done = tool("prepare", "--report", output, "--crop_seconds=1,2", "--report_files=5")
     assert done.stdout.startswith("55 utterances, 0.04 hours\n")
     assert "crops 1 2 s" in done.stdout
     assert "concatenate_seconds" in done.stdout, "many are shorter than a second"
     assert "listened to 5 of 55" in done.stdout
-    wrong = call("--report", output, "--crop_seconds=1,x")
-    assert wrong.returncode == 2
+    wrong = tool("prepare", "--report", output, "--crop_seconds=1,x", status=2)
     assert "--crop_seconds=1,x: give lengths" in wrong.stderr

@@ -2,17 +2,14 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from tests import small
+from tests.tools import said
 from w2v_jax.align import Aligner, align_recording
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.decoding.alignment import Alignment, Interval, align
@@ -104,16 +101,8 @@ def aligner(checkpoint, tmp_path_factory):
     return Aligner(str(checkpoint), folder, ["textgrid"], overwrite=True)
 
 
-def run(checkpoint, *arguments):
-    """(status, what was printed) of the entry point."""
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    result = subprocess.run(
-        [sys.executable, "-m", "w2v_jax.align", f"--checkpoint={checkpoint}", *map(str, arguments)],
-        cwd=Path(__file__).parents[2], env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert "Traceback" not in result.stderr, result.stderr
-    return result.returncode, result.stdout + result.stderr
+def run(checkpoint, *arguments, status=0):
+    return said("align", f"--checkpoint={checkpoint}", *arguments, status=status)
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +125,10 @@ def speech(tmp_path_factory):
 
 def test_manifest(checkpoint, aligner, speech, tmp_path):
     folder, audio = speech
-    status, printed = run(
-        checkpoint, f"--data={folder}/all.tsv", f"--output={tmp_path}", "--format=textgrid,json,ctm"
-    )
-    assert status == 1
+    printed = run(
+        checkpoint, f"--data={folder}/all.tsv", f"--output={tmp_path}",
+        "--format=textgrid,json,ctm", status=1,
+    )  # fmt: skip
     assert f"3 of 6 utterances aligned, 1 without a text: {tmp_path}" in printed
     assert re.search(r"error: \S+/a.wav: the text needs \d+ frames", printed)
     assert re.search(r"error: \S+/a.wav: transcript '7' has '7'", printed)
