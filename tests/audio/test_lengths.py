@@ -264,9 +264,7 @@ def test_containers_are_read_in_parts_of_one_decoding(tmp_path, name, monkeypatc
     source = speech(3, rate)
     path = write(tmp_path / name, m4a(source, rate, name))
     decodings, blocks = [], containers._blocks
-    monkeypatch.setattr(
-        containers, "_blocks", lambda *args: decodings.append(1) or blocks(*args)
-    )
+    monkeypatch.setattr(containers, "_blocks", lambda *args: decodings.append(1) or blocks(*args))
     audio = one_length(path)
     assert len(decodings) == 1
     assert 0 <= len(audio) - 3 * SAMPLE_RATE < 1200, "with what the encoder added"

@@ -34,15 +34,18 @@ def retried(action: Callable[[], Answer]) -> Answer:
     return action()
 
 
-def local_copy(path: str) -> str:
-    """The name of a local copy of a remote file, made where there is none of this version.
-
-    Copies are kept in W2V_JAX_CACHE (default ~/.cache/w2v_jax)/files.
-    """
-    stat = retried(epath.Path(path).stat)
+def cache_folder(kind: str) -> str:
+    """Where this machine keeps what is kept for a while: W2V_JAX_CACHE (default
+    ~/.cache/w2v_jax)/KIND."""
     folder = os.environ.get("W2V_JAX_CACHE", os.path.expanduser("~/.cache/w2v_jax"))
+    return os.path.join(folder, kind)
+
+
+def local_copy(path: str) -> str:
+    """The name of a local copy of a remote file, made where there is none of this version."""
+    stat = retried(epath.Path(path).stat)
     key = hashlib.sha256(f"{path} {stat.length} {stat.mtime}".encode()).hexdigest()[:32]
-    copy = os.path.join(folder, "files", key + os.path.splitext(path)[1])
+    copy = os.path.join(cache_folder("files"), key + os.path.splitext(path)[1])
     if not os.path.exists(copy):
         os.makedirs(os.path.dirname(copy), exist_ok=True)
         temporary = f"{copy}.{os.getpid()}.tmp"

@@ -53,6 +53,11 @@ class MelPreset:
         """Samples that give a frame. Reflection needs more than half a window."""
         return self.fft // 2 + 1 if self.centred else self.span
 
+    @property
+    def middle(self) -> float:
+        """Samples from a multiple of the hop to the middle of the window that stands there."""
+        return 0.0 if self.centred else self.before + WINDOW / 2
+
     def frames(self, samples: Any) -> Any:
         """Frames of `samples`, an int or array."""
         if self.centred:
