@@ -24,9 +24,10 @@ _TRANSIENT = frozenset(
 class Files:
     """Audio from the files that a manifest names."""
 
-    def __init__(self, manifest: Manifest, name: str = ""):
+    def __init__(self, manifest: Manifest, name: str = "", path: str = ""):
         self.manifest = manifest
         self.name = name
+        self.path = path
 
     def audio(self, row: int, start: int, count: int) -> np.ndarray:
         path = self.manifest.path(row)
@@ -45,7 +46,7 @@ class Files:
         raise AssertionError("the last attempt returns or raises")
 
     def select(self, rows: np.ndarray) -> "Files":
-        return Files(self.manifest.select(rows), self.name)
+        return Files(self.manifest.select(rows), self.name, self.path)
 
 
 def _passing(path: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from w2v_jax.data.plan import concatenation
 from w2v_jax.data.sharing import Ragged, SharedState
-from w2v_jax.data.sources import Source
+from w2v_jax.data.sources import Row, Source
 
 
 class Corpus(SharedState):
@@ -109,6 +109,10 @@ class Corpus(SharedState):
             return [(item, self._row_length(item))]
         sizes = ((row, self._row_length(row)) for row in self.groups[item].tolist())
         return [(row, size - size % self.grid) for row, size in sizes]
+
+    def row(self, row: int) -> Row:
+        """The audio of a row, to be read in parts."""
+        return Row(*self._locate(row))
 
     def path(self, item: int) -> str:
         """The file of an item, or the first of its files, as its manifest writes it."""

@@ -55,7 +55,7 @@ class Shards:
     """Audio from a folder of shards. Pickled, it is the folder's name and the selected rows."""
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = os.path.abspath(folder)
+        self.folder = self.path = os.path.abspath(folder)
         self.name = os.path.basename(self.folder)
         try:
             index = json.loads(Path(self.folder, _INDEX).read_text())

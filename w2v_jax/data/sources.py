@@ -19,12 +19,31 @@ class Source(Protocol):
 
     manifest: Manifest
     name: str  # for messages: `train` of data/train.arrow
+    path: str  # the manifest or folder of shards, beside which its units stand; "" of none
 
     def audio(self, row: int, start: int, count: int) -> np.ndarray:
         """int16 [count] from sample `start` of the row. Raises AudioError."""
 
     def select(self, rows: np.ndarray) -> "Source":
         """The source of the given rows, in their order."""
+
+
+class Row:
+    """A row of a source as a sequence of int16 samples: a slice reads that part alone, as
+    `audio.waveform.Recording` does of a file. Raises AudioError."""
+
+    def __init__(self, source: Source, row: int):
+        self.source, self.row = source, row
+        self.path = source.manifest.path(row)
+
+    def __len__(self) -> int:
+        return int(self.source.manifest.samples[self.row])
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(len(self))
+        if stop <= start:
+            return np.zeros(0, np.int16)
+        return self.source.audio(self.row, start, stop - start)
 
 
 def open_sources(names: str) -> list[Source]:
@@ -45,5 +64,6 @@ def open_sources(names: str) -> list[Source]:
                 )
         for path in paths:
             stem = os.path.splitext(os.path.basename(path))[0]
-            found.append(Shards(path) if is_shards(path) else Files(Manifest.read(path), stem))
+            shards = is_shards(path)
+            found.append(Shards(path) if shards else Files(Manifest.read(path), stem, path))
     return found
