@@ -75,17 +75,24 @@ class EncoderOutput:
 def tap_names(config: EncoderConfig) -> list[str]:
     """What can be had of the inside of an encoder, each [B, T, width]:
 
-    spectrum: what the front end makes frames of, normalised and not edited, [B, its frames, bins],
-    where it has one; raw_features, features: of the front end, before and after their norm, [B, T,
-    its width];
+    raw_features, features: of the front end, before and after their norm, [B, T, its width];
     hidden_0, hidden_N: the first block's input, the output of block N;
     feed_forward_N: what the (second) feed-forward of block N gave, before the residual; 0 where
-    LayerDrop skipped the block.
+    LayerDrop skipped the block;
+    spectrum or conv_N: what a front end makes frames of, normalised and not edited, where it has a
+    spectrum, or what its convolution N gave: [B, its own frames, its width].
     """
     layers = range(1, config.num_layers + 1)
     hidden = [f"hidden_{i}" for i in (0, *layers)]
-    spectrum = ["spectrum"] if config.frontend.bins else []
-    return [*spectrum, "raw_features", "features", *hidden, *(f"feed_forward_{i}" for i in layers)]
+    feed_forward = [f"feed_forward_{i}" for i in layers]
+    return ["raw_features", "features", *hidden, *feed_forward, *config.frontend.taps]
+
+
+def tap_widths(config: EncoderConfig) -> dict[str, int]:
+    """{name: width} of `tap_names`."""
+    frontend = config.frontend
+    widths = dict.fromkeys(("raw_features", "features"), frontend.width) | frontend.taps
+    return {name: widths.get(name, config.width) for name in tap_names(config)}
 
 
 class _Layer(nn.Module):
@@ -237,8 +244,11 @@ class Encoder(nn.Module):
                 "with frontend=logmel in its argument"
             )
         edits = {} if edit is None else {"edit": edit}
-        extract = feature_encoder(cfg, name="feature_encoder")
-        features = extract(audio, length, **edits)  # [B, T, C]
+        inner = () if cfg.frontend.bins else tuple(n for n in taps if n in cfg.frontend.taps)
+        tapped = {"taps": inner} if inner else {}
+        encode = feature_encoder(cfg, name="feature_encoder", **tapped)
+        extract = encode if inner else lambda *x, **edits: (encode(*x, **edits), {})
+        features, outside = extract(audio, length, **edits)  # [B, T, C]
         features = features[:, :frames]
         given_length = length
         if length is not None:
@@ -264,7 +274,7 @@ class Encoder(nn.Module):
         if channel_mask is not None:
             x = jnp.where(channel_mask[:, None, :], 0, x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
-        outside = {"raw_features": raw_features, "features": features}
+        outside |= {"raw_features": raw_features, "features": features}
         if "spectrum" in taps:  # computed once: the compiler sees that it is the front end's
             outside["spectrum"], _ = cfg.frontend.spectrum(audio, given_length)
         inside = [name for name in taps if name not in outside]
@@ -273,5 +283,5 @@ class Encoder(nn.Module):
             x, length = OutputAdapter(cfg, self.train, name="output_adapter")(x, length)
         found |= {name: outside[name] for name in taps if name in outside}
         if clean is not None:
-            features = norm(extract(clean, given_length)[:, :frames])
+            features = norm(extract(clean, given_length)[0][:, :frames])
         return EncoderOutput(x, features, length, penalty, found)

@@ -182,6 +182,37 @@ class LogMelConfig(Settings):
             return max(shortest, self.stack * HOP)
         return shortest + more * HOP
 
+    @property
+    def middle(self) -> float:
+        """Samples from the multiple of the stride where a frame stands to the middle of what it
+        sees; with convolutions that is a frame of the spectrum."""
+        more = 0 if self.subsampling == "conv" else self.stack - 1
+        return self.definition.middle + more * HOP / 2
+
+    @property
+    def taps(self) -> dict[str, int]:
+        """The width of the spectrum."""
+        return {"spectrum": self.mels}
+
+    def pooled(self, tap: str, x: jax.Array, length: jax.Array | None) -> jax.Array:
+        """Means [B, T, bins] of the frames of the spectrum [B, its frames, bins] that each frame
+        sees; of rows with length int32 [B] in samples, or full ones."""
+        count = x.shape[1]
+        size, before, frames = self.stack, 0, count // self.stack
+        if self.subsampling == "conv":
+            size, before, frames = 7, 3, halved(halved(count))
+        after = (frames - 1) * self.reduction + size - before - count
+        mask = None if length is None else frame_mask(self.mel_frames(length), count)
+        x = zero_padding(x, mask)
+        there = jnp.ones(x.shape[:2]) if mask is None else mask.astype(x.dtype)
+
+        def sums(x):
+            x = x[:, : count + min(after, 0)]
+            padding = ((before, max(after, 0)),)
+            return nn.pooling.pool(x, 0.0, jax.lax.add, (size,), (self.reduction,), padding)
+
+        return sums(x) / sums(there[:, :, None]).clip(1)
+
     def mel_frames(self, samples):
         """Frames of the spectrum of `samples`, an int or array."""
         return self.definition.frames(samples)

@@ -88,6 +88,25 @@ class WaveformConfig(Settings):
         """Itself, with a rule of valid frames that depends on no other row."""
         return dataclasses.replace(self, frame_rule="convolution")
 
+    @property
+    def middle(self) -> float:
+        """Samples from where a frame begins to see to the middle of what it sees."""
+        return self.receptive_field / 2
+
+    @property
+    def taps(self) -> dict[str, int]:
+        """Widths of what the convolutions give, conv_1 and on: conv_7 is the frames themselves."""
+        return {f"conv_{i}": layer[0] for i, layer in enumerate(self.conv_layers, start=1)}
+
+    def pooled(self, tap: str, x: jax.Array, length: jax.Array | None) -> jax.Array:
+        """Means [B, T, C] of those values of a convolution [B, its frames, C] that lie inside what
+        each frame sees: of 400 samples every 320. What counts in a row counts there as well."""
+        number = int(tap.removeprefix("conv_"))
+        below = dataclasses.replace(self, conv_layers=self.conv_layers[:number], lightweight=0)
+        size = (self.receptive_field - below.receptive_field) // below.stride + 1
+        x = x.astype(jnp.float32)
+        return nn.avg_pool(x, (size,), (self.stride // below.stride,))
+
     def is_light(self, i: int) -> bool:
         """Whether convolution i is a light-weight one."""
         return i >= len(self.conv_layers) - self.lightweight
@@ -220,42 +239,50 @@ class FeatureEncoder(nn.Module):
     config: WaveformConfig
     execution: Execution
     padding_leaks: bool = False
+    taps: tuple[str, ...] = ()  # of the blocks, as `WaveformConfig.taps` names them
 
     @nn.compact
-    def __call__(self, audio: jax.Array, length: jax.Array | None) -> jax.Array:
-        """audio int16 or float [B, S], length int32 [B] in samples or None -> [B, T, C]."""
-        cfg, dtype = self.config, self.execution.compute_dtype
+    def __call__(self, audio: jax.Array, length: jax.Array | None):
+        """audio int16 or float [B, S], length int32 [B] in samples or None -> [B, T, C]; with
+        `taps` -> (that, {name: what its block gave [B, its frames, its channels]})."""
+        cfg = self.config
         x = scale_waveform(audio, length, cfg.normalize, cfg.normalize_eps)
-        x = x[:, :, None].astype(dtype)
-        for i, (channels, kernel, stride) in enumerate(cfg.conv_layers):
-            if i == 0 and self._folds():
-                x = self._first(x[:, :, 0], length)
-                continue
-            if cfg.is_light(i):
-                convolution = LightweightConv(
-                    channels, kernel, stride, cfg.bias, dtype, name=f"conv_{i}"
-                )
-            else:
-                convolution = nn.Conv(
-                    channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.bias,
-                    dtype=dtype,
-                    kernel_init=boxed(
-                        smoothed_init(cfg.smoothing if i else 0.0), "conv", "conv_in", "conv_out"
-                    ),
-                    bias_init=boxed(nn.initializers.zeros, "conv_out"),
-                    name=f"conv_{i}",
-                )  # fmt: skip
-            x = convolution(x)
-            if cfg.norm == "layer":
-                x = LayerNorm(self.execution, name=f"norm_{i}")(x, activation=cfg.activation)
-                continue
-            if i == 0:
-                mask = frame_mask(self._counted(length), x.shape[1])
-                x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
-            x = rows(x, activation=cfg.activation, choice=self.execution.rows)
+        x = x[:, :, None].astype(self.execution.compute_dtype)
+        found = {}
+        for i, tap in enumerate(cfg.taps):
+            found[tap] = x = self._block(i, x, length)
         if cfg.frozen:
-            return jax.lax.stop_gradient(x)
-        return x if cfg.grad_mult == 1 else scale_gradient(x, cfg.grad_mult)
+            x = jax.lax.stop_gradient(x)
+        elif cfg.grad_mult != 1:
+            x = scale_gradient(x, cfg.grad_mult)
+        return (x, {tap: found[tap] for tap in self.taps}) if self.taps else x
+
+    def _block(self, i: int, x: jax.Array, length: jax.Array | None) -> jax.Array:
+        cfg, dtype = self.config, self.execution.compute_dtype
+        channels, kernel, stride = cfg.conv_layers[i]
+        if i == 0 and self._folds():
+            return self._first(x[:, :, 0], length)
+        if cfg.is_light(i):
+            convolution = LightweightConv(
+                channels, kernel, stride, cfg.bias, dtype, name=f"conv_{i}"
+            )
+        else:
+            convolution = nn.Conv(
+                channels, (kernel,), (stride,), padding="VALID", use_bias=cfg.bias,
+                dtype=dtype,
+                kernel_init=boxed(
+                    smoothed_init(cfg.smoothing if i else 0.0), "conv", "conv_in", "conv_out"
+                ),
+                bias_init=boxed(nn.initializers.zeros, "conv_out"),
+                name=f"conv_{i}",
+            )  # fmt: skip
+        x = convolution(x)
+        if cfg.norm == "layer":
+            return LayerNorm(self.execution, name=f"norm_{i}")(x, activation=cfg.activation)
+        if i == 0:
+            mask = frame_mask(self._counted(length), x.shape[1])
+            x = GroupNorm(channels, dtype, name=f"norm_{i}")(x, mask)
+        return rows(x, activation=cfg.activation, choice=self.execution.rows)
 
     def _folds(self) -> bool:
         choice = self.execution.first_conv

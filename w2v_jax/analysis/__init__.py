@@ -1,0 +1,1 @@
+"""What the layers of a model know: their features, and what can be read off them."""
