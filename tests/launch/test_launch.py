@@ -50,6 +50,7 @@ def test_dry_modes_run_nothing(sandbox):
         "local.sh": [["fake"]],
         "quickstart.sh": [[]],
         "decode.sh": [[]],
+        "hubert.sh": [[]],
         "gpu_check.sh": [[], ["--small"]],
         "test.sh": [[]],
         "slurm.sbatch": [["fake"]],
@@ -82,6 +83,10 @@ def test_dry_modes_run_nothing(sandbox):
         ("local.sh", ["pretrian"], {}, "there is no tool w2v_jax.pretrian; write pretrain, fine"),
         ("quickstart.sh", ["a", "b"], {}, "launch/quickstart.sh [FOLDER]"),
         ("quickstart.sh", [], {"FORM": "hubert"}, "FORM=hubert is unknown; write conformer"),
+        ("hubert.sh", ["a", "b"], {}, "launch/hubert.sh [FOLDER]"),
+        ("hubert.sh", [], {"SIZE": "huge"}, "SIZE=huge is unknown; write quickstart, tiny, base"),
+        ("hubert.sh", [], {"SIZE": "base"}, "TRAIN is not set; for example: export TRAIN=data/tr"),
+        ("hubert.sh", [], {"SIZE": "large", "TRAIN": "a", "VALID": "b"}, "TEACHER is not set; for"),
         ("gpu_check.sh", ["--smal"], {}, "launch/gpu_check.sh --small [FOLDER]"),
         ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
         ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
@@ -108,6 +113,48 @@ def test_both_forms_of_the_quickstart(sandbox):
     assert said["conformer"] == sandbox.run("quickstart.sh", DRY="1", SEEDS="0 1")
 
 
+def test_hubert_goes_from_mfcc_to_letters(sandbox):
+    """Each step takes what the one before it writes."""
+    commands = [" ".join(words[2:]) for words in sandbox.dry("hubert.sh", "runs/h")]
+    steps = [command.split()[0].removeprefix("w2v_jax.") for command in commands]
+    assert steps == [
+        *["prepare"] * 4, "units", "units", "pretrain", "export", "units", "units", "pretrain",
+        "export", "finetune", "export", "evaluate",
+    ]  # fmt: skip
+    of = dict(enumerate(commands))
+    assert "learn " in of[4]
+    assert "--output=runs/h/mfcc100.npz --features=mfcc" in of[4]
+    assert "apply --centroids=runs/h/mfcc100.npz" in of[5]
+    assert "--data=runs/h/data/train.tsv,runs/h/data/dev.tsv --name=mfcc100" in of[5]
+    assert "quickstart,iteration=1 --workdir=runs/h/iteration-1 " in of[6]
+    assert "--config.data.units=('mfcc100',) --config.prediction.classes=(100,)" in of[6]
+    assert "--features=runs/h/iteration-1/export --layer=2" in of[8]
+    assert "--config.data.units=('it1-layer2-100',)" in of[10]
+    assert "--config.run.init_from=runs/h/iteration-2/export" in of[12]
+    (sandbox.root / "runs/h").mkdir(parents=True)
+    (sandbox.root / "runs/h/mfcc100.npz").touch()
+    again = [" ".join(words[2:]) for words in sandbox.dry("hubert.sh", "runs/h")]
+    assert [c for c in commands if c not in again] == [of[4]], "centroids are learnt once"
+
+
+def test_hubert_at_published_sizes(sandbox):
+    data = {"TRAIN": "t.tsv,u.tsv", "VALID": "v.tsv"}
+    base = sandbox.run(
+        "hubert.sh", DRY="1", SIZE="base", LABELLED="l.tsv", FLAGS="--a=1 --b", **data
+    )
+    assert "--share=0.1 --clusters=500 --output=runs/hubert/it1-layer6-500.npz" in base
+    assert "--config.prediction.classes=(500,)' --a=1 --b\n" in base
+    assert "finetune.py:split=10h,size=hubert_base --workdir=runs/hubert/finetuned" in base
+    assert "samples" not in base
+    assert "evaluate" not in base
+    large = sandbox.dry("hubert.sh", SIZE="large", TEACHER="h/export", LAYER="9", UNITS="x", **data)
+    assert [words[2].removeprefix("w2v_jax.") for words in large] == [
+        "units", "units", "pretrain", "export",
+    ]  # fmt: skip
+    assert {"--features=h/export", "--layer=9", "--output=runs/hubert/x.npz"} <= set(large[0])
+    assert "--config=configs/hubert.py:large,iteration=2" in large[2]
+
+
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"dry.sh", "env.sh"}))
 def test_help_is_the_head_of_the_script(sandbox, name):
     for word in ("--help", "-h"):
@@ -115,7 +162,7 @@ def test_help_is_the_head_of_the_script(sandbox, name):
         lines = (sandbox.root / "launch" / name).read_text().splitlines()
         assert output.splitlines()[:3] == [line.removeprefix("# ") for line in lines[1:4]]
         assert "\nset -" not in output
-    if name in ("quickstart.sh", "decode.sh", "gpu_check.sh", "test.sh"):
+    if name in ("quickstart.sh", "hubert.sh", "decode.sh", "gpu_check.sh", "test.sh"):
         assert "minute" in output
     assert not (sandbox.root / ".venv").exists()
 

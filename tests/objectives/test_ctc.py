@@ -217,7 +217,6 @@ def test_more_frames_than_there_are():
         np.testing.assert_array_equal(a, b)
 
 
-
 def test_large_logits():
     logits = case(1e4)
     (loss, _), gradient = step(logits)

@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2v_jax.models.config import RandomQuantizerConfig
-from w2v_jax.models.heads.best_rq import RandomQuantizer
+from w2v_jax.models.random_quantizer import RandomQuantizer, random_codes
 from w2v_jax.objectives.masking import started_spans, utterance_keys
 from w2v_jax.objectives.random_quantizer import (
     code_counts,
     mean_perplexity,
     prediction_loss,
-    random_codes,
     stacked,
     wholly,
 )
@@ -20,8 +18,8 @@ from w2v_jax.objectives.random_quantizer import (
 
 def quantizer(seed=0, inputs=40, **values):
     """(projection, codebook)."""
-    config = RandomQuantizerConfig(**{"codes": 64, "width": 8} | values)
-    drawn = RandomQuantizer(config, inputs).init(jax.random.key(seed))
+    sizes = {"codebooks": 1, "codes": 64, "width": 8} | values
+    drawn = RandomQuantizer(**sizes, inputs=inputs).init(jax.random.key(seed))
     return drawn["stats"]["projection"], drawn["stats"]["codebook"]
 
 

@@ -30,10 +30,13 @@ def masked_prediction_loss(
 
     context float32 [B, T, P]; embeddings float32 [V, P]; labels int32 [B, T]; scored bool [B, T]:
     the masked frames, or the others. Returns the loss in nats summed over scored frames, the
-    number of them whose class wins, and their number.
+    number of them whose class wins, no other as likely (where all are equal none does), and their
+    number.
     """
     logits = class_logits(context, embeddings, temperature)
     chance = jax.nn.log_softmax(logits, axis=-1)
-    loss = -jnp.take_along_axis(chance, labels[..., None], axis=-1)[..., 0]
-    won = (logits.argmax(-1) == labels) & scored
+    own = lambda x: jnp.take_along_axis(x, labels[..., None], axis=-1)  # noqa: E731
+    loss = -own(chance)[..., 0]
+    # no other class is at least as likely, itself always is
+    won = ((logits >= own(logits)).sum(-1) == 1) & scored
     return jnp.where(scored, loss, 0).sum(), won.sum(), scored.sum()

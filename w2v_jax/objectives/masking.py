@@ -57,6 +57,12 @@ def started_spans(keys: jax.Array, size: int, *, prob: float, span: int) -> jax.
     return jax.vmap(row)(keys)
 
 
+def expected_share(prob: float, span: int) -> float:
+    """Of the frames, that `span_mask` masks: a span starts at prob / span of them (wav2vec 2.0,
+    section 4.2: 49 %)."""
+    return 1 - (1 - prob / span) ** span
+
+
 def max_masked(frames: int, *, prob: float, span: int, minimum: int = 0) -> int:
     """The largest number of frames that `span_mask` can mask in a row of `frames`."""
     return min(frames, max(minimum, int(prob * frames / span + 1)) * span)

@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-EXACT = jax.lax.Precision.HIGHEST  # labels are those of float32 on every platform
-
 
 def stacked(x: jax.Array, size: int, count: int) -> jax.Array:
     """`size` frames side by side: x [B, T, D] -> [B, count, size * D], zeros beyond the end."""
@@ -17,17 +15,6 @@ def wholly(mask: jax.Array, size: int, count: int) -> jax.Array:
     """Which of `count` stacks of `size` frames are masked as a whole: bool [B, T] -> [B, count].
     One that reaches beyond the end is not."""
     return stacked(mask, size, count).all(-1)
-
-
-def random_codes(x: jax.Array, projection: jax.Array, codebook: jax.Array) -> jax.Array:
-    """The code with the largest cosine to the projected frame, in each of G codebooks.
-
-    x float32 [B, T, S]; projection [G, S, D]; codebook [G, V, D], its rows of length 1 ->
-    int32 [B, T, G]. Of all codes the same length of the projected frame counts, so that it is left
-    as it is: between vectors of length 1 the nearest is the one with the largest product.
-    """
-    projected = jnp.einsum("bts,gsd->btgd", x, projection, precision=EXACT)
-    return jnp.einsum("btgd,gvd->btgv", projected, codebook, precision=EXACT).argmax(-1)
 
 
 def code_counts(codes: jax.Array, counted: jax.Array, number: int) -> jax.Array:
