@@ -196,9 +196,7 @@ def test_parameters_of_the_published_sizes(size, count, without_positions):
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_the_ablations_change_what_they_say(name):
-    whole, changed = (
-        dict(flat(get_config(argument))) for argument in ("s", f"s,ablation={name}")
-    )
+    whole, changed = (dict(flat(get_config(argument))) for argument in ("s", f"s,ablation={name}"))
     found = {key: x for key, x in changed.items() if whole.get(key) != x}
     expected = {f"model.{key}": x for key, x in ABLATIONS[name].items()}
     if "model.positions" in expected:

@@ -67,7 +67,8 @@ def both(shape, lengths, rate, causal, dtype=jnp.float32, plan=PLAN):
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize(
     ("shape", "lengths"),
-    [((3, 77, 2, 24), (77, 47, 1)), ((1, 1, 1, 32), (1,)), ((2, 64, 1, 16), (64, 33))], ids=str,
+    [((3, 77, 2, 24), (77, 47, 1)), ((1, 1, 1, 32), (1,)), ((2, 64, 1, 16), (64, 33))],
+    ids=str,
 )
 def test_values_and_gradients(shape, lengths, rate, causal):
     found, expected = both(shape, lengths, rate, causal)

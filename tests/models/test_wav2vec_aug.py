@@ -135,6 +135,7 @@ def test_clean_targets():
 
     def only(part, clean):
         """The gradient in the first convolution through the targets or the context alone."""
+
         def value(params):
             out, asked = task.forward({"params": params}, batch | clean, CONTEXT, train=False)
             stop = jax.lax.stop_gradient(getattr(out, part))

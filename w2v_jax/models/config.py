@@ -261,6 +261,14 @@ class EncoderConfig(ModelSettings):
                 "argument"
             )
 
+    def check_tokens(self) -> None:
+        """Raises ConfigError where there are no tokens to predict."""
+        if self.frontend.kind != "units":
+            raise ConfigError(
+                f"model.frontend.kind={self.frontend.kind} has no tokens, which Discrete BERT "
+                "predicts; leave frontend= out of the config's argument, or set frontend=units"
+            )
+
     def check_same(self, other: "EncoderConfig", where: str) -> None:
         """Raises ConfigError naming what differs from the encoder in `where`."""
         changes = self.changes(other)

@@ -10,6 +10,7 @@ from w2v_jax.models.config import EncoderConfig, RandomQuantizerConfig
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.frontends.logmel import Edit
 from w2v_jax.models.layers import torch_dense
+from w2v_jax.models.random_quantizer import RandomQuantizer
 
 
 @flax.struct.dataclass
@@ -20,31 +21,6 @@ class BestRQOutput:
     spectrum: jax.Array  # float32 [B, its frames, bins], normalised and not edited
     projection: jax.Array  # float32 [G, S, D]
     codebook: jax.Array  # float32 [G, V, D], rows of length 1
-
-
-class RandomQuantizer(nn.Module):
-    """A projection (Xavier's uniform) and a codebook (normal, rows scaled to length 1) of each of
-    config.codebooks. They stand in `stats`: in checkpoints and exports, but no optimizer, gradient
-    or weight decay knows them."""
-
-    config: RandomQuantizerConfig
-    inputs: int
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        """-> (projection [G, inputs, D], codebook [G, V, D]), float32."""
-        cfg = self.config
-        xavier = nn.initializers.xavier_uniform(batch_axis=0)
-
-        def drawn(init, *shape):
-            return init(self.make_rng("params"), (cfg.codebooks, *shape), jnp.float32)
-
-        def codes():
-            vectors = drawn(nn.initializers.normal(1.0), cfg.codes, cfg.width)
-            return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-
-        projection = self.variable("stats", "projection", drawn, xavier, self.inputs, cfg.width)
-        return projection.value, self.variable("stats", "codebook", codes).value
 
 
 class BestRQModel(nn.Module):
@@ -72,8 +48,10 @@ class BestRQModel(nn.Module):
         logits = torch_dense(
             cfg.width, classes, ("embed", "vocab"), cfg.compute_dtype, name="predict"
         )(out.context).astype(jnp.float32)
-        inputs = cfg.frontend.reduction * cfg.frontend.bins
-        projection, codebook = RandomQuantizer(quantizer, inputs, name="random_quantizer")()
+        projection, codebook = RandomQuantizer(
+            quantizer.codebooks, quantizer.codes, quantizer.width,
+            inputs=cfg.frontend.reduction * cfg.frontend.bins, name="random_quantizer",
+        )()  # fmt: skip
         return BestRQOutput(
             logits.reshape(*logits.shape[:2], quantizer.codebooks, quantizer.codes),
             out.taps["spectrum"], projection, codebook,
