@@ -1,4 +1,4 @@
-"""Pictures: of trainings, and of the search for weights of language models."""
+"""Pictures: of trainings, of layers, and of the search for weights of language models."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -184,6 +184,79 @@ def spreads(groups: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> 
     for axis in axes.flat[len(groups) :]:
         axis.remove()
     return _png(figure)
+
+
+class LayerCurve(NamedTuple):
+    """Scores of the layers of a model. What has no layers has a score at the place nan."""
+
+    name: str
+    places: Sequence[float]  # of each layer: blocks from 0 on, convolutions below, the last at -1
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    in_sample: Sequence[float] = ()  # beside `values`, which are on held-out frames
+    floor: Sequence[float] = ()  # what they are for labels that say nothing
+    dashed: bool = False  # in the colour of the curve that its name begins with
+
+
+def layers(panels: Mapping[str, Sequence[LayerCurve]]) -> bytes:
+    """A picture (PNG) with a panel per measure over the layers: of every model a thick curve with
+    the range of its samples, thin what was found in sample, dotted the floor."""
+    names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
+    whole = [name for name in names if not any(name.startswith(f"{x}, ") for x in names)]
+    color = {
+        name: _color(next(i for i, x in enumerate(whole) if name == x or name.startswith(f"{x}, ")))
+        for name in names
+    }
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.8 * columns, 3.6 * rows + 0.8), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    lines: dict[str, Line2D] = {}
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for curve in curves:
+            style = dict(color=color[curve.name], linestyle="--" if curve.dashed else "-")
+            lines[_short(curve.name)] = Line2D([], [], **style)
+            if np.isnan(curve.places).all():
+                axis.axhline(curve.values[0], **style)
+                continue
+            axis.plot(curve.places, curve.values, **(HELD_OUT | style))
+            axis.fill_between(curve.places, curve.low, curve.high, color=style["color"], alpha=0.2)
+            thin = dict(color=style["color"], linewidth=0.8)
+            for values, drawn, label in (
+                (curve.in_sample, "-", "in sample"), (curve.floor, ":", "floor")
+            ):  # fmt: skip
+                if len(values):
+                    axis.plot(curve.places, values, linestyle=drawn, **thin)
+                    lines[label] = Line2D([], [], color="grey", linestyle=drawn, linewidth=0.8)
+        places = [x for curve in curves for x in curve.places if np.isfinite(x)]
+        _layer_axis(axis, places)
+        axis.set(title=title, xlabel="layer")
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))  # a curve that is flat looks flat
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    ordered = sorted(lines, key=lambda label: label in ("in sample", "floor"))
+    longest = max(map(len, ordered))
+    side_by_side = max(1, min(len(ordered), ROOM * columns // COLUMNS // (longest + 8)))
+    figure.legend(
+        [lines[label] for label in ordered], ordered, loc="outside upper center",
+        ncols=side_by_side, frameon=False,
+    )  # fmt: skip
+    return _png(figure)
+
+
+def _layer_axis(axis: Axes, places: Sequence[float]) -> None:
+    """Names of layers: C1 and on of convolutions, 0 the input of the first block, 1 and on."""
+    if not places:
+        axis.set_xticks([])
+        return
+    first, last = int(min(places)), int(max(places))
+    step = -(-(last + 1) // 13) if last > 0 else 1
+    ticks = [x for x in range(first, last + 1) if x < 0 or x % step == 0]
+    axis.set_xticks(ticks, [f"C{x - first + 1}" if x < 0 else str(x) for x in ticks], fontsize=7)
 
 
 def _png(figure: Figure) -> bytes:
