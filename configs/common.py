@@ -112,7 +112,7 @@ LINEAR = tuple(size for size in SIZES if size.startswith("wav2vec_conformer_"))
 for _size in LINEAR:
     _width = SIZES[_size]["width"]
     QUANTIZERS[_size] = dict(groups=2, codes=320, width=_width, projection=_width, dropout=0.0)
-# the masked-prediction heads of HuBERT; their training is not here yet
+# the heads of the published HuBERT models, with fairseq's four rows beside the 500 clusters
 PREDICTIONS = {
     "hubert_base": dict(classes=(504,), projection=256),
     "hubert_large": dict(classes=(504,), projection=768),
@@ -139,6 +139,8 @@ def model(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
         width = values["width"]
         channels = LOGMEL_CHANNELS.get(size, width)
         values["frontend"] |= {"channels": channels, "projection": width}
+    if values["frontend"]["kind"] == "units":
+        values["frontend"] |= {"width": values["width"]}
     return ConfigDict(EncoderConfig.from_dict(values).to_dict())
 
 

@@ -15,7 +15,8 @@ size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_re
        wav2vec_conformer_tiny, _l, _xl, _xxl, of configs/wav2vec_conformer.py: the encoder's peak
        learning rate of arXiv 2010.10504 (its transducer had another), otherwise large_lv60k's
 kinds of the parts of the model may follow: split=10h,size=tiny,block=conformer,positions=relative;
-with frontend=logmel SpecAugment takes the place of the masks
+with frontend=logmel SpecAugment takes the place of the masks; frontend=units: of a model that
+configs/discrete_bert.py pre-trains
 Not measured with this code yet.
 """
 
@@ -66,6 +67,8 @@ def get_config(argument: str = "split=10h,size=base"):
     if "spec_augment" not in config:  # which is instead of them
         config.time_masking.prob, config.channel_masking.prob = recipe[2:4]
     config.model.layerdrop, config.freeze_steps = recipe[4:]
+    if size.startswith("hubert"):  # 8,000 updates up and 72,000 down, of which 17,000 happen
+        config.optim.phases = (0.32, 0.0, 2.88)
     if size == "tiny":
         config.data.update(batch_seconds=32.0, row_multiple=1)
         config.run.update(save_steps=200, eval_steps=200)

@@ -11,6 +11,11 @@ from ml_collections import ConfigDict
 
 from w2v_jax.configs import best_rq as best_rq_configs
 from w2v_jax.configs import common, lm
+from w2v_jax.configs import discrete_bert as discrete_bert_configs
+from w2v_jax.configs import hubert as hubert_configs
+from w2v_jax.data import units
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.sharing import Ragged
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.settings import Execution, member
 from w2v_jax.tasks import TASKS
@@ -101,6 +106,39 @@ def best_rq(**values) -> ConfigDict:
     return shrunk(config, frontend | {"block__norm": "layer", "block__kernel": 5} | values)
 
 
+def discrete_bert(**values) -> ConfigDict:
+    """A config of Discrete BERT of a model that compiles in seconds; values as in `pretraining`.
+    With tokens that need no file."""
+    config = discrete_bert_configs.get_config("tiny")
+    frontend = {"tokenizer": "random", "classes": 8, "width": 32}
+    return shrunk(config, {f"frontend__{key}": value for key, value in frontend.items()} | values)
+
+
+def hubert(**values) -> ConfigDict:
+    """A config of HuBERT of a model that compiles in seconds, with one set of units, `eight`, of
+    100 per second; values as in `pretraining`."""
+    config = hubert_configs.get_config("tiny")
+    config.prediction.update(classes=(8,), projection=16)
+    config.data.units = ("eight",)
+    config.masking.update(prob=0.5, span=5)
+    return shrunk(config, values)
+
+
+def write_units(path: str, name: str = "eight", classes: int = 8, rate: int = 100, **source):
+    """Random units beside a manifest, in runs as speech has them; their rows."""
+    rng = np.random.default_rng(classes + rate)
+    counts = (Manifest.read(path).samples * rate // 16_000).tolist()
+    rows = [np.repeat(rng.integers(0, classes, n // 5 + 1), 5)[:n] for n in counts]
+    write_rows(path, name, rows, classes=classes, rate=rate, source=source)
+    return rows
+
+
+def write_rows(path: str, name: str, rows, *, source=(), **options) -> None:
+    """Units beside a manifest."""
+    manifest, values = Manifest.read(path), Ragged.of(rows)
+    units.write(path, name, manifest, values, source=dict(source), **options)
+
+
 def finetuning(**values) -> ConfigDict:
     """A fine-tuning config of a model that compiles in seconds; values as in `pretraining`."""
     config = common.finetuning("tiny")
@@ -122,7 +160,10 @@ def language(**values) -> ConfigDict:
 
 def recipe(kind: str) -> ConfigDict:
     """The smallest recipe of a registered kind of training, as one that compiles in seconds."""
-    known = {"wav2vec2": pretraining, "best_rq": best_rq, "ctc": finetuning, "language": language}
+    known = {
+        "wav2vec2": pretraining, "best_rq": best_rq, "hubert": hubert,
+        "discrete_bert": discrete_bert, "ctc": finetuning, "language": language,
+    }  # fmt: skip
     if kind in known:
         return known[kind]()
     file, _, argument = TASKS[kind].recipe.partition(":")

@@ -8,7 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 TOOLS = (
     "prepare", "mel_statistics", "pretrain", "finetune", "build_ngram", "train_lm", "export",
-    "evaluate", "transcribe", "align", "report", "benchmark", "compile_check",
+    "evaluate", "transcribe", "align", "features", "units", "analyze", "report", "benchmark",
+    "compile_check",
 )  # fmt: skip
 
 

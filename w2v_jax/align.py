@@ -1,11 +1,13 @@
-"""Finds when each word and letter of a known text is spoken, with an exported CTC model.
+r"""Finds when each word and letter of a known text is spoken, with an exported CTC model.
 
-python -m w2v_jax.align --checkpoint=runs/base-10h/export --data=test.tsv --output=aligned
+python -m w2v_jax.align --checkpoint=runs/base-10h/export --data=test.tsv --output=aligned \
+    --format=textgrid,json,ctm
 python -m w2v_jax.align --checkpoint=runs/base-10h/export --text=book.txt --output=aligned book.mp3
 
-The first aligns every transcribed utterance of a manifest: a TextGrid and a JSON file each, named
-as the audio is, and words.ctm for all. The second aligns one recording of any length with the text
-of a file, which must be all that is said in it. Times are seconds from the start of the utterance.
+The first aligns every transcribed utterance of a manifest: a TextGrid (without --format nothing
+else) and a JSON file each, named as the audio is, and words.ctm for all. The second aligns one
+recording of any length with the text of a file, which must be all that is said in it. Times are
+seconds from the start of the utterance.
 """
 
 import sys

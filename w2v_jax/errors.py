@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from logging import Logger
 
+NAMED = 5  # recordings left out that are named one by one
+
 
 class UserError(Exception):
     """Something the user can put right: its message names the value, the key and the remedy."""

@@ -43,9 +43,9 @@ from w2v_jax.interop import checkpoints
 from w2v_jax.places import (
     check_no_input,
     check_replaceable,
+    check_writable,
     place,
     several,
-    unwritable,
     write_whole,
 )
 from w2v_jax.recognizers import HELP, open_recognizer
@@ -168,13 +168,7 @@ def evaluate(
 def check_output(output: str, tuned: bool, overwrite: bool) -> None:
     """Makes the folder of `output`. Raises UserError where nothing can be written there, or what
     stands there is not evaluate's."""
-    try:
-        file = place(output)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise UserError(f"--output={output} is a folder; name a file in it")
-    except OSError as error:
-        raise unwritable(f"--output={output}", error) from None
+    check_writable(output, "--output")
     base = output.removesuffix(".tsv")
     written = {output: HEAD, f"{base}.html": page.HEAD}
     if tuned:

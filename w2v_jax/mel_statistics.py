@@ -25,7 +25,7 @@ from w2v_jax.audio.logmel import PRESETS, MelPreset, log_mel
 from w2v_jax.audio.waveform import SAMPLE_RATE, AudioError
 from w2v_jax.data.sources import Source, open_sources
 from w2v_jax.errors import UserError
-from w2v_jax.places import check_no_input, check_replaceable, several
+from w2v_jax.places import check_no_input, check_replaceable, check_writable, several
 
 log = logging.getLogger(__name__)
 AHEAD = 4  # utterances per thread that are read before their turn
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> None:
         values.output, "--output", overwrite=values.overwrite, ours=mel_statistics.FORMAT.encode()
     )
     check_no_input(values.output, "--output", several(values.manifest))
+    check_writable(values.output, "--output")
     preset = dataclasses.replace(PRESETS[values.preset], mels=values.mels)
     rows = rows_of(open_sources(values.manifest), values.utterances)
     counts = Counter()

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from etils import epath
@@ -89,6 +89,16 @@ def file_names(paths: list[str]) -> list[str]:
     ]
 
 
+def short_names(paths: Sequence[str]) -> list[str]:
+    """As many of the last parts of the paths as tell them apart."""
+    parts = [path.split("/") for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(part[-depth:]) for part in parts]
+        if len(set(found)) == len(found):
+            break
+    return found
+
+
 def check_replaceable(
     path: str | os.PathLike, flag: str, *, overwrite: bool, ours: bytes = b""
 ) -> None:
@@ -114,6 +124,20 @@ def check_replaceable(
             f"{flag}: {path} exists, and nothing shows that it was written by this command; name "
             "another file, or replace it with --overwrite"
         )
+
+
+def check_writable(path: str | os.PathLike, flag: str) -> None:
+    """Makes the folder of a file that is written at the end of a long computation. Raises UserError
+    where it cannot be written there, which would else be said too late."""
+    try:
+        file = place(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise UserError(f"{flag}={os.fspath(path)} is a folder; name a file in it")
+        if not is_remote(path) and not os.access(file.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritable(f"{flag}={os.fspath(path)}", error) from None
 
 
 def check_no_input(path: str | os.PathLike, flag: str, inputs: Iterable[str]) -> None:

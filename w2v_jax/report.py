@@ -23,7 +23,7 @@ from w2v_jax.evaluation import figures
 from w2v_jax.evaluation.figures import Run
 from w2v_jax.evaluation.reports import columns
 from w2v_jax.evaluation.scoring import Score, score
-from w2v_jax.places import check_replaceable, place, writing
+from w2v_jax.places import check_replaceable, place, short_names, writing
 from w2v_jax.tasks import TASKS
 from w2v_jax.training.settings import read_settings
 from w2v_jax.training.writer import read_lines
@@ -55,16 +55,6 @@ def read(workdir: str, name: str = "") -> tuple[Run, Mapping[str, Any]]:
     return Run(name, lines, chance), settings
 
 
-def names(workdirs: Sequence[str]) -> list[str]:
-    """As many of the last parts of the paths as tell them apart."""
-    parts = [path.split("/") for path in workdirs]
-    for depth in range(1, max(map(len, parts)) + 1):
-        found = ["/".join(part[-depth:]) for part in parts]
-        if len(set(found)) == len(found):
-            break
-    return found
-
-
 def summary(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> str:
     """One row per training: how far it came, and its score on held-out data, last and best."""
     rows = [("", "kind", "updates", "minutes", "held out", "last", "best")]
@@ -89,7 +79,7 @@ def draw(workdirs: Sequence[str], output: str = "", overwrite: bool = False) -> 
     workdirs = list(dict.fromkeys(path.rstrip("/") or path for path in workdirs))
     if len(workdirs) > figures.MOST_RUNS:
         raise UserError(f"{len(workdirs)} --workdir; a picture can tell {figures.MOST_RUNS} apart")
-    found = [read(*pair) for pair in zip(workdirs, names(workdirs), strict=True)]
+    found = [read(*pair) for pair in zip(workdirs, short_names(workdirs), strict=True)]
     runs, settings = zip(*found, strict=True)
     output = output or os.path.join(workdirs[0], "report.png")
     write_picture(output, figures.trainings(runs), overwrite)

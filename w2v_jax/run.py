@@ -76,6 +76,8 @@ def _run(
     for bucket in data.buckets:
         step.check_held(data.loader.arrays(bucket.rows, bucket.samples))
     start = max(checkpoint_steps(workdir), default=0)
+    if not start:  # before minutes of compiling
+        task.check_initial()
     if config.run.dry_run:
         print(parameter_table(parameters, mesh), flush=True)
         if not start:

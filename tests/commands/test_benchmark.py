@@ -110,9 +110,7 @@ def test_every_part_of_recognition_is_timed(manifests, tmp_path, monkeypatch, ca
 
 def test_random_weights_of_a_model_with_statistics(tmp_path):
     path = tmp_path / "stats.json"
-    mel_statistics.write(
-        mel_statistics.MelStatistics(GOOGLE, 2, (1.0,) * 80, (2.0,) * 80), path
-    )
+    mel_statistics.write(mel_statistics.MelStatistics(GOOGLE, 2, (1.0,) * 80, (2.0,) * 80), path)
     config = small.shrunk(conformer.get_config("tiny"), {"num_layers": 1})
     config.model.frontend.update(normalization="global", statistics=str(path))
     recognizer, _ = benchmark._random(config)

@@ -39,6 +39,14 @@ def test_what_a_dry_run_refuses(changes, words, manifests, tmp_path):
         run(prepared("pretraining", manifests, **changes), str(tmp_path / "run"))
 
 
+def test_a_model_to_start_from_is_looked_for_first(manifests, tmp_path):
+    config = prepared("pretraining", manifests, init_from="/nowhere")
+    config.run.dry_run = False
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_best_checkpoints_without_a_validation_set(manifests, tmp_path):
     config = prepared("pretraining", manifests, keep_best=1)
     config.data.valid = ""
@@ -50,6 +58,6 @@ def test_a_config_of_another_command(manifests, tmp_path):
     config = prepared("finetuning", manifests)
     with pytest.raises(UserError, match=r"kind ctc, which .* w2v_jax\.finetune trains"):
         run(config, str(tmp_path / "run"), command="pretrain")
-    config.kind = "hubert"
-    with pytest.raises(UserError, match="kind 'hubert'; one of the kinds wav2vec2, best_rq, ctc"):
+    config.kind = "siamese"
+    with pytest.raises(UserError, match="kind 'siamese'; one of the kinds wav2vec2, best_rq, hub"):
         run(config, str(tmp_path / "run"), command="pretrain")

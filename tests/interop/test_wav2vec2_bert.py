@@ -165,9 +165,7 @@ OTHERS = pytest.mark.parametrize(
 @OTHERS
 def test_round_trip(tmp_path, change):
     """ours -> transformers -> ours is bitwise, and so is theirs -> ours -> theirs."""
-    folder, _ = write_directory(
-        tmp_path / "in", CTC | change, "wav2vec2_bert.", vocab=VOCABULARY
-    )
+    folder, _ = write_directory(tmp_path / "in", CTC | change, "wav2vec2_bert.", vocab=VOCABULARY)
     variables, config = checkpoints.load(folder, "ctc")
     huggingface.write(tmp_path / "out", variables, config)
     again, config_again = huggingface.read(tmp_path / "out")

@@ -206,8 +206,10 @@ def main() -> None:
             if "ffmpeg" not in same:
                 theirs = ", ".join(f"{name} {length}" for name, length in others.items())
                 print(f"{what}: {ours} ({theirs}): {reason(what)}", flush=True)
-    print(f"{found.total()} files, {found['ffmpeg']} of the length that ffmpeg decodes, "
-          f"{found['mpg123']} more of mpg123's, {found['none']} of neither's")
+    print(
+        f"{found.total()} files, {found['ffmpeg']} of the length that ffmpeg decodes, "
+        f"{found['mpg123']} more of mpg123's, {found['none']} of neither's"
+    )
 
 
 if __name__ == "__main__":

@@ -88,7 +88,11 @@ class Run:
         }  # fmt: skip
         with self.log.open("a") as log:
             return subprocess.Popen(
-                self._arguments, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                self._arguments,
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 

@@ -30,7 +30,9 @@ CASES = {
     "xlsr_1b, full": (lambda: wav2vec2.get_config("xlsr_1b"), (4, 10), FULL),
     # unrolled it takes many minutes to compile
     "xlsr_2b, full": (
-        lambda: wav2vec2.get_config("xlsr_2b"), (2, 6), FULL | {"layers": "scan"},
+        lambda: wav2vec2.get_config("xlsr_2b"),
+        (2, 6),
+        FULL | {"layers": "scan"},
     ),
     "ctc base": (lambda: finetune.get_config("split=960h,size=base"), (8, 24), {}),
     "ctc base, full": (lambda: finetune.get_config("split=960h,size=base"), (8, 24), FULL),

@@ -51,7 +51,8 @@ def lowered_flops(**changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(), dict(block="conformer", positions="relative", norm_order="pre"),
+        dict(),
+        dict(block="conformer", positions="relative", norm_order="pre"),
         dict(block=dict(kind="conformer", feed_forwards=1), positions="shaw", norm_order="none"),
         dict(block=dict(kind="conformer", convolution="none"), positions="none"),
     ],

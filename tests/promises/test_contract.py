@@ -3,14 +3,17 @@ registered."""
 
 import inspect
 
+import numpy as np
 import pytest
 
 from tests import small
 from tests.promises import contract
 from tests.promises.contract import CHECKS, Case
 from w2v_jax import mel_statistics
+from w2v_jax.analysis.centroids import Centroids
 from w2v_jax.audio import mel_statistics as files
 from w2v_jax.audio.logmel import GOOGLE
+from w2v_jax.audio.mfcc import digest
 from w2v_jax.configs import common, wav2vec_aug, wav2vec_conformer
 from w2v_jax.tasks import TASKS
 
@@ -19,6 +22,8 @@ from w2v_jax.tasks import TASKS
 def data(manifests, tmp_path_factory):
     """What config.data.train and valid name, by what a task reads."""
     folder = tmp_path_factory.mktemp("texts")
+    for split in ("train", "dev"):
+        small.write_units(manifests[split])
     return {
         "manifest": {"train": manifests["train"], "valid": manifests["dev"]},
         "text": {name: small.transcripts(folder, name) for name in ("train", "valid")},
@@ -74,6 +79,23 @@ def test_devices_change_nothing_for_other_conformer_blocks(data):
     contract.devices_change_nothing(Case(config, data["manifest"]))
 
 
+def test_the_contract_with_centroids_of_a_file(data, tmp_path):
+    """Discrete BERT, whose run and export have them."""
+    rng = np.random.default_rng(0)
+    file, mfcc = str(tmp_path / "centroids.npz"), {"extractor": "mfcc", "digest": digest()}
+    Centroids(rng.normal(size=(8, 39)).astype("float32"), "", "mfcc", 100.0, 0.0, mfcc).write(file)
+    config = small.discrete_bert(frontend__tokenizer="kmeans", frontend__centroids=file)
+    contract.exports_load(Case(config, data["manifest"]), tmp_path)
+
+
+def test_padding_changes_nothing_of_tokens(data):
+    """CTC on a front end of units."""
+    config = common.finetuning("tiny", {"frontend": "units"})
+    config.freeze_steps = 0
+    small.shrunk(config, {"frontend__tokenizer": "random", "frontend__width": 32})
+    contract.padding_changes_nothing(Case(config, data["manifest"]))
+
+
 @some(contract.padding_changes_nothing, contract.exports_load)
 def test_the_contract_without_codes(check, data, tmp_path):
     """wav2vec-Conformer: linear targets on a log-mel spectrum. With a layer norm in its blocks: a
@@ -88,7 +110,7 @@ def test_the_contract_without_codes(check, data, tmp_path):
     check(Case(config, data["manifest"]), **needs)
 
 
-@some(contract.padding_changes_nothing, contract.exports_load)
+@some(contract.padding_changes_nothing)
 def test_the_contract_with_every_switch(check, data, tmp_path):
     """Wav2Vec-Aug with targets of the clean wave, which is a view of its own."""
     config = wav2vec_aug.get_config("tiny")

@@ -44,7 +44,16 @@ def keep(check, case, tmp_path):
     check(case, **needs)
 
 
-@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+# of its checks these train the most, and what they ask is asked of all kinds that are registered
+LONG = (
+    contract.accumulation_changes_nothing, contract.devices_change_nothing,
+    contract.resume_is_bit_exact,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "check", [x for x in contract.CHECKS if x not in LONG], ids=lambda check: check.__name__
+)
 def test_the_example_keeps_the_contract(check, case, tmp_path):
     keep(check, case, tmp_path)
 

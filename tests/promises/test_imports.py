@@ -10,6 +10,7 @@ PACKAGE = ROOT / "w2v_jax"
 ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
     "compile_check", "align", "train_lm", "build_ngram", "mel_statistics",
+    "features", "units", "analyze",
 }  # fmt: skip
 EVERYWHERE = {"errors", "places", "samples", "stopping", "keys"}  # what every room may import
 # room -> the rooms it may import from, besides itself
@@ -25,15 +26,18 @@ ROOMS = {
     "decoding": {"audio", "text", "models", "objectives"},
     "evaluation": {"audio", "text", "decoding"},
     "interop": {"audio", "text", "models", "training"},
+    "analysis": {
+        "audio", "text", "data", "models", "objectives", "training", "interop", "evaluation",
+    },
     "measuring": {"audio", "text", "data", "models", "objectives", "decoding", "training"},
     "tasks": {
         "audio", "text", "data", "models", "objectives", "training", "decoding", "evaluation",
-        "interop", "measuring",
+        "interop", "analysis", "measuring",
     },
     "samples": set(),
 }  # fmt: skip
 # room -> modules of rooms it may import from that it may not
-EXCEPT = {room: {"w2v_jax.training.loop"} for room in ("interop", "measuring", "tasks")}
+EXCEPT = {room: {"w2v_jax.training.loop"} for room in ("interop", "analysis", "measuring", "tasks")}
 # modules beside the rooms that are no entry points -> what they may import; these may import
 # anything but each other
 SHARED = {
@@ -46,11 +50,24 @@ SHARED = {
     "config_flag": {"config_files", "errors", "keys"},
     "usage": {"config_files", "config_flag", "keys"},
     "command_line": {
-        "config_files", "config_flag", "errors", "places", "stopping", "training", "usage",
+        "config_files",
+        "config_flag",
+        "errors",
+        "places",
+        "stopping",
+        "training",
+        "usage",
     },
     "recognizers": {"text", "decoding", "interop"},
     "run": {
-        "command_line", "errors", "places", "stopping", "data", "measuring", "tasks", "training",
+        "command_line",
+        "errors",
+        "places",
+        "stopping",
+        "data",
+        "measuring",
+        "tasks",
+        "training",
     },
 }
 # folders beside the package -> what they may import of it
@@ -75,12 +92,17 @@ DOORS = {
     "matplotlib": {"evaluation/figures.py"},
     "tensorboardX": {"training/writer.py"},
     "ml_collections": {
-        "command_line.py", "config_flag.py", "run.py",
+        "command_line.py",
+        "config_flag.py",
+        "run.py",
         *(f"{name}.py" for name in ENTRY_POINTS),
     },
     # grain's worker processes want absl's flags parsed
     "absl": {
-        "command_line.py", "config_flag.py", "data/batches.py", "usage.py",
+        "command_line.py",
+        "config_flag.py",
+        "data/batches.py",
+        "usage.py",
         *(f"{name}.py" for name in ENTRY_POINTS),
     },
     "transformers": set(),

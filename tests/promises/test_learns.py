@@ -1,4 +1,6 @@
-"""Both tasks are learnt on real speech, from a few seconds of it."""
+"""The tasks are learnt on real speech, from a few seconds of it."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -14,7 +16,8 @@ from w2v_jax.data.transcripts import transcribed
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.evaluation.scoring import score
 from w2v_jax.tasks.ctc import CTC
-from w2v_jax.tasks.task import Task
+from w2v_jax.tasks.hubert import Hubert
+from w2v_jax.tasks.task import Data, Task
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.metrics import Window
@@ -52,6 +55,35 @@ def test_contrastive_task(manifests):
     assert mean("train/accuracy", last) > 5 / 101
     assert mean("train/accuracy", last) > 1.5 * mean("train/accuracy", slice(0, 20))
     assert mean("train/code_perplexity", last) > 10
+
+
+def loudness(source) -> list[np.ndarray]:
+    """Of every 10 ms of every row which of eight classes its energy is in, equally frequent."""
+    rows = []
+    for row, size in enumerate(source.manifest.samples.tolist()):
+        audio = source.audio(row, 0, size)[: size // 160 * 160].reshape(-1, 160)
+        rows.append(np.log(np.square(audio.astype(np.float64)).mean(1) + 1))
+    edges = np.quantile(np.concatenate(rows), np.arange(1, 8) / 8)
+    return [np.digitize(row, edges) for row in rows]
+
+
+def test_masked_prediction(manifests):
+    """Below what the frequency of the labels gives, on masks that were not trained on."""
+    (source,) = open_sources(manifests["train"])
+    small.write_rows(manifests["train"], "loudness", loudness(source), classes=8, rate=100)
+    config = small.hubert(**{**WIDER, "frontend__grad_mult": 1.0})
+    config.data.units = ("loudness",)
+    config.data.update(crop_seconds=(2.0,), concatenate_seconds=2.0)
+    config.loss.penalty_weight = 0.0
+    task, mesh = Hubert(config), make_mesh({"data": 1}, jax.devices()[:1])
+    data = task.open(manifests["train"], mesh)
+    plan = BatchPlan(data.buckets, seed=0, num_steps=120)
+    state, _ = train(task, 2e-3, plan, data.loader, 120)
+    buckets = [dataclasses.replace(bucket, items=bucket.items[:12]) for bucket in data.buckets]
+    found = task.evaluation(Data(buckets, data.loader), mesh)(state.variables)
+    assert found["valid/prediction_bits"] < np.log2(found["valid/label_perplexity"]) - 0.2
+    assert found["valid/accuracy"] > 1.1 * found["valid/majority_accuracy"]
+    assert found["valid/answer_perplexity"] > 2
 
 
 def test_ctc_learns_a_few_utterances_by_heart(manifests):

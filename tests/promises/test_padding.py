@@ -38,6 +38,7 @@ VARIANTS = {
     "log-mel of whisper, stacked": dict(
         frontend=dict(kind="logmel", preset="whisper", normalization="none", subsampling="stack")
     ),
+    "units": dict(frontend=dict(kind="units", tokenizer="random", classes=30, width=32)),
 }  # fmt: skip
 
 

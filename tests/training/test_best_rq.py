@@ -12,7 +12,7 @@ from w2v_jax.audio import logmel
 from w2v_jax.configs import best_rq, common, conformer, finetune
 from w2v_jax.errors import UserError
 from w2v_jax.interop import checkpoints
-from w2v_jax.objectives.random_quantizer import random_codes
+from w2v_jax.models.random_quantizer import random_codes
 from w2v_jax.tasks import make_task
 from w2v_jax.training.checkpoint import export_model
 from w2v_jax.training.state import first_state

@@ -69,7 +69,9 @@ def test_meshes(reference, shape):
 @pytest.mark.parametrize(
     "model",
     [
-        dict(layers="unroll"), dict(remat="full"), dict(remat="dots"),
+        dict(layers="unroll"),
+        dict(remat="full"),
+        dict(remat="dots"),
         dict(layers="unroll", remat="full"),
     ],
 )

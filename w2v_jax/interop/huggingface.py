@@ -313,6 +313,11 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             raise UserError("transformers' Wav2Vec2Bert has no pre-training head; export a CTC one")
         theirs = wav2vec2_bert.their_config(config, activation)
         return theirs | {"architectures": ["Wav2Vec2Bert" + ends[kind]]}
+    if config.frontend.kind != "waveform":
+        raise UserError(
+            f"transformers has no model of model.frontend.kind={config.frontend.kind}; write it "
+            "with --format=orbax"
+        )
     only: dict[str, Any] = {"frontend.lightweight": 0}
     if config.output.layers:
         only["output.kind"] = "strided"

@@ -16,6 +16,8 @@ SHOWN = {
         "wav2vec2:base,frontend=logmel",
     ),
     "brq": ("best_rq:base",),
+    "hub": ("hubert:base",),
+    "bert": ("discrete_bert:base",),
     "ctc": (
         "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
         "finetune:split=10h,size=base,frontend=logmel",

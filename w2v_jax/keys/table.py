@@ -38,10 +38,12 @@ AT_ONCE = above(0.0, 1e6)  # seconds of a batch: 278 h
 ACTIVATION = choice("gelu", "gelu_tanh", "relu", "swish")
 WARMED, TRI_STAGE = "optim.schedule=linear|inverse_sqrt", "optim.schedule=tri_stage"
 WAVEFORM, LOGMEL = "model.frontend.kind=waveform", "model.frontend.kind=logmel"
+UNITS = "model.frontend.kind=units"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
 CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
 STRIDED = "model.output.kind=strided|attentive"
 GUMBEL = "quantizer.kind=gumbel"
+HUBERT = "kind=hubert"
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
@@ -50,7 +52,7 @@ DEFAULTED = ("model", "execution", "quantizer", "random_quantizer", "prediction"
 
 KEYS = {
     # the training
-    "kind": Key(TEXT, "kind of training: wav2vec2, best_rq, ctc, language"),
+    "kind": Key(TEXT, "kind of training: wav2vec2, best_rq, hubert, discrete_bert, ctc, language"),
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
     "ema_decay": Key(
@@ -99,7 +101,9 @@ KEYS = {
     "model.max_tokens": Key(
         whole(2, 65_536), "longer sentences are cut: of later positions nothing is learnt", "tokens"
     ),
-    "model.frontend.kind": Key(choice("waveform", "logmel"), "how samples become frames"),
+    "model.frontend.kind": Key(
+        choice("waveform", "logmel", "units"), "how samples become frames"
+    ),
     "model.frontend.conv_layers": Key(
         Several(Several(whole(1, 65_536), 3, 3), 1, 32, "((512,10,5),(512,3,2))"),
         "(channels, kernel, stride) of every convolution",
@@ -171,6 +175,23 @@ KEYS = {
     "model.frontend.stack": Key(
         whole(1, 16), "of subsampling=stack: how many, 10 ms each", "frames", only=LOGMEL
     ),
+    "model.frontend.tokenizer": Key(
+        choice("kmeans", "random"),
+        "what makes the tokens, 50 per second; kmeans: centroids of MFCC; random: BEST-RQ's random "
+        "projection and codebook, of the spectrum",
+        only=UNITS,
+    ),
+    "model.frontend.classes": Key(
+        whole(2, 65_536), "tokens that there are: centroids, or random codes", only=UNITS
+    ),
+    "model.frontend.width": Key(WIDTH, "of the embeddings", "channels", only=UNITS),
+    "model.frontend.centroids": Key(
+        TEXT,
+        "of tokenizer=kmeans: what python -m w2v_jax.units learn --features=mfcc wrote, or a model "
+        "that was trained with it; read when a training starts; empty: those of run.init_from",
+        only=UNITS,
+    ),
+    "model.frontend.digest": Key(TEXT, "of these centroids, read from there", only=UNITS),
     "model.block.kind": Key(choice("transformer", "conformer"), "the blocks"),
     "model.block.adapter_dim": Key(
         whole(0, 65_536),
@@ -230,9 +251,7 @@ KEYS = {
         "frames",
         only=SHAW,
     ),
-    "model.positions.right": Key(
-        whole(0, 65_536), "likewise of later frames", "frames", only=SHAW
-    ),
+    "model.positions.right": Key(whole(0, 65_536), "likewise of later frames", "frames", only=SHAW),
     "model.output.kind": Key(
         choice("plain", "strided", "attentive"),
         "strided: convolutions on top, fewer frames (transformers' add_adapter); attentive: each "
@@ -265,7 +284,7 @@ KEYS = {
         "whole, one head after the other, or a kernel of a GPU; auto: what is best on the platform",
     ),
     "execution.positional_conv": Key(choice("auto", "fft", "conv"), "likewise"),
-    "execution.depthwise_conv": Key(choice("auto", "shifts", "conv"), "likewise"),
+    "execution.depthwise_conv": Key(choice("auto", "fused", "shifts", "conv"), "likewise"),
     "execution.rows": Key(
         choice("auto", "fused", "plain"),
         "likewise; fused: residual sum, dropout, norm and GELU of a frame in one kernel of a GPU",
@@ -309,7 +328,8 @@ KEYS = {
     ),
     "prediction.classes": Key(
         Several(whole(1, 1_000_000), 1, 64, "(504,)"),
-        "of every set of labels; fairseq adds 4 to the clusters",
+        "of every set of labels: its units', or 4 more as in fairseq, whose first 4 rows are no "
+        "clusters",
     ),
     "prediction.projection": Key(
         WIDTH, "where context and label embeddings are compared", "channels"
@@ -344,7 +364,7 @@ KEYS = {
     "spec_augment.time_share": Key(
         PROBABILITY, "and at most this share of the utterance", only=LOGMEL
     ),
-    # the loss of wav2vec 2.0
+    # the loss of wav2vec 2.0, and of HuBERT
     "loss.negatives": Key(
         whole(0, 100_000), "drawn for every masked frame from its own utterance", "frames"
     ),
@@ -366,6 +386,10 @@ KEYS = {
         number(0.0, 1e6), "of the term for an even use of the codes", only=GUMBEL
     ),
     "loss.penalty_weight": Key(number(0.0, 1e6), "of the mean square of the features"),
+    "loss.masked_weight": Key(number(0.0, 1e6), "of the masked frames", only=HUBERT),
+    "loss.unmasked_weight": Key(
+        number(0.0, 1e6), "of the others; 0: nothing is asked of them", only=HUBERT
+    ),
     "gumbel.start": Key(
         number(1e-3, 1e3), "temperature of the choice of codes at first", only=GUMBEL
     ),
@@ -379,6 +403,11 @@ KEYS = {
         "models text files, plain or .gz, a sentence per line",
     ),
     "data.valid": Key(TEXT, "likewise, of the evaluation; empty: none"),
+    "data.units": Key(
+        Several(Text("[A-Za-z0-9_-]+", "a name"), 1, 64, "('mfcc100',)"),
+        "of the labels, each a set that python -m w2v_jax.units wrote beside all these manifests",
+        only=HUBERT,
+    ),
     "data.mix": Key(
         choice("none", "hours", "weights", "temperature"),
         "how much of every source is heard (w2v_jax/data/mixing.py)",
@@ -442,8 +471,9 @@ KEYS = {
     "optim.peak_lr": Key(above(0.0, 10.0), "the highest learning rate"),
     "optim.warmup_steps": Key(whole(0, STEPS), "until it is reached", "updates", only=WARMED),
     "optim.phases": Key(
-        Several(PROBABILITY, 3, 3, "(0.1,0.4,0.5)"),
-        "shares of the updates in which it rises, stays and falls; together 1",
+        Several(number(0.0, 1_000.0), 3, 3, "(0.1,0.4,0.5)"),
+        "shares of the updates in which it rises, stays and falls; together 1, or a fall above 1, "
+        "of which the end is not reached",
         only=TRI_STAGE,
     ),
     "optim.kind": Key(

@@ -5,6 +5,8 @@ from w2v_jax.errors import UserError
 from w2v_jax.keys.check import check_values, shown
 from w2v_jax.tasks.best_rq import BestRQ
 from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.discrete_bert import DiscreteBert
+from w2v_jax.tasks.hubert import Hubert
 from w2v_jax.tasks.language import Language
 from w2v_jax.tasks.task import Task
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
@@ -12,6 +14,8 @@ from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 TASKS: dict[str, type[Task]] = {
     "wav2vec2": Wav2Vec2,
     "best_rq": BestRQ,
+    "hubert": Hubert,
+    "discrete_bert": DiscreteBert,
     "ctc": CTC,
     "language": Language,
 }

@@ -19,23 +19,21 @@ from w2v_jax.measuring.flops import training_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import RandomQuantizerConfig, differences, flags_of
 from w2v_jax.models.heads.best_rq import BestRQModel, BestRQOutput
+from w2v_jax.models.random_quantizer import random_codes
 from w2v_jax.objectives.masking import started_spans, utterance_keys
 from w2v_jax.objectives.random_quantizer import (
     code_counts,
     mean_perplexity,
     prediction_loss,
-    random_codes,
     stacked,
     wholly,
 )
 from w2v_jax.tasks.crops import CropTask
-from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data
+from w2v_jax.tasks.task import BITS, PATIENCE, SKIPPED, Data
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, LossOutput, Variables
-
-BITS = 1 / math.log(2)
 
 
 class BestRQ(CropTask):

@@ -23,6 +23,7 @@ from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
+from w2v_jax.tasks.centroids import given_centroids, with_centroids
 from w2v_jax.tasks.rules import check_rules
 from w2v_jax.tasks.statistics import with_statistics
 from w2v_jax.tasks.task import Data, Shape, Task
@@ -49,6 +50,7 @@ class EncodingTask(Task):
 
     def __init__(self, config):
         config = with_statistics(config)
+        config, self.centroids = with_centroids(config)
         self.encoder = EncoderConfig.from_dict(config.model, config.execution)
         super().__init__(config)
 
@@ -147,16 +149,22 @@ class EncodingTask(Task):
 
     def begin(self, state: TrainState) -> TrainState:
         """With the arrays of another model of the same kind; the optimizer starts anew. Raises
-        UserError for one of another shape; with config.run.partial_init what fits is taken over."""
+        UserError for one of another shape; with config.run.partial_init what fits is taken over.
+        With the centroids of the config's file where the front end has some."""
         path, partial = self.config.run.init_from, self.config.run.partial_init
         if not path:
-            return state
+            return given_centroids(state, self.encoder, self.centroids)
         variables, exported = checkpoints.load(path, self.config.kind)
         if not partial:
             self.encoder.check_same(encoder_of(exported, path), path)
             self.check_head(exported, path)
         current = {"params": state.params, "stats": state.stats}
-        return state.starting_from(**take_over(current, variables, path, partial=partial))
+        state = state.starting_from(**take_over(current, variables, path, partial=partial))
+        return given_centroids(state, self.encoder, self.centroids)
+
+    def check_initial(self) -> None:
+        if self.config.run.init_from:
+            checkpoints.form_of(self.config.run.init_from)
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
         """Raises UserError where the exported model in `path` has another head."""
@@ -166,7 +174,7 @@ class EncodingTask(Task):
         for the blocks from `keep_layers` on. Raises UserError as `begin`."""
         cfg, path, partial = self.encoder, self.config.run.init_from, self.config.run.partial_init
         if not path:
-            return state
+            return given_centroids(state, cfg, self.centroids)
         variables, exported = checkpoints.load(path)
         if not partial:
             cfg.check_same(encoder_of(exported, path), path)
@@ -182,9 +190,10 @@ class EncodingTask(Task):
             return jax.device_put(jnp.where(kept, new, old), old.sharding)
 
         taken = jax.tree_util.tree_map_with_path(above, current, taken)
-        return state.starting_from(
+        state = state.starting_from(
             **{k: tree | ({"encoder": taken[k]} if k in taken else {}) for k, tree in trees.items()}
         )
+        return given_centroids(state, cfg, self.centroids)
 
     def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
         return batch_arrays(shape, length, views=self.views)
@@ -232,15 +241,17 @@ class EncodingTask(Task):
     ) -> Iterator[Part]:
         """Those of the encoder; rows are full."""
         cfg, params = self.encoder, state.params["encoder"]
-        stats = state.stats.get("encoder", {}).get("context", {})
+        stats = state.stats.get("encoder", {})
+        frozen, stats = stats.get("feature_encoder", {}), stats.get("context", {})
         count, samples = batch["audio"].shape
         features = feature_encoder(cfg)
 
-        def frames(moving, audio, key):
-            return features.apply({"params": moving}, audio, None)
+        def frames(moving, fixed, key):
+            audio, frozen = fixed
+            return features.apply({"params": moving, "stats": frozen}, audio, None)
 
-        audio = noise(count, samples, dtype=jnp.float32)
-        yield Part("feature encoder", frames, params.get("feature_encoder", {}), audio)
+        fixed = noise(count, samples, dtype=jnp.float32), frozen
+        yield Part("feature encoder", frames, params.get("feature_encoder", {}), fixed)
         x = noise(count, cfg.frontend.frames(samples), cfg.width, dtype=cfg.compute_dtype)
         context = params["context"]
         if "positions" in context:

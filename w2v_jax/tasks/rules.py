@@ -18,7 +18,8 @@ def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> N
     values: the leaves of a config, each in its range. frames: of so many samples, where the model
     hears audio.
     """
-    found = [*_schedule(values), *_data(values), *_loss(values), *_targets(values), *_run(values)]
+    parts = (_schedule, _data, _loss, _targets, _tokens, _run)
+    found = [wrong for part in parts for wrong in part(values)]
     if frames is not None:
         found += _frames(values, frames)
     if found:
@@ -34,10 +35,11 @@ def _schedule(c: Values) -> Iterator[str]:
                 f"set --config.{key}={steps // 10}"
             )
     phases = c.get("optim.phases")
-    if phases is not None and not math.isclose(sum(phases), 1, abs_tol=1e-3):
+    if phases is not None and not _whole(*phases):
         yield (
             f"{flag('optim.phases', phases)} add up to {sum(phases):g}, not to 1; set "
-            "--config.optim.phases='(0.1,0.4,0.5)' say"
+            "--config.optim.phases='(0.1,0.4,0.5)' say. (A fall that the end of the training cuts "
+            "off is above 1 alone)"
         )
     layers = c.get("model.num_layers", math.inf)
     if c.get("reinit_layers", 0) > layers:
@@ -45,6 +47,11 @@ def _schedule(c: Values) -> Iterator[str]:
             f"{flag('reinit_layers', c['reinit_layers'])} is more than the model's "
             f"--config.model.num_layers={layers}; set --config.reinit_layers={layers} or less"
         )
+
+
+def _whole(rise: float, stay: float, fall: float) -> bool:
+    """Whether they are shares of all updates, or the fall is longer than these."""
+    return math.isclose(rise + stay + fall, 1, abs_tol=1e-3) or (fall > 1 >= rise + stay)
 
 
 def _data(c: Values) -> Iterator[str]:
@@ -108,6 +115,19 @@ def _targets(c: Values) -> Iterator[str]:
         yield (
             "--config.loss.targets=clean takes the targets from what is not augmented, and nothing "
             "is: every --config.data.augment.*_prob is 0; set one, or targets=augmented"
+        )
+
+
+def _tokens(c: Values) -> Iterator[str]:
+    tokenizer, path = c.get("model.frontend.tokenizer"), c.get("model.frontend.centroids", "")
+    if tokenizer == "random" and path:
+        yield f"{flag('model.frontend.centroids', path)} is of tokenizer=kmeans; leave it empty"
+    if tokenizer == "kmeans" and c["data.train"] and not path and not c["run.init_from"]:
+        yield (
+            "--config.model.frontend.tokenizer=kmeans needs centroids: set --config.model.frontend."
+            "centroids to a file that python -m w2v_jax.units learn --features=mfcc wrote, start "
+            "from a model that has them with --config.run.init_from, or set "
+            "--config.model.frontend.tokenizer=random, which needs none"
         )
 
 

@@ -1,6 +1,7 @@
 """What a kind of training tells the rest of the house about itself."""
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +20,7 @@ from w2v_jax.training.sharding import batch_sharding, local_parts, replicated, s
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, Follower, LossOutput, Variables, averaged
 
+BITS = 1 / math.log(2)  # of a nat
 PATIENCE = 300  # updates that even a run with a short warm-up gets before it is called stuck
 SKIPPED = Alarm(
     "skipped",
@@ -115,6 +117,9 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def init(self) -> Variables:
         """The first variables, in boxes with their logical axis names."""
+
+    def check_initial(self) -> None:  # noqa: B027
+        """Raises UserError where config.run.init_from holds no model, without reading it."""
 
     def begin(self, state: TrainState) -> TrainState:
         """The first state from the random one: with trained weights where config.run.init_from

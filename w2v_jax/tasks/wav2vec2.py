@@ -4,7 +4,6 @@ Configs of the kind "wav2vec2": configs/wav2vec2.py; configs/wav2vec_conformer.p
 no codes (arXiv 2010.10504), and configs/wav2vec_aug.py.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,15 +23,19 @@ from w2v_jax.objectives.contrastive import (
     sample_cross_negatives,
     sample_negatives,
 )
-from w2v_jax.objectives.masking import masked_frames, max_masked, span_mask, utterance_keys
+from w2v_jax.objectives.masking import (
+    expected_share,
+    masked_frames,
+    max_masked,
+    span_mask,
+    utterance_keys,
+)
 from w2v_jax.tasks.crops import CropTask
 from w2v_jax.tasks.targets import targets_of
-from w2v_jax.tasks.task import Data
+from w2v_jax.tasks.task import BITS, Data
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, LossOutput, Variables
-
-BITS = 1 / math.log(2)
 
 
 class Candidates(NamedTuple):
@@ -190,9 +193,7 @@ class Wav2Vec2(CropTask):
     # what it costs
 
     def forward_flops(self, length: int, *, layerdrop: bool = False) -> dict[str, float]:
-        prob, span = self.masking["prob"], self.masking["span"]
-        # spans of `span` frames start at prob / span of them (wav2vec 2.0, section 4.2: 49 %)
-        masked = 1 - (1 - prob / span) ** span
+        masked = expected_share(self.masking["prob"], self.masking["span"])
         negatives = self.config.loss.negatives + self.config.loss.cross_negatives
         found = super().forward_flops(length, layerdrop=layerdrop) | contrastive_flops(
             self.encoder, self.quantizer, length, masked, negatives, everywhere=self.everywhere
