@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.objectives.masked_prediction import class_logits, masked_prediction_loss
+from w2v_jax.objectives.masked_prediction import class_loss
 from w2v_jax.objectives.random_quantizer import code_counts, mean_perplexity
 
 
@@ -20,20 +20,13 @@ class Score(NamedTuple):
     answers: jax.Array  # [V]: and the answer
 
 
-def cluster_score(
-    context: jax.Array,
-    embeddings: jax.Array,
-    labels: jax.Array,
-    counted: jax.Array,
-    temperature: float,
-) -> Score:
-    """Arguments as of `masked_prediction_loss`; frames with a label below 0 do not count."""
+def cluster_score(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> Score:
+    """Arguments as of `class_loss`; frames with a label below 0 do not count."""
     counted = counted & (labels >= 0)
-    loss, won, count = masked_prediction_loss(context, embeddings, labels, counted, temperature)
-    answers = class_logits(context, embeddings, temperature).argmax(-1)
-    occur = lambda x: code_counts(x[..., None], counted, len(embeddings))[0]  # noqa: E731
+    loss, won, count = class_loss(logits, labels, counted)
+    occur = lambda x: code_counts(x[..., None], counted, logits.shape[-1])[0]  # noqa: E731
     whole = (x.astype(jnp.float32) for x in (won, count))
-    return Score(loss, *whole, occur(labels), occur(answers))
+    return Score(loss, *whole, occur(labels), occur(logits.argmax(-1)))
 
 
 def perplexity(scores: Sequence[Score], of: str) -> jax.Array:

@@ -28,12 +28,20 @@ def masked_prediction_loss(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cross entropy over the classes of one label set.
 
-    context float32 [B, T, P]; embeddings float32 [V, P]; labels int32 [B, T]; scored bool [B, T]:
-    the masked frames, or the others. Returns the loss in nats summed over scored frames, the
-    number of them whose class wins, no other as likely (where all are equal none does), and their
-    number.
+    context float32 [B, T, P]; embeddings float32 [V, P]; the rest as of `class_loss`.
     """
-    logits = class_logits(context, embeddings, temperature)
+    return class_loss(class_logits(context, embeddings, temperature), labels, scored)
+
+
+def class_loss(
+    logits: jax.Array, labels: jax.Array, scored: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cross entropy of logits float32 [B, T, V]; labels int32 [B, T]; scored bool [B, T]: the
+    masked frames, or the others.
+
+    Returns the loss in nats summed over scored frames, the number of them whose class wins, no
+    other as likely (where all are equal none does), and their number.
+    """
     chance = jax.nn.log_softmax(logits, axis=-1)
     own = lambda x: jnp.take_along_axis(x, labels[..., None], axis=-1)  # noqa: E731
     loss = -own(chance)[..., 0]

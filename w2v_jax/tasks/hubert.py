@@ -25,7 +25,7 @@ from w2v_jax.models.config import PredictionConfig, differences, flags_of
 from w2v_jax.models.heads.hubert import Hubert as HubertModel
 from w2v_jax.models.heads.hubert import PredictionOutput
 from w2v_jax.objectives.cluster_scores import Score, cluster_score, nearest_known, perplexity
-from w2v_jax.objectives.masked_prediction import label_index
+from w2v_jax.objectives.masked_prediction import class_logits, label_index
 from w2v_jax.objectives.masking import (
     expected_share,
     masked_frames,
@@ -197,8 +197,9 @@ class Hubert(CropTask):
         temperature = self.config.loss.temperature
         sets = list(zip(out.context, out.embeddings, labels, strict=True))
         if self.everywhere:
+            scored = [(class_logits(x, e, temperature), own) for x, e, own in sets]
             return tuple(
-                [cluster_score(*arrays, counted, temperature) for arrays in sets]
+                [cluster_score(*arrays, counted) for arrays in scored]
                 for counted in (time_mask, ~time_mask)
             )
         index, valid = masked_frames(time_mask, max_masked(time_mask.shape[1], **self.masking))
@@ -206,7 +207,8 @@ class Hubert(CropTask):
         for context, embeddings, own in sets:
             context = jnp.take_along_axis(context, index[:, :, None], 1)  # [B, M, P]
             own = jnp.take_along_axis(own, index, 1)
-            found.append(cluster_score(context, embeddings, own, valid, temperature))
+            logits = class_logits(context, embeddings, temperature)
+            found.append(cluster_score(logits, own, valid))
         return found, []
 
     def total(
