@@ -32,7 +32,7 @@ from w2v_jax.tasks.crops import CropTask
 from w2v_jax.tasks.task import BITS, PATIENCE, SKIPPED, Data
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
-from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Context, LossOutput, Variables
 
 
@@ -220,10 +220,7 @@ class BestRQ(CropTask):
         self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
     ) -> Iterator[Part]:
         yield from super().parts(state, batch, mesh, noise)
-        context = Context(state.step, jax.random.key(3), jax.random.key(4))
-        (out, _), counted = on_mesh(
-            jax.jit(lambda v, x: self.forward(v, x, context, train=True, mutable=["stats"])), mesh
-        )({"params": state.params, "stats": state.stats}, batch)
+        out, counted, _ = self.passed(state, batch, mesh)
 
         def loss(logits, fixed, key):
             out, counted = fixed

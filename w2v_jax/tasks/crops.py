@@ -15,7 +15,8 @@ from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import Data, Shape
-from w2v_jax.training.task import Context
+from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.task import Context, Variables
 
 VALIDATION_KEY = 0  # what is random on the validation set is the same at every evaluation
 
@@ -68,6 +69,20 @@ class CropTask(EncodingTask):
     def shapes(self) -> list[Shape]:
         lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
         return self.sized(lengths, crop_buckets)
+
+    def passed(
+        self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh
+    ) -> tuple[Any, Any, Context]:
+        """(model output, what `forward` says besides, the context of it): one pass of an update,
+        for the parts behind it that are timed."""
+        context = Context(state.step, jax.random.key(3), jax.random.key(4))
+
+        def run(variables: Variables, batch: dict[str, jax.Array]):
+            return self.forward(variables, batch, context, train=True, mutable=["stats"])
+
+        variables = {"params": state.params, "stats": state.stats}
+        (out, _), asked = on_mesh(jax.jit(run), mesh)(variables, batch)
+        return out, asked, context
 
     def of_validation(self) -> Context:
         """The context of every evaluation."""

@@ -38,7 +38,7 @@ from w2v_jax.tasks.masked_prediction import valid_scalars
 from w2v_jax.tasks.task import BITS, PATIENCE, SKIPPED, Data
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
-from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Context, LossOutput, Variables
 
 SPECIAL = 4  # rows of fairseq's heads before those of the clusters: <s>, <pad>, </s>, <unk>
@@ -303,10 +303,7 @@ class Hubert(CropTask):
         self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
     ) -> Iterator[Part]:
         yield from super().parts(state, batch, mesh, noise)
-        context = Context(state.step, jax.random.key(3), jax.random.key(4))
-        (out, _), time_mask = on_mesh(
-            jax.jit(lambda v, x: self.forward(v, x, context, train=True, mutable=["stats"])), mesh
-        )({"params": state.params, "stats": state.stats}, batch)
+        out, time_mask, _ = self.passed(state, batch, mesh)
 
         def loss(moving, fixed, key):
             out, time_mask, batch = fixed

@@ -34,7 +34,7 @@ from w2v_jax.tasks.crops import CropTask
 from w2v_jax.tasks.targets import targets_of
 from w2v_jax.tasks.task import BITS, Data
 from w2v_jax.training.optim import warmup_steps
-from w2v_jax.training.state import TrainState, on_mesh
+from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Context, LossOutput, Variables
 
 
@@ -213,10 +213,7 @@ class Wav2Vec2(CropTask):
         self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh, noise: Callable
     ) -> Iterator[Part]:
         yield from super().parts(state, batch, mesh, noise)
-        context = Context(state.step, jax.random.key(3), jax.random.key(4))
-        (out, _), candidates = on_mesh(
-            jax.jit(lambda v, x: self.forward(v, x, context, train=True, mutable=["stats"])), mesh
-        )({"params": state.params, "stats": state.stats}, batch)
+        out, candidates, context = self.passed(state, batch, mesh)
         rows, size = out.targets.shape[:2]
         make, params, fixed = self.targets.maker(state.params, self.encoder, noise, rows, size)
         x = noise(rows, size, self.encoder.frontend.width, dtype=self.encoder.compute_dtype)
