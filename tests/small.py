@@ -19,6 +19,7 @@ from w2v_jax.data.sharing import Ragged
 from w2v_jax.models.config import EncoderConfig
 from w2v_jax.models.settings import Execution, member
 from w2v_jax.tasks import TASKS
+from w2v_jax.tasks.task import Task
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 from w2v_jax.training.state import first_state, jitted_step, on_mesh
 
@@ -221,3 +222,17 @@ def spoken(alphabet: Alphabet, text: str, *, seed: int = 0, pause: int = 6) -> n
             ids += [alphabet.ids[letter]] * int(rng.integers(1, 3)) + [0] * int(rng.integers(1, 3))
     logits = rng.normal(size=(len(ids), len(alphabet))) + 9.0 * np.eye(len(alphabet))[ids]
     return (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def check_alarms(task: Task, fine: Mapping[str, float], spoiled: Mapping[str, tuple]) -> None:
+    """None rings at what is fine; each of `spoiled`, name -> (scalar, its value), does once the
+    warm-up is over, few labels at once."""
+    alarms = {alarm.name: alarm for alarm in task.alarms}
+    fine = fine | {"train/skipped": 0.0}
+    assert not any(alarm.condition(1000, fine) for alarm in alarms.values())
+    for name, (scalar, value) in spoiled.items():
+        scalars = fine | {scalar: value}
+        assert alarms[name].condition(1000, scalars), name
+        assert alarms[name].condition(10, scalars) == (name == "few_labels")
+        assert alarms[name].words.format(step=1, **scalars)
+        assert "--config." in alarms[name].words or name == "few_labels"
