@@ -1,5 +1,6 @@
 """Chains of commands, each on processors of its own: experiments that can be interrupted."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -60,3 +61,22 @@ def run_all(
         wrong = list(filter(None, pool.map(one, chains)))
     if wrong:
         raise UserError("\n".join(wrong))
+
+
+def arguments(description: str, runs: str) -> argparse.ArgumentParser:
+    """What both experiments take; runs: the usual folder of their runs."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--speech", default="", help="manifests of further speech, with commas")
+    parser.add_argument("--runs", type=Path, default=Path(runs))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=0, help="at a time; 0: one per processor")
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    return parser
+
+
+def audio(args: argparse.Namespace) -> str:
+    """The manifests of what is pre-trained on, with commas."""
+    return ",".join(filter(None, (str(args.data / "train.tsv"), args.speech)))

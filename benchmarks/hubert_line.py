@@ -42,24 +42,23 @@ CONFIGS = {
 
 def units(name: str, features: str, seed: int, args: argparse.Namespace) -> Iterator[chains.Step]:
     """Learns clusters and applies them: `features` are the flags that say of what."""
-    audio = ",".join(filter(None, (f"{args.data / 'train.tsv'}", args.speech)))
     centroids = args.runs / name / "centroids.npz"
     yield [
-        "units", "learn", *features.split(), f"--data={audio}", f"--clusters={CLUSTERS}",
-        f"--share={args.share}", f"--seed={seed}", f"--output={centroids}",
+        "units", "learn", *features.split(), f"--data={chains.audio(args)}",
+        f"--clusters={CLUSTERS}", f"--share={args.share}", f"--seed={seed}",
+        f"--output={centroids}",
     ], centroids  # fmt: skip
     yield [
         "units", "apply", f"--centroids={centroids}", f"--name={name}", "--overwrite",
-        f"--data={audio},{args.data / 'dev.tsv'}",
+        f"--data={chains.audio(args)},{args.data / 'dev.tsv'}",
     ], args.runs / name / "applied"  # fmt: skip
 
 
 def pretraining(name: str, seed: int, args: argparse.Namespace, *more: str) -> chains.Step:
     folder = args.runs / f"{name}-{seed}" / "pretrain"
-    audio = ",".join(filter(None, (f"{args.data / 'train.tsv'}", args.speech)))
     return [
         "pretrain", f"--config={CONFIGS[name]}", f"--workdir={folder}", f"--config.seed={seed}",
-        f"--config.data.train={audio}", f"--config.data.valid={args.data / 'dev.tsv'}",
+        f"--config.data.train={chains.audio(args)}", f"--config.data.valid={args.data / 'dev.tsv'}",
         f"--config.num_steps={args.updates}", "--config.run.eval_steps=500",
         "--config.run.save_steps=500", "--config.run.log_steps=50", *NETWORK, *more,
     ], folder / "done"  # fmt: skip
@@ -130,17 +129,9 @@ def report(runs: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("runs/data"))
-    parser.add_argument("--speech", default="", help="manifests of further speech, with commas")
-    parser.add_argument("--runs", type=Path, default=Path("runs/hubert"))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = chains.arguments(__doc__, "runs/hubert")
     parser.add_argument("--updates", type=int, default=1_200, help="of every pre-training")
     parser.add_argument("--share", type=float, default=0.2, help="of the audio that is clustered")
-    parser.add_argument("--jobs", type=int, default=0, help="at a time; 0: one per processor")
-    parser.add_argument("--report", action="store_true", help="train nothing")
     args = parser.parse_args()
     try:
         if not args.report:

@@ -13,7 +13,6 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from benchmarks import chains
 from benchmarks.conformer_line import systems
@@ -38,7 +37,7 @@ def chain(name: str, seed: int, args: argparse.Namespace) -> Iterator[chains.Ste
     system = SYSTEMS[name]
     everything = str(data / "train.tsv")
     if system.objective:
-        yield training("pretrain", ",".join(filter(None, (everything, args.speech))))
+        yield training("pretrain", chains.audio(args))
     labels = everything if system.supervised else str(data / "labelled.tsv")
     init = [f"--config.run.init_from={folder / 'pretrain'}"] if system.objective else []
     if args.finetuning and not system.supervised:
@@ -65,17 +64,9 @@ def run_all(names: Sequence[str], seeds: Sequence[int], args: argparse.Namespace
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("runs/data"))
-    parser.add_argument("--speech", default="", help="manifests of further speech, with commas")
-    parser.add_argument("--runs", type=Path, default=Path("runs/line"))
+    parser = chains.arguments(__doc__, "runs/line")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--finetuning", type=int, default=0, help="updates on few labels")
-    parser.add_argument("--jobs", type=int, default=0, help="at a time; 0: one per processor")
-    parser.add_argument("--report", action="store_true", help="train nothing")
     args = parser.parse_args()
     try:
         if not args.report:
