@@ -148,16 +148,17 @@ def check_no_input(path: str | os.PathLike, flag: str, inputs: Iterable[str]) ->
             raise UserError(f"{flag}={os.fspath(path)} is what is read; name another file")
 
 
-def write_whole(path: Place, text: str) -> None:
+def write_whole(path: Place, content: str | bytes) -> None:
     """Writes a file that is never seen in part. Raises UserError where it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        write = "write_text" if isinstance(content, str) else "write_bytes"
         if is_remote(path):  # object stores write in one step
-            path.write_text(text)
+            getattr(path, write)(content)
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(text)
+            getattr(temporary, write)(content)
             os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -17,7 +18,7 @@ from w2v_jax.analysis import kmeans
 from w2v_jax.analysis.extraction import Extractor, open_extractor
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError, brief
-from w2v_jax.places import place, writing
+from w2v_jax.places import place, write_whole
 
 FORMAT = "w2v_jax centroids"  # what a file says that it is
 COMMAND = "python -m w2v_jax.units"
@@ -65,13 +66,9 @@ class Centroids:
     def write(self, path: str | os.PathLike) -> None:
         """Raises UserError where that cannot be done."""
         note = np.frombuffer(json.dumps(self.description).encode(), np.uint8)
-        file = place(path)
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-            with part.open("wb") as out:  # the note first: it is what shows whose file it is
-                np.savez(out, description=note, centroids=self.values)
-            part.replace(file)
+        file = io.BytesIO()  # the note first: it is what shows whose file it is
+        np.savez(file, description=note, centroids=self.values)
+        write_whole(place(path), file.getvalue())
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Centroids":
