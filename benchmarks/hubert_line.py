@@ -12,7 +12,7 @@ chain on processors of its own. What is finished is not run again, what was inte
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks import chains
@@ -35,6 +35,11 @@ SYSTEMS = {
 }  # fmt: skip
 CONFIGS = {
     "wav2vec2": "configs/quickstart.py:pretrain,form=wav2vec2",
+    "wav2vec2_on": "configs/continued.py:quickstart",
+    "wav2vec2_longer": "configs/continued.py:quickstart",
+    "c_siam": "configs/c_siam.py:quickstart",
+    "c_siam_still": "configs/c_siam.py:quickstart",
+    "data2vec": "configs/data2vec.py:quickstart",
     "hubert_1": "configs/hubert.py:quickstart,iteration=1",
     "hubert_2": "configs/hubert.py:quickstart,iteration=2",
 }
@@ -101,13 +106,14 @@ def output(runs: Path, name: str, seed: int) -> Path:
     return runs / f"{name}-{seed}" / "test.decoded.tsv"
 
 
-def report(runs: Path) -> None:
-    """The last evaluations of the pre-trainings, and the scores, over all seeds."""
+def report(runs: Path, systems: Mapping[str, str]) -> None:
+    """The last evaluations of the pre-trainings, and the scores, over all seeds; systems: {name:
+    what it is called}."""
     heads = ("", "seeds", "accuracy, masked", "majority label", "nearest label", "label perplexity",
              "CER %", "WER %")  # fmt: skip
     keys = ("accuracy", "majority_accuracy", "copy_accuracy", "label_perplexity")
     rows = []
-    for name, title in SYSTEMS.items():
+    for name, title in systems.items():
         folders = sorted(path.parent for path in runs.glob(f"{name}-[0-9]*/test.decoded.tsv"))
         if not folders:
             continue
@@ -142,7 +148,7 @@ def main() -> None:
                 everything[f"HuBERT, seed {seed}"] = of_hubert(seed, args)
                 everything[f"wav2vec 2.0, seed {seed}"] = of_wav2vec2(seed, args)
             chains.run_all(everything, lambda name: f"{name}: done", args.jobs)
-        report(args.runs)
+        report(args.runs, SYSTEMS)
     except UserError as error:
         sys.exit(str(error))
 
