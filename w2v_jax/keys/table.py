@@ -44,15 +44,20 @@ CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
 STRIDED = "model.output.kind=strided|attentive"
 GUMBEL = "quantizer.kind=gumbel"
 HUBERT = "kind=hubert"
+PREDICTED = "predictor.kind=mlp|transformer"
+RATES = Several(number(0.25, 4.0), 2, 2, "(0.8,1.25)")
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
 # groups whose keys have defaults of their own: a config may leave keys of them out
-DEFAULTED = ("model", "execution", "quantizer", "random_quantizer", "prediction")
+DEFAULTED = ("model", "execution", "quantizer", "random_quantizer", "prediction", "predictor")
 
 KEYS = {
     # the training
-    "kind": Key(TEXT, "kind of training: wav2vec2, best_rq, hubert, discrete_bert, ctc, language"),
+    "kind": Key(
+        TEXT,
+        "kind of training: wav2vec2, best_rq, hubert, discrete_bert, c_siam, ctc, language",
+    ),
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
     "ema_decay": Key(
@@ -336,6 +341,24 @@ KEYS = {
     ),
     "prediction.tied": Key(FLAG, "one projection for all sets of labels"),
     "prediction.label_rate": Key(above(0.0, 16_000.0), "of the labels", "per second"),
+    "predictor.kind": Key(
+        choice("mlp", "transformer", "none"),
+        "what stands between the augmented branch and the targets",
+    ),
+    "predictor.layers": Key(
+        whole(1, 16), "linear layers, or transformer blocks", "layers", only=PREDICTED
+    ),
+    "predictor.factor": Key(
+        whole(1, 64), "of the inner linear layers' width to the model's", only="predictor.kind=mlp"
+    ),
+    # the augmented branch of c-siam
+    "warp.enabled": Key(FLAG, "whether it hears another time than the target branch"),
+    "warp.stretch": Key(
+        RATES, "how much faster an utterance is heard, from and to; drawn log-uniformly"
+    ),
+    "warp.rate": Key(RATES, "and every piece of it besides, likewise"),
+    "warp.knot_seconds": Key(above(0.0, 1e5), "length of such a piece", "s"),
+    "warp.offset_seconds": Key(number(0.0, 1e5), "of the beginning is cut off, at most", "s"),
     # masks
     "masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
     "masking.span": Key(whole(1, 65_536), "length of a span", "frames"),

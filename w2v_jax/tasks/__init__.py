@@ -4,6 +4,7 @@ evaluation, alarms and arithmetic. `TASKS` is the only place that lists them."""
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import check_values, shown
 from w2v_jax.tasks.best_rq import BestRQ
+from w2v_jax.tasks.c_siam import CSiam
 from w2v_jax.tasks.ctc import CTC
 from w2v_jax.tasks.discrete_bert import DiscreteBert
 from w2v_jax.tasks.hubert import Hubert
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "best_rq": BestRQ,
     "hubert": Hubert,
     "discrete_bert": DiscreteBert,
+    "c_siam": CSiam,
     "ctc": CTC,
     "language": Language,
 }

@@ -84,10 +84,11 @@ def _data(c: Values) -> Iterator[str]:
 
 
 def _loss(c: Values) -> Iterator[str]:
-    if "loss.negatives" in c and not c["loss.negatives"] + c["loss.cross_negatives"]:
+    if not c.get("loss.negatives", 1) + c.get("loss.cross_negatives", 0):
+        cross = " and --config.loss.cross_negatives=0" * ("loss.cross_negatives" in c)
         yield (
-            "--config.loss.negatives=0 and --config.loss.cross_negatives=0 leave nothing to tell a "
-            "frame from; set --config.loss.negatives=100 say"
+            f"--config.loss.negatives=0{cross} leave nothing to tell a frame from; set "
+            "--config.loss.negatives=100 say"
         )
     if c.get("masking.prob") == 0 and not c["masking.minimum"]:
         yield (
