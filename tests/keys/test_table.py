@@ -10,6 +10,7 @@ import pytest
 from tests import small
 from w2v_jax.configs import (
     best_rq,
+    c_siam,
     common,
     conformer,
     discrete_bert,
@@ -38,6 +39,7 @@ from w2v_jax.models.config import (
     QuantizerConfig,
 )
 from w2v_jax.models.frontends import FRONTENDS, WaveformConfig
+from w2v_jax.models.heads.predictor import PREDICTORS
 from w2v_jax.models.kernels import FORMS
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.language import LanguageConfig
@@ -58,6 +60,8 @@ def shipped():
     found = [wav2vec2.get_config(size) for size in ("tiny", "base", *wav2vec2.STEPS)]
     found += [wav2vec2.get_config(f"tiny,{kinds}") for kinds in KINDS if "output" not in kinds]
     found += [best_rq.get_config(size) for size in best_rq.SIZES]
+    found += [c_siam.get_config(size) for size in c_siam.SIZES]
+    found += [c_siam.get_config(f"tiny,predictor={kind}") for kind in PREDICTORS]
     found += [hubert.get_config(size) for size in (*hubert.SMALL, *hubert.PUBLISHED)]
     found += [hubert.get_config(f"{size},iteration=2") for size in ("tiny", "quickstart", "base")]
     found += [discrete_bert.get_config(size) for size in discrete_bert.SIZES]

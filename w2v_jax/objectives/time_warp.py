@@ -34,14 +34,18 @@ def drawn_warp(
 
     The slope is a row's stretch times a rate of every piece between knots, `knot` samples apart,
     both drawn log-uniformly from and to: as often faster as slower. W(0) is drawn uniformly from 0
-    to `offset` samples. What a row is given depends on its key alone, longer rows go on.
+    to `offset` samples. What a row is given depends on its key alone, longer rows go on. Slopes are
+    multiples of 1 / 256, the rest whole samples, so that products are exact in float32: W(t) has
+    the same bits on any number of devices.
     """
+    knot = max(round(knot), 1)
     pieces = max(math.ceil(samples / knot), 1)
 
     def row(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         stretch_key, rate_key, offset_key = jax.random.split(key, 3)
         slope = _log_uniform(stretch_key, (), *stretch) * _log_uniform(rate_key, (pieces,), *rate)
-        return offset * jax.random.uniform(offset_key), slope
+        first = jnp.round(offset * jax.random.uniform(offset_key))
+        return first, jnp.round(256 * slope) / 256
 
     return Warp(*jax.vmap(row)(keys), jnp.float32(knot))
 
@@ -57,8 +61,8 @@ def source(warp: Warp, position: jax.Array) -> jax.Array:
     position = jnp.asarray(position, jnp.float32)
     piece = jnp.floor(position / warp.knot).clip(0, warp.rates.shape[1] - 1)
     index = piece.astype(jnp.int32)
-    begun = jnp.cumsum(warp.rates, 1) - warp.rates  # of whole pieces before
-    at_knot = warp.offset[:, None] + warp.knot * begun
+    begun = jnp.cumsum(warp.knot * warp.rates, 1) - warp.knot * warp.rates  # before each piece
+    at_knot = warp.offset[:, None] + begun
     return at_knot[:, index] + warp.rates[:, index] * (position - piece * warp.knot)
 
 
