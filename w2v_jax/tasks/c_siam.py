@@ -125,10 +125,12 @@ class CSiam(CropTask):
 
     # model and loss
 
+    def model(self, train: bool = False) -> CSiamModel:
+        """The augmented branch."""
+        return CSiamModel(self.augmented, self.predictor, train)
+
     def init(self) -> Variables:
-        return CSiamModel(self.encoder, self.predictor).init(
-            jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16)
-        )
+        return self.model().init(jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
         old = predictor_of(exported["predictor"])
@@ -223,7 +225,7 @@ class CSiam(CropTask):
         view = self.view(batch, context)
         targets = self.targets(variables, batch.get("clean", batch["audio"]))
         dropout, layerdrop = jax.random.split(context.micro_key)
-        out = CSiamModel(self.augmented, self.predictor, train).apply(
+        out = self.model(train).apply(
             variables, **self.heard(batch["audio"], view), time_mask=view.time_mask,
             masked_frames=view.index, rngs={"dropout": dropout, "layerdrop": layerdrop}, **kwargs,
         )  # fmt: skip
