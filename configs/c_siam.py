@@ -77,6 +77,6 @@ def small(config, size: str, kinds) -> None:
             config.model = theirs.model
         config.masking.update(prob=0.4, span=5)
         config.data.update(batch_seconds=24.0, crop_seconds=(4.0,), concatenate_seconds=4.0)
-        config.optim.update(warmup_steps=50, clip_norm=5.0, peak_lr=5e-4)
+        config.optim.update(warmup_steps=50, clip_norm=5.0, peak_lr=1e-3)
         config.run.update(theirs.run)
         config.num_steps = 1_200

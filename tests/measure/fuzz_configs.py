@@ -49,7 +49,7 @@ BAD = (
 )  # fmt: skip
 ARGUMENTS = (
     "wav2vec2.py:tiny", "wav2vec2.py:tiny,block=conformer,positions=relative",
-    "best_rq.py:tiny", "conformer.py:tiny,ablation=no_macaron",
+    "best_rq.py:tiny", "c_siam.py:tiny", "conformer.py:tiny,ablation=no_macaron",
     "finetune.py:split=10h,size=tiny", "finetune.py:split=10h,size=tiny,output=strided",
     "lm.py:letters_tiny", "lm.py:words_tiny", "quickstart.py:pretrain", "quickstart.py:finetune",
     "evaluate.py",
