@@ -42,7 +42,7 @@ class Case:
     def copy(self, **keys) -> ConfigDict:
         """The config with other values of dotted keys (written with __)."""
         config = self.config.copy_and_resolve_references()
-        config.data.update(self.data)
+        config.data.update({key: name for key, name in self.data.items() if key in config.data})
         config.update_from_flattened_dict({k.replace("__", "."): v for k, v in keys.items()})
         return config
 
@@ -116,7 +116,7 @@ def one_trace_per_shape(case: Case) -> None:
     for i in range(4):
         batch, _ = data.loader.load(plan[i])
         arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
-        declared = declared_arrays(task, batch, plan[i])
+        declared = declared_arrays(task, data.loader, batch, plan[i])
         assert arrays.keys() == declared.keys(), "the loader's arrays are those of task.arrays"
         for name, (shape, dtype) in declared.items():
             found = arrays[name]
@@ -130,11 +130,14 @@ def one_trace_per_shape(case: Case) -> None:
     assert step.__wrapped__._cache_size() == len(seen), "a batch shape is traced more than once"
 
 
-def declared_arrays(task: Task, batch, spec) -> dict[str, tuple]:
-    """What the task says of the arrays of the streams that have their turn in a batch."""
+def declared_arrays(task: Task, loader, batch, spec) -> dict[str, tuple]:
+    """What the task says of the arrays of the streams that have their turn in a batch, and, of
+    streams that it does not declare, what their loader does."""
     found = {}
     for prefix, part in spec.parts.items():
         declared = task.arrays(batch[f"{prefix}id"].shape, part.samples)
+        if f"{prefix}id" not in declared:
+            declared = loader.arrays(spec.shape)
         own = {name: x for name, x in declared.items() if stream_of(name, declared) == prefix}
         found |= own
     return found
