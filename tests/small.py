@@ -14,6 +14,7 @@ from w2v_jax.configs import c_siam as c_siam_configs
 from w2v_jax.configs import common, lm
 from w2v_jax.configs import discrete_bert as discrete_bert_configs
 from w2v_jax.configs import hubert as hubert_configs
+from w2v_jax.configs import slim_ipl as slim_ipl_configs
 from w2v_jax.data import units
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.sharing import Ragged
@@ -157,6 +158,14 @@ def finetuning(**values) -> ConfigDict:
     return shrunk(config, values)
 
 
+def slim_ipl(**values) -> ConfigDict:
+    """A config of slimIPL of a model that compiles in seconds; values as in `pretraining`."""
+    config = slim_ipl_configs.get_config("tiny")
+    config.freeze_steps = 0
+    config.pseudo.update(start=1, cache=1, ratio=(1, 1), replace=0.5, num_buckets=1)
+    return shrunk(config, values)
+
+
 def language(**values) -> ConfigDict:
     """A config of a language model of letters that compiles in seconds."""
     config = lm.get_config("letters_tiny")
@@ -174,6 +183,7 @@ def recipe(kind: str) -> ConfigDict:
     known = {
         "wav2vec2": pretraining, "best_rq": best_rq, "hubert": hubert,
         "discrete_bert": discrete_bert, "c_siam": c_siam, "ctc": finetuning, "language": language,
+        "slim_ipl": slim_ipl,
     }  # fmt: skip
     if kind in known:
         return known[kind]()

@@ -59,7 +59,7 @@ ARGUMENTS = (
 def rehearse(task, mesh, plan, data, _step) -> None:
     """In the place of run.rehearse: the shapes of the first update, of the first batch itself where
     that is small."""
-    rows, length = len(plan[0].items), plan[0].samples
+    rows, length = plan[0].shape
     accumulation = task.config.run.accumulation
     arrays = task.arrays((accumulation, rows // accumulation), length)
     if sum(math.prod(shape) * 4 for shape, _ in arrays.values()) < HEARD:

@@ -25,7 +25,9 @@ def data(manifests, tmp_path_factory):
     for split in ("train", "dev"):
         small.write_units(manifests[split])
     return {
-        "manifest": {"train": manifests["train"], "valid": manifests["dev"]},
+        "manifest": {
+            "train": manifests["train"], "valid": manifests["dev"], "unlabelled": manifests["dev"]
+        },
         "text": {name: small.transcripts(folder, name) for name in ("train", "valid")},
     }
 

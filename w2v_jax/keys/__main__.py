@@ -23,6 +23,7 @@ SHOWN = {
         "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
         "finetune:split=10h,size=base,frontend=logmel",
     ),
+    "slim": ("slim_ipl:split=10h,size=base",),
     "lm": ("lm:letters_base",),
 }  # fmt: skip
 

@@ -18,9 +18,10 @@ values that do not go together (`w2v_jax/tasks/rules.py`) are refused before wor
 
 Defaults are those of `configs/wav2vec2.py:base` (pre), `configs/best_rq.py:base` (brq),
 `configs/hubert.py:base` (hub), `configs/discrete_bert.py:base` (bert), `configs/c_siam.py:base`
-(siam), `configs/finetune.py:split=10h,size=base` (ctc) and `configs/lm.py:letters_base` (lm);
-without a name: of all that have the key. Keys of a kind of a part (`block.kind`, say) exist where
-the config's argument chooses it, `configs/wav2vec2.py:base,block=conformer`.
+(siam), `configs/finetune.py:split=10h,size=base` (ctc), `configs/slim_ipl.py:split=10h,size=base`
+(slim) and `configs/lm.py:letters_base` (lm); without a name: of all that have the key. Keys of a
+kind of a part (`block.kind`, say) exist where the config's argument chooses it,
+`configs/wav2vec2.py:base,block=conformer`.
 """
 TITLES = {
     "": "The training", "model": "The model", "model.frontend": "Its front end",
@@ -34,7 +35,8 @@ TITLES = {
     "channel_masking": "Its mask over channels",
     "spec_augment": "SpecAugment of its log-mel spectrum",
     "loss": "The loss of wav2vec 2.0, HuBERT and c-siam", "gumbel": "The choice of codes",
-    "data": "Data", "data.augment": "Augmentation", "optim": "The optimizer",
+    "data": "Data", "data.augment": "Augmentation", "pseudo": "Labels that a model makes itself",
+    "optim": "The optimizer",
     "run": "The run: where from, how often, how long", "run.mesh": "Devices",
 }  # fmt: skip
 COLUMNS = ("key", "default", "may be", "unit", "meaning")

@@ -56,7 +56,8 @@ KEYS = {
     # the training
     "kind": Key(
         TEXT,
-        "kind of training: wav2vec2, best_rq, hubert, discrete_bert, c_siam, ctc, language",
+        "kind of training: wav2vec2, best_rq, hubert, discrete_bert, c_siam, ctc, slim_ipl, "
+        "language",
     ),
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
@@ -426,6 +427,11 @@ KEYS = {
         "models text files, plain or .gz, a sentence per line",
     ),
     "data.valid": Key(TEXT, "likewise, of the evaluation; empty: none"),
+    "data.unlabelled": Key(
+        TEXT,
+        "manifests, likewise, of speech that the model labels itself; transcripts in them are not "
+        "used",
+    ),
     "data.units": Key(
         Several(Text("[A-Za-z0-9_-]+", "a name"), 1, 64, "('mfcc100',)"),
         "of the labels, each a set that python -m w2v_jax.units wrote beside all these manifests",
@@ -485,6 +491,24 @@ KEYS = {
     "data.augment.drop_prob": Key(PROBABILITY, "that pieces are silenced"),
     "data.augment.drop_count": Key(whole(1, 1_000), "so many", "pieces"),
     "data.augment.drop_seconds": Key(number(0.0, 1e3), "of at most so long each", "s"),
+    # labels that a model makes itself
+    "pseudo.start": Key(
+        whole(0, STEPS), "on transcripts alone, before the cache is filled", "updates"
+    ),
+    "pseudo.ratio": Key(
+        Several(whole(1, 10_000), 2, 2, "(1,4)"),
+        "on transcripts and on the model's own labels, of every block of updates",
+        "updates",
+    ),
+    "pseudo.cache": Key(
+        whole(1, 1_000_000), "with labels that are kept; so many updates fill it", "batches"
+    ),
+    "pseudo.replace": Key(
+        above(0.0, 1.0), "share of these updates after which a fresh batch takes the place"
+    ),
+    "pseudo.num_buckets": Key(
+        whole(1, 1_000), "lengths of unlabelled batches, each three shapes to compile"
+    ),
     # optimizer
     "optim.schedule": Key(
         choice("linear", "inverse_sqrt", "tri_stage"),

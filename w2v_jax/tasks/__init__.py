@@ -9,6 +9,7 @@ from w2v_jax.tasks.ctc import CTC
 from w2v_jax.tasks.discrete_bert import DiscreteBert
 from w2v_jax.tasks.hubert import Hubert
 from w2v_jax.tasks.language import Language
+from w2v_jax.tasks.slim_ipl import SlimIPL
 from w2v_jax.tasks.task import Task
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
     "discrete_bert": DiscreteBert,
     "c_siam": CSiam,
     "ctc": CTC,
+    "slim_ipl": SlimIPL,
     "language": Language,
 }
 

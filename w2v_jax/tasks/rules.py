@@ -18,7 +18,7 @@ def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> N
     values: the leaves of a config, each in its range. frames: of so many samples, where the model
     hears audio.
     """
-    parts = (_schedule, _data, _loss, _targets, _tokens, _run)
+    parts = (_schedule, _data, _loss, _targets, _tokens, _pseudo, _run)
     found = [wrong for part in parts for wrong in part(values)]
     if frames is not None:
         found += _frames(values, frames)
@@ -129,6 +129,27 @@ def _tokens(c: Values) -> Iterator[str]:
             "centroids to a file that python -m w2v_jax.units learn --features=mfcc wrote, start "
             "from a model that has them with --config.run.init_from, or set "
             "--config.model.frontend.tokenizer=random, which needs none"
+        )
+
+
+def _pseudo(c: Values) -> Iterator[str]:
+    if "pseudo.start" not in c:
+        return
+    start, cache, steps = c["pseudo.start"], c["pseudo.cache"], c["num_steps"]
+    if start + cache > steps:
+        yield (
+            f"{flag('pseudo.start', start)} and {flag('pseudo.cache', cache)} updates fill the "
+            f"cache after the end of the training, --config.num_steps={steps}; raise that, or "
+            "lower the others"
+        )
+    if not c["data.train"]:
+        return
+    if not c["data.unlabelled"]:
+        yield "set --config.data.unlabelled to a manifest of speech that the model is to label"
+    if not start and not c["run.init_from"]:
+        yield (
+            "--config.pseudo.start=0 asks a random model for labels; set --config.run.init_from to "
+            "a CTC model, or --config.pseudo.start=20000 to train it on transcripts before"
         )
 
 
