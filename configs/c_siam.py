@@ -2,6 +2,7 @@
 
     python -m w2v_jax.pretrain --config=configs/c_siam.py:base --workdir=runs/c-siam \
         --config.data.train=train-960.tsv --config.data.valid=dev-other.tsv
+    python -m w2v_jax.pretrain ... --config.loss.ctc_weight=1.0 --config.data.labelled=train-100.tsv
     python -m w2v_jax.finetune --config=configs/finetune.py:split=10h,size=base \
         --workdir=runs/c-siam-10h --config.run.init_from=runs/c-siam \
         --config.data.train=train-10h.tsv --config.data.valid=dev-other.tsv
@@ -28,6 +29,8 @@ every one of them:
                 spectrum, cubic between samples (which moves the pitch too)
     predictor   two linear layers, GELU between, the inner one twice as wide
     loss        cosine / 0.1, 100 negatives from masked frames of the utterance
+    CTC         (loss.ctc_weight) its letters count as masked frames do; half as much labelled
+                audio beside every update, masked, not warped; the paper had a transducer
     optimizer   wav2vec 2.0's of the size; batch, crops and number of updates as well
 --config.warp.enabled=False is the network without the warp. base and large have not been trained
 with this code; what was measured at small sizes: docs/teachers.md.
@@ -54,7 +57,14 @@ def get_config(argument: str = "base"):
         )
     )  # fmt: skip
     config.predictor = common.ConfigDict(predictor.to_dict())
-    config.loss = common.ConfigDict(dict(negatives=100, negatives_from="masked", temperature=0.1))
+    config.loss = common.ConfigDict(
+        dict(negatives=100, negatives_from="masked", temperature=0.1, ctc_weight=0.0)
+    )
+    config.data.labelled = config.letters = config.language = ""
+    config.labelled = common.ConfigDict(
+        dict(ratio=1.0, batch_seconds=config.data.batch_seconds / 2, num_buckets=4,
+             max_seconds=30.0)
+    )  # fmt: skip
     if size in ("tiny", "quickstart"):
         small(config, size, kinds)
         return config
@@ -69,6 +79,7 @@ def get_config(argument: str = "base"):
 
 def small(config, size: str, kinds) -> None:
     common.for_a_cpu(config, 32.0, crop_seconds=(2.0, 4.0))
+    config.labelled.update(batch_seconds=16.0, num_buckets=2, max_seconds=8.0)
     config.optim.update(warmup_steps=500, clip_norm=10.0)
     config.num_steps = 5_000
     if size == "quickstart":

@@ -9,6 +9,7 @@ from tests import small
 from tests.promises.contract import mesh_of
 from w2v_jax.configs import c_siam
 from w2v_jax.errors import UserError
+from w2v_jax.models.catalogue import expected_shapes
 from w2v_jax.models.heads.predictor import PREDICTORS, Predictor, predictor_of
 from w2v_jax.tasks import make_task
 from w2v_jax.training.state import abstract_state, first_state
@@ -19,6 +20,10 @@ LOGMEL = "frontend=logmel"
 
 def context(seed=0):
     return Context(jnp.int32(0), jax.random.key(seed), jax.random.key(seed))
+
+
+def shape_of(tree):
+    return jax.tree.map(lambda x: x.shape, tree)
 
 
 def quiet(kinds="", **values):
@@ -253,11 +258,47 @@ def test_alarms():
                                      r"--config\.warp\.stretch='\(0\.8,1\.2\)'"),
         ("data.augment.speed_prob", 0.5, r"speed_prob=0\.5 moves what is said .* speed_prob=0"),
         ("loss.negatives", 0, r"--config\.loss\.negatives=0 leave nothing to tell a frame from"),
+        ("loss.ctc_weight", 1.0, r"ctc_weight=1\.0 weighs .* --config\.data\.labelled to a manif"),
+        ("data.labelled", "a.tsv", r"labelled=a\.tsv is not used with .*ctc_weight=0; set ctc_w"),
+        ("labelled.ratio", 0.0, r"labelled\.ratio=0\.0 must be a number above 0"),
         ("warp.rate", (0.0, 1.0), r"warp\.rate='\(0\.0,1\.0\)' must be 2 values"),
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense(key, value, words):
     config = small.c_siam()
+    config.data.train = "train.tsv"
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=words):
         make_task(config)
+
+
+def test_the_ctc_branch():
+    """Letters weigh as masked frames do, on one micro-batch or two; padding changes nothing, and
+    neither do rows that fill up."""
+    config = quiet()
+    config.loss.ctc_weight, config.data.labelled = 0.5, "labelled.tsv"
+    task, variables = started(config)
+    rows = small.labelled_batch(4, 32_000, lengths=[32_000, 20_000, 16_000, 32_000])
+    labelled = {f"labelled_{name}": x[0] for name, x in rows.items()}
+    batch = batch_of(4)
+
+    @jax.jit
+    def loss(batch):
+        total, out = task.loss(variables, batch, context())
+        return total, out.weight, out.metrics
+
+    total, weight, metrics = loss(batch | labelled)
+    nats, letters = metrics["train/ctc_loss_per_letter"]
+    alone, _, _ = loss(batch)
+    np.testing.assert_allclose(total, alone + 0.5 * nats, rtol=1e-6)
+    assert weight == metrics["train/contrastive_bits"][1]
+    assert letters == labelled["labelled_labels_length"].sum()
+    halves = [{name: x[i : i + 2] for name, x in (batch | labelled).items()} for i in (0, 2)]
+    np.testing.assert_allclose(sum(loss(half)[0] for half in halves), total, rtol=1e-5)
+    spoiled = {name: x.copy() for name, x in labelled.items()}
+    spoiled["labelled_audio"][1, 20_000:] = 1234
+    np.testing.assert_allclose(loss(batch | spoiled)[0], total, rtol=1e-6)
+    spoiled["labelled_id"][3] = -1
+    assert loss(batch | spoiled)[2]["train/infeasible"][1] == 3
+    assert shape_of(expected_shapes(task.described())["params"]) == shape_of(variables["params"])
+    assert "alphabet" not in make_task(quiet()).described()

@@ -36,6 +36,7 @@ TITLES = {
     "spec_augment": "SpecAugment of its log-mel spectrum",
     "loss": "The loss of wav2vec 2.0, HuBERT and c-siam", "gumbel": "The choice of codes",
     "data": "Data", "data.augment": "Augmentation", "pseudo": "Labels that a model makes itself",
+    "labelled": "The labelled batches of c-siam",
     "optim": "The optimizer",
     "run": "The run: where from, how often, how long", "run.mesh": "Devices",
 }  # fmt: skip

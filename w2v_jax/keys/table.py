@@ -402,6 +402,10 @@ KEYS = {
         "frames",
     ),
     "loss.temperature": Key(number(1e-3, 1e3), "by which cosines are divided"),
+    "loss.ctc_weight": Key(
+        number(0.0, 1e6),
+        "of a letter's nats to those of a masked frame: CTC on data.labelled; 0: no such branch",
+    ),
     "loss.targets": Key(
         choice("augmented", "clean"),
         "the wave that they are of; the context hears the one that data.augment made of it",
@@ -431,6 +435,9 @@ KEYS = {
         TEXT,
         "manifests, likewise, of speech that the model labels itself; transcripts in them are not "
         "used",
+    ),
+    "data.labelled": Key(
+        TEXT, "manifests, likewise, of speech with transcripts, for the CTC branch; empty: none"
     ),
     "data.units": Key(
         Several(Text("[A-Za-z0-9_-]+", "a name"), 1, 64, "('mfcc100',)"),
@@ -509,6 +516,15 @@ KEYS = {
     "pseudo.num_buckets": Key(
         whole(1, 1_000), "lengths of unlabelled batches, each three shapes to compile"
     ),
+    # the CTC branch of c-siam
+    "labelled.ratio": Key(
+        above(0.0, 1.0), "share of the updates that a labelled batch accompanies"
+    ),
+    "labelled.batch_seconds": Key(AT_ONCE, "audio of such a batch, all devices together", "s"),
+    "labelled.num_buckets": Key(
+        whole(1, 1_000), "lengths of such batches, each a shape to compile beside every crop's"
+    ),
+    "labelled.max_seconds": Key(above(0.0, 1e5), "longer utterances are left out", "s"),
     # optimizer
     "optim.schedule": Key(
         choice("linear", "inverse_sqrt", "tri_stage"),

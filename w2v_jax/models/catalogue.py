@@ -73,7 +73,9 @@ def _discrete_bert(description: Description) -> tuple[nn.Module, tuple]:
 
 def _c_siam(description: Description) -> tuple[nn.Module, tuple]:
     encoder = encoder_config(description)
-    return CSiamModel(encoder, predictor_of(description["predictor"])), (_audio(encoder),)
+    predictor = predictor_of(description["predictor"])
+    letters = len(description["alphabet"]["symbols"]) if "alphabet" in description else 0
+    return CSiamModel(encoder, predictor, letters), (_audio(encoder),)
 
 
 def _ctc(description: Description) -> tuple[nn.Module, tuple]:

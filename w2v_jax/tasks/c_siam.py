@@ -13,7 +13,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.augmentation import KINDS
+from w2v_jax.data.augmentation import KINDS, open_augmentation
+from w2v_jax.data.corpus import Corpus
+from w2v_jax.data.loader import Track
+from w2v_jax.data.plan import bucket_edges, pad_buckets
+from w2v_jax.data.sources import open_sources
+from w2v_jax.data.transcripts import transcribed
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import flag
 from w2v_jax.measuring.flops import encoder_flops, training_flops
@@ -23,6 +28,7 @@ from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.frontends.waveform import scale_waveform
 from w2v_jax.models.heads.c_siam import CSiamModel
 from w2v_jax.models.heads.predictor import Predictor, predictor_of
+from w2v_jax.models.kernels import form
 from w2v_jax.models.layers import frame_mask
 from w2v_jax.objectives import time_warp
 from w2v_jax.objectives.contrastive import (
@@ -32,6 +38,7 @@ from w2v_jax.objectives.contrastive import (
     sample_negatives,
     target_similarity,
 )
+from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import (
     expected_share,
     masked_frames,
@@ -39,13 +46,18 @@ from w2v_jax.objectives.masking import (
     span_mask,
     utterance_keys,
 )
+from w2v_jax.tasks import ctc
 from w2v_jax.tasks.crops import CropTask
+from w2v_jax.tasks.slim_ipl import stream
 from w2v_jax.tasks.targets import chance_alarm
 from w2v_jax.tasks.task import BITS, PATIENCE, SKIPPED, Data
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.state import TrainState, on_mesh
-from w2v_jax.training.task import Context, LossOutput, Variables
+from w2v_jax.training.task import Context, LossOutput, Metrics, Variables
+
+LABELLED = "labelled_"  # before the names of arrays of labelled batches
 
 
 class View(NamedTuple):
@@ -63,11 +75,16 @@ class View(NamedTuple):
 
 class CSiam(CropTask):
     """Crops without padding -> two branches of one encoder -> which target is that of the frame.
+    With loss.ctc_weight also whole utterances, padded to a few lengths -> letters per frame.
 
     The target branch hears the crop as it is, without mask, dropout and gradient. The augmented
     one hears it in another time and masked, and predicts the targets, moved to its time, of the
     masked frames. A row of it ends where it has heard the end of the crop; what is beyond is
     padding.
+
+    A labelled batch accompanies an update in labelled.ratio of them, its arrays have the prefix
+    `labelled_`: masked like the crops, not warped, since a letter that is heard slower would need
+    more frames than its batch has. Timed and measured is an update without one.
     """
 
     recipe = "c_siam.py:tiny"
@@ -75,11 +92,14 @@ class CSiam(CropTask):
     loss_scalar = "train/contrastive_bits"
     keys = (
         *CropTask.keys, "masking", "warp", "predictor", "loss.negatives", "loss.negatives_from",
-        "loss.temperature",
+        "loss.temperature", "loss.ctc_weight", "data.labelled", "labelled", "letters", "language",
     )  # fmt: skip
 
     def __init__(self, config):
         self.predictor = predictor_of(config.predictor)
+        self.alphabet = None
+        if config.loss.ctc_weight:
+            self.alphabet = Alphabet.from_letters(config.letters, config.language)
         self.masking = config.masking.to_dict()
         self.everywhere = config.loss.negatives_from == "everywhere"
         augment = config.data.augment
@@ -89,10 +109,13 @@ class CSiam(CropTask):
         # whose rows are shorter than the batch, so that the rule must not depend on others
         alone = self.encoder.frontend.alone()
         self.augmented = dataclasses.replace(self.encoder, frontend=alone)
+        warmup = warmup_steps(config.optim, config.num_steps)
         self.alarms = alarms(
-            negatives=config.loss.negatives, waveform=self.waveform,
-            warmup_steps=warmup_steps(config.optim, config.num_steps),
-        )  # fmt: skip
+            negatives=config.loss.negatives, waveform=self.waveform, warmup_steps=warmup
+        )
+        if self.alphabet is not None:
+            of_ctc = ctc.alarms(freeze_steps=0, warmup_steps=warmup, waveform=self.waveform)
+            self.alarms += tuple(alarm for alarm in of_ctc if alarm.name == "infeasible")
 
     @property
     def warps(self) -> bool:
@@ -123,11 +146,48 @@ class CSiam(CropTask):
                 "--config.warp.stretch do it, which moves the targets too"
             )
 
+    # data: crops, and whole utterances with their letters
+
+    def open(self, path: str, mesh: Mesh, *, held_out: bool = False) -> Data:
+        data = super().open(path, mesh, held_out=held_out)
+        if held_out or self.alphabet is None:
+            return data
+        return data.accompanied(self.open_labelled(mesh), LABELLED, self.config.labelled.ratio)
+
+    def open_labelled(self, mesh: Mesh) -> Data:
+        """The utterances of config.data.labelled. Raises UserError where there are none that fit
+        config.labelled, or none with a transcript that the letters can write."""
+        path, settings = self.config.data.labelled, self.config.labelled
+        longest, fitting = round(settings.max_seconds * SAMPLE_RATE), []
+        for source in open_sources(path):
+            samples = source.manifest.samples
+            fits = (samples >= self.encoder.frontend.receptive_field) & (samples <= longest)
+            if fits.any():
+                fitting.append(source.select(fits))
+        if not fitting:
+            raise UserError(
+                f"--config.data.labelled={path} has no utterance of at most "
+                f"{settings.max_seconds:g} s; raise --config.labelled.max_seconds"
+            )
+        written, labels = transcribed(fitting, self.alphabet)
+        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
+        print(f"labelled: {len(corpus)} utterances, {corpus.hours * 60:.1f} min", flush=True)
+        edges = bucket_edges(corpus.lengths, settings.num_buckets)
+        batch = round(settings.batch_seconds * SAMPLE_RATE)
+        buckets = pad_buckets(corpus.lengths, edges, batch, self.config.data.row_multiple)
+        augment = open_augmentation(self.config.data.augment, self.seed)
+        loader = self.loader(
+            corpus, mesh, held_out=False, crop=False, views={"audio": augment},
+            tracks={"labels": Track(labels, between=self.alphabet.ids[BOUNDARY])},
+        )  # fmt: skip
+        return Data(buckets, loader)
+
     # model and loss
 
     def model(self, train: bool = False) -> CSiamModel:
         """The augmented branch."""
-        return CSiamModel(self.augmented, self.predictor, train)
+        letters = 0 if self.alphabet is None else len(self.alphabet)
+        return CSiamModel(self.augmented, self.predictor, letters, train)
 
     def init(self) -> Variables:
         return self.model().init(jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
@@ -144,6 +204,14 @@ class CSiam(CropTask):
             raise UserError(
                 f"the predictor in {path} is another one ({differences(changes)}); set "
                 f"{flags_of(changes)}, or take over what fits with --config.run.partial_init=True"
+            )
+
+        letters, there = self.described().get("alphabet"), exported.get("alphabet")
+        if letters != there:
+            raise UserError(
+                f"the model in {path} writes {_written(there)}, here {_written(letters)}; set "
+                "--config.loss.ctc_weight and --config.letters as there, or take over what fits "
+                "with --config.run.partial_init=True"
             )
 
     def warp(self, keys: jax.Array, samples: int) -> time_warp.Warp | None:
@@ -249,6 +317,8 @@ class CSiam(CropTask):
     def loss(
         self, variables: Variables, batch: dict[str, jax.Array], context: Context
     ) -> tuple[jax.Array, LossOutput]:
+        """Summed over masked frames, and with labelled utterances over their letters; divided by
+        the number of masked frames."""
         (out, new), (view, targets) = self.forward(
             variables, batch, context, train=True, mutable=["stats"]
         )
@@ -263,7 +333,39 @@ class CSiam(CropTask):
             "train/target_std": (any_masked * std, any_masked),
             "train/heard_share": self.shares(view, batch),
         }
-        return loss, LossOutput(count, metrics, new.get("stats", {}))
+        stats = new.get("stats", {})
+        if f"{LABELLED}audio" in batch:
+            variables = variables | {"stats": stats}
+            nats, more, stats = self.spelt(variables, stream(batch, LABELLED), context)
+            loss += self.config.loss.ctc_weight * nats
+            metrics |= more
+        return loss, LossOutput(count, metrics, stats)
+
+    def spelt(
+        self, variables: Variables, batch: dict[str, jax.Array], context: Context
+    ) -> tuple[jax.Array, Metrics, Any]:
+        """(CTC loss in nats, metrics, running statistics after it) of a labelled batch."""
+        frontend = self.augmented.frontend
+        frames = frontend.frames(batch["length"])
+        keys = utterance_keys(jax.random.fold_in(context.key, 3), batch["id"])
+        dropout, layerdrop = jax.random.split(jax.random.fold_in(context.micro_key, 1))
+        size = frontend.frames(batch["audio"].shape[1])
+        out, new = self.model(train=True).apply(
+            variables, batch["audio"], batch["length"],
+            span_mask(keys, frames, size, **self.masking), spell=True,
+            rngs={"dropout": dropout, "layerdrop": layerdrop}, mutable=["stats"],
+        )  # fmt: skip
+        present = (batch["id"] >= 0).astype(jnp.float32)
+        fused = form("ctc", self.encoder.execution.ctc) == "fused"
+        nats, counted = ctc_loss(
+            out.logits, out.length, batch["labels"], batch["labels_length"], present, fused=fused
+        )
+        letters = (batch["labels_length"] * counted).sum().astype(jnp.float32)
+        metrics = {
+            "train/ctc_loss_per_letter": (nats, letters),
+            "train/infeasible": (present.sum() - counted.sum(), present.sum()),
+        }
+        return nats, metrics, new.get("stats", {})
 
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
         """The same masks and warps each time, no dropout."""
@@ -297,7 +399,8 @@ class CSiam(CropTask):
         return evaluate
 
     def described(self) -> dict[str, Any]:
-        return super().described() | {"predictor": self.predictor.to_dict()}
+        found = super().described() | {"predictor": self.predictor.to_dict()}
+        return found | ({} if self.alphabet is None else {"alphabet": self.alphabet.to_dict()})
 
     # what it costs
 
@@ -357,6 +460,11 @@ class CSiam(CropTask):
             return self.score(prediction, self.aligned(targets, view), view)[0]
 
         yield Part("loss", loss, out.prediction, (targets, view))
+
+
+def _written(alphabet: Mapping[str, Any] | None) -> str:
+    """What a model with this alphabet writes, for a message."""
+    return "".join(alphabet["symbols"]) if alphabet else "no letters"
 
 
 def alarms(*, negatives: int, warmup_steps: int, waveform: bool = True) -> tuple[Alarm, ...]:

@@ -18,7 +18,7 @@ def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> N
     values: the leaves of a config, each in its range. frames: of so many samples, where the model
     hears audio.
     """
-    parts = (_schedule, _data, _loss, _targets, _tokens, _pseudo, _run)
+    parts = (_schedule, _data, _loss, _targets, _tokens, _pseudo, _labelled, _run)
     found = [wrong for part in parts for wrong in part(values)]
     if frames is not None:
         found += _frames(values, frames)
@@ -150,6 +150,20 @@ def _pseudo(c: Values) -> Iterator[str]:
         yield (
             "--config.pseudo.start=0 asks a random model for labels; set --config.run.init_from to "
             "a CTC model, or --config.pseudo.start=20000 to train it on transcripts before"
+        )
+
+
+def _labelled(c: Values) -> Iterator[str]:
+    weight, path = c.get("loss.ctc_weight", 0), c.get("data.labelled", "")
+    if weight and not path and c["data.train"]:
+        yield (
+            f"{flag('loss.ctc_weight', weight)} weighs the loss of transcripts; set --config.data."
+            "labelled to a manifest that has some, or --config.loss.ctc_weight=0"
+        )
+    if path and not weight:
+        yield (
+            f"{flag('data.labelled', path)} is not used with --config.loss.ctc_weight=0; set "
+            "ctc_weight=1.0 say, or leave it empty"
         )
 
 

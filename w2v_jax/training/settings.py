@@ -13,7 +13,7 @@ from w2v_jax.training.checkpoint import has_checkpoint
 FREE = ("run", "execution")
 WRITTEN = ("metrics.jsonl", "parameters.txt")  # by a run, besides
 # of config.data: names; the digest of what they hold is in checkpoints
-FILES = ("train", "valid", "unlabelled")
+FILES = ("train", "valid", "unlabelled", "labelled")
 
 
 def settings_of(config) -> dict[str, Any]:

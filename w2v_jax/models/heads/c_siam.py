@@ -1,5 +1,5 @@
-"""The augmented branch of c-siam (arXiv 2205.14054): encoder and predictor. Its target branch is
-the encoder alone."""
+"""The augmented branch of c-siam (arXiv 2205.14054): encoder and predictor, perhaps a layer of
+letters. Its target branch is the encoder alone."""
 
 import flax.linen as nn
 import flax.struct
@@ -15,7 +15,7 @@ from w2v_jax.models.heads.predictor import (
     Predictor,
     TransformerPredictor,
 )
-from w2v_jax.models.layers import frame_mask
+from w2v_jax.models.layers import boxed, frame_mask
 
 
 @flax.struct.dataclass
@@ -24,13 +24,18 @@ class CSiamOutput:
 
     prediction: jax.Array  # float32 [B, M, D] of the frames asked for, or of all
     length: jax.Array | None  # int32 [B] frames, None when every row is full
+    logits: jax.Array | None = None  # float32 [B, T, L] of letters, where they are asked for
 
 
 class CSiamModel(nn.Module):
-    """Predictions of the targets of masked frames."""
+    """Predictions of the targets of masked frames.
+
+    letters: of the layer for CTC, id 0 is the blank; 0: there is none.
+    """
 
     config: EncoderConfig
     predictor: MLPPredictor | TransformerPredictor | NoPredictor
+    letters: int = 0
     train: bool = False
 
     @nn.compact
@@ -43,9 +48,11 @@ class CSiamModel(nn.Module):
         *,
         edit: Edit | None = None,
         kept: jax.Array | None = None,
+        spell: bool = False,
     ) -> CSiamOutput:
         """audio [B, S], length int32 [B] or None, time_mask bool [B, T], edit and kept as in
-        `Encoder`; masked_frames int32 [B, M]: the frames that are predicted."""
+        `Encoder`; masked_frames int32 [B, M]: the frames that are predicted; spell: whether the
+        logits of letters are given."""
         self.config.refuse_output_layers("c-siam")
         out = Encoder(self.config, self.train, name="encoder")(
             audio, length, time_mask=time_mask, edit=edit, kept=kept
@@ -59,4 +66,11 @@ class CSiamModel(nn.Module):
         # where frames do not hear each other the others need no prediction
         alone = self.predictor.kind != "transformer"
         x = predict(take(x), None) if alone else take(predict(x, mask))
-        return CSiamOutput(x.astype(jnp.float32), out.length)
+        logits = None
+        if self.letters and (spell or self.is_initializing()):
+            logits = nn.Dense(
+                self.letters, dtype=self.config.compute_dtype,
+                kernel_init=boxed(nn.initializers.xavier_uniform(), "embed", "vocab"),
+                bias_init=boxed(nn.initializers.zeros, "vocab"), name="letters_head",
+            )(out.context).astype(jnp.float32)  # fmt: skip
+        return CSiamOutput(x.astype(jnp.float32), out.length, logits)
