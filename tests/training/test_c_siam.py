@@ -9,6 +9,7 @@ from tests import small
 from tests.promises.contract import mesh_of
 from w2v_jax.configs import c_siam
 from w2v_jax.errors import UserError
+from w2v_jax.measuring.flops import encoder_flops
 from w2v_jax.models.catalogue import expected_shapes
 from w2v_jax.models.heads.predictor import PREDICTORS, Predictor, predictor_of
 from w2v_jax.tasks import make_task
@@ -239,6 +240,16 @@ def test_a_collapse_is_told(waveform):
     assert alarms["collapse"].condition(1000, scalars["dead"])
     assert not alarms["collapse"].condition(1000, scalars["new"])
     assert not alarms["collapse"].condition(100, scalars["dead"])
+
+
+def test_the_target_branch_costs_a_forward_pass(waveform):
+    """Of the whole encoder, without what it shares with the other branch, and nothing backward."""
+    for task in (waveform[0], make_task(quiet(LOGMEL))):
+        forward, alone = task.forward_flops(32_000), encoder_flops(task.encoder, 32_000)
+        target = sum(alone.values()) - alone.get("spectrum", 0)
+        assert forward["target branch"] == target
+        others = sum(forward.values()) - target
+        assert 2.5 * others < task.training_flops(32_000) - target < 3 * others
 
 
 def test_alarms():

@@ -13,12 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.data.augmentation import KINDS, open_augmentation
-from w2v_jax.data.corpus import Corpus
-from w2v_jax.data.loader import Track
-from w2v_jax.data.plan import bucket_edges, pad_buckets
-from w2v_jax.data.sources import open_sources
-from w2v_jax.data.transcripts import transcribed
+from w2v_jax.data.augmentation import KINDS
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import flag
 from w2v_jax.measuring.flops import encoder_flops, training_flops
@@ -38,7 +33,6 @@ from w2v_jax.objectives.contrastive import (
     sample_negatives,
     target_similarity,
 )
-from w2v_jax.objectives.ctc import ctc_loss
 from w2v_jax.objectives.masking import (
     expected_share,
     masked_frames,
@@ -48,16 +42,15 @@ from w2v_jax.objectives.masking import (
 )
 from w2v_jax.tasks import ctc
 from w2v_jax.tasks.crops import CropTask
+from w2v_jax.tasks.labelled import LABELLED, letters_loss, open_labelled
 from w2v_jax.tasks.slim_ipl import stream
 from w2v_jax.tasks.targets import chance_alarm
 from w2v_jax.tasks.task import BITS, PATIENCE, SKIPPED, Data
-from w2v_jax.text.alphabet import BOUNDARY, Alphabet
+from w2v_jax.text.alphabet import Alphabet
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.state import TrainState, on_mesh
 from w2v_jax.training.task import Context, LossOutput, Metrics, Variables
-
-LABELLED = "labelled_"  # before the names of arrays of labelled batches
 
 
 class View(NamedTuple):
@@ -152,35 +145,9 @@ class CSiam(CropTask):
         data = super().open(path, mesh, held_out=held_out)
         if held_out or self.alphabet is None:
             return data
-        return data.accompanied(self.open_labelled(mesh), LABELLED, self.config.labelled.ratio)
-
-    def open_labelled(self, mesh: Mesh) -> Data:
-        """The utterances of config.data.labelled. Raises UserError where there are none that fit
-        config.labelled, or none with a transcript that the letters can write."""
-        path, settings = self.config.data.labelled, self.config.labelled
-        longest, fitting = round(settings.max_seconds * SAMPLE_RATE), []
-        for source in open_sources(path):
-            samples = source.manifest.samples
-            fits = (samples >= self.encoder.frontend.receptive_field) & (samples <= longest)
-            if fits.any():
-                fitting.append(source.select(fits))
-        if not fitting:
-            raise UserError(
-                f"--config.data.labelled={path} has no utterance of at most "
-                f"{settings.max_seconds:g} s; raise --config.labelled.max_seconds"
-            )
-        written, labels = transcribed(fitting, self.alphabet)
-        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
-        print(f"labelled: {len(corpus)} utterances, {corpus.hours * 60:.1f} min", flush=True)
-        edges = bucket_edges(corpus.lengths, settings.num_buckets)
-        batch = round(settings.batch_seconds * SAMPLE_RATE)
-        buckets = pad_buckets(corpus.lengths, edges, batch, self.config.data.row_multiple)
-        augment = open_augmentation(self.config.data.augment, self.seed)
-        loader = self.loader(
-            corpus, mesh, held_out=False, crop=False, views={"audio": augment},
-            tracks={"labels": Track(labels, between=self.alphabet.ids[BOUNDARY])},
-        )  # fmt: skip
-        return Data(buckets, loader)
+        return data.accompanied(
+            open_labelled(self, self.alphabet, mesh), LABELLED, self.config.labelled.ratio
+        )
 
     # model and loss
 
@@ -355,16 +322,8 @@ class CSiam(CropTask):
             span_mask(keys, frames, size, **self.masking), spell=True,
             rngs={"dropout": dropout, "layerdrop": layerdrop}, mutable=["stats"],
         )  # fmt: skip
-        present = (batch["id"] >= 0).astype(jnp.float32)
         fused = form("ctc", self.encoder.execution.ctc) == "fused"
-        nats, counted = ctc_loss(
-            out.logits, out.length, batch["labels"], batch["labels_length"], present, fused=fused
-        )
-        letters = (batch["labels_length"] * counted).sum().astype(jnp.float32)
-        metrics = {
-            "train/ctc_loss_per_letter": (nats, letters),
-            "train/infeasible": (present.sum() - counted.sum(), present.sum()),
-        }
+        nats, metrics = letters_loss(out.logits, out.length, batch, fused=fused)
         return nats, metrics, new.get("stats", {})
 
     def evaluation(self, data: Data, mesh: Mesh) -> Callable[[Variables], dict[str, float]]:
