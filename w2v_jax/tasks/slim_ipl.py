@@ -107,9 +107,10 @@ class SlimIPL(CTC):
         if exported["kind"] != "ctc":
             if not self.config.pseudo.start:
                 raise UserError(
-                    f"--config.run.init_from={path} holds a {exported['kind']} model, which writes "
-                    "no letters: fine-tune it first (python -m w2v_jax.finetune), or set "
-                    "--config.pseudo.start to the updates that it shall have on transcripts alone"
+                    f"--config.run.init_from={path} holds a model of the kind "
+                    f"{exported['kind']}, which writes no letters: fine-tune it first (python -m "
+                    "w2v_jax.finetune), or set --config.pseudo.start to the updates that it shall "
+                    "have on transcripts alone"
                 )
             return super().begin(state)
         if exported["alphabet"]["symbols"] != [*self.alphabet.symbols]:
