@@ -8,6 +8,7 @@ import pytest
 
 from tests import small
 from tests.promises import contract
+from w2v_jax import run
 from w2v_jax.data.label_cache import FRESH, PSEUDO, row_width
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.decoding.recognition import Recognizer
@@ -147,7 +148,6 @@ def test_alarms():
         ({"pseudo.ratio": (1, 0)}, r"pseudo.ratio=.*\(1,0\).* must be"),
         ({"pseudo.replace": 0.0}, "pseudo.replace=0.0 must be"),
         ({"data.unlabelled": ""}, "set --config.data.unlabelled to a manifest"),
-        ({"pseudo.start": 0}, r"pseudo.start=0 asks a random model .*init_from .*pseudo.start=2"),
         ({"pseudo.cache": 9}, r"pseudo.cache=9 .* after the end .*num_steps=8"),
         ({"pseudo.cache": 10**6, "num_steps": 10**7, "data.batch_seconds": 1e4}, "too many to be"),
     ],
@@ -158,6 +158,14 @@ def test_values_that_make_no_sense_are_refused(changes, words, manifests):
     changed.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
         make_task(changed)
+
+
+def test_a_random_model_is_not_asked_for_labels(manifests, tmp_path):
+    changed = config(manifests)
+    changed.pseudo.start = 0
+    words = r"pseudo.start=0 asks a random model .*run.init_from .*pseudo.start=2"
+    with contract.one_device(), pytest.raises(UserError, match=words):
+        run.run(changed, str(tmp_path))
 
 
 def test_transcripts_of_unlabelled_speech_are_said_not_to_be_used(manifests, capsys):
