@@ -8,7 +8,8 @@
 split, size and what may follow: those of configs/finetune.py, whose values these are; besides them
 
 tiny        for trying things
-quickstart  on the data of launch/quickstart.sh, for two CPU cores, after its fine-tuning:
+quickstart  on the data of launch/quickstart.sh, for two CPU cores, after its fine-tuning; labels
+            are those of the averaged weights, from which it also starts:
 
     python -m w2v_jax.finetune --config=configs/slim_ipl.py:quickstart \
         --workdir=runs/slim-0 --config.run.init_from=runs/finetuned-0
@@ -19,8 +20,8 @@ they were heard; labels are greedy, without dropout and augmentation. Its model 
 Transformer layers from random weights, dropout 0.5, Adagrad, 20,000 updates on transcripts before
 the first label); those of configs/finetune.py, and to begin with a model that such a run has
 trained (pseudo.start=0), are our choice. Rows without a label, or with an empty one, are not
-trained on, which is ours too. ema_decay=0.999: labels of the averaged weights.
-Not measured with this code at size base.
+trained on, which is ours too. With ema_decay=0.999 labels are those of the averaged weights.
+Not measured with this code yet.
 """
 
 from ml_collections import ConfigDict
@@ -52,7 +53,7 @@ def added(config: ConfigDict, pseudo: dict) -> None:
 def quickstart() -> ConfigDict:
     """The network of configs/quickstart.py:finetune,form=conformer, trained on."""
     config = quickstart_configs.get_config("finetune,form=conformer")
-    added(config, MUCH | dict(cache=20, num_buckets=2))
-    config.data.unlabelled = f"{quickstart_configs.DATA}/train.tsv"
-    config.optim.peak_lr, config.num_steps, config.run.eval_steps = 5e-4, 600, 100
+    added(config, MUCH | dict(cache=20, replace=0.2, num_buckets=2))
+    config.data.update(unlabelled=f"{quickstart_configs.DATA}/train.tsv", num_buckets=3)
+    config.optim.peak_lr, config.num_steps, config.run.eval_steps = 5e-4, 1_000, 125
     return config

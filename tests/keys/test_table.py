@@ -19,6 +19,7 @@ from w2v_jax.configs import (
     hubert,
     lm,
     quickstart,
+    slim_ipl,
     wav2vec2,
     wav2vec_aug,
     wav2vec_conformer,
@@ -67,6 +68,8 @@ def shipped():
     found += [discrete_bert.get_config(size) for size in discrete_bert.SIZES]
     for size, splits in finetune.RECIPES.items():
         found += [finetune.get_config(f"split={split},size={size}") for split in splits]
+    found += [slim_ipl.get_config(argument) for argument in ("tiny", "quickstart")]
+    found += [slim_ipl.get_config(f"split={split},size=base") for split in finetune.RECIPES["base"]]
     encoders = [kinds for kinds in KINDS if "quantizer" not in kinds]
     found += [finetune.get_config(f"split=10h,size=tiny,{kinds}") for kinds in encoders]
     found += [conformer.get_config(size) for size in conformer.SIZES]

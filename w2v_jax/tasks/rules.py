@@ -142,15 +142,8 @@ def _pseudo(c: Values) -> Iterator[str]:
             f"cache after the end of the training, --config.num_steps={steps}; raise that, or "
             "lower the others"
         )
-    if not c["data.train"]:
-        return
-    if not c["data.unlabelled"]:
+    if c["data.train"] and not c["data.unlabelled"]:
         yield "set --config.data.unlabelled to a manifest of speech that the model is to label"
-    if not start and not c["run.init_from"]:
-        yield (
-            "--config.pseudo.start=0 asks a random model for labels; set --config.run.init_from to "
-            "a CTC model, or --config.pseudo.start=20000 to train it on transcripts before"
-        )
 
 
 def _labelled(c: Values) -> Iterator[str]:

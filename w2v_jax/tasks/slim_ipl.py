@@ -96,6 +96,15 @@ class SlimIPL(CTC):
         cache = jnp.full(self.config.pseudo.cache * self.slot, NOTHING, jnp.int32)
         return variables | {"stats": variables.get("stats", {}) | {CARRIED: {"labels": cache}}}
 
+    def check_initial(self) -> None:
+        if not self.config.run.init_from and not self.config.pseudo.start:
+            raise UserError(
+                "--config.pseudo.start=0 asks a random model for labels; set "
+                "--config.run.init_from to a CTC model, or --config.pseudo.start=20000 to train it "
+                "on transcripts before"
+            )
+        super().check_initial()
+
     def begin(self, state: TrainState) -> TrainState:
         """With the whole of a trained CTC model; of another model with its encoder. Raises
         UserError for one of other letters, and for one without letters whose labels are asked for
@@ -107,9 +116,10 @@ class SlimIPL(CTC):
         if exported["kind"] != "ctc":
             if not self.config.pseudo.start:
                 raise UserError(
-                    f"--config.run.init_from={path} holds a {exported['kind']} model, which writes "
-                    "no letters: fine-tune it first (python -m w2v_jax.finetune), or set "
-                    "--config.pseudo.start to the updates that it shall have on transcripts alone"
+                    f"--config.run.init_from={path} holds a model of the kind "
+                    f"{exported['kind']}, which writes no letters: fine-tune it first (python -m "
+                    "w2v_jax.finetune), or set --config.pseudo.start to the updates that it shall "
+                    "have on transcripts alone"
                 )
             return super().begin(state)
         if exported["alphabet"]["symbols"] != [*self.alphabet.symbols]:
