@@ -10,9 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from w2v_jax.configs import best_rq as best_rq_configs
+from w2v_jax.configs import c_siam as c_siam_configs
 from w2v_jax.configs import common, lm
 from w2v_jax.configs import discrete_bert as discrete_bert_configs
 from w2v_jax.configs import hubert as hubert_configs
+from w2v_jax.configs import slim_ipl as slim_ipl_configs
 from w2v_jax.data import units
 from w2v_jax.data.manifest import Manifest
 from w2v_jax.data.sharing import Ragged
@@ -107,6 +109,15 @@ def best_rq(**values) -> ConfigDict:
     return shrunk(config, frontend | {"block__norm": "layer", "block__kernel": 5} | values)
 
 
+def c_siam(kinds: str = "", **values) -> ConfigDict:
+    """A config of c-siam of a model that compiles in seconds; values as in `pretraining`. kinds: of
+    the parts of its model, "frontend=logmel" say."""
+    config = c_siam_configs.get_config(f"tiny,{kinds}".rstrip(","))
+    config.loss.negatives = 10
+    frontend = {"frontend__channels": 8, "frontend__projection": 24} if "logmel" in kinds else {}
+    return shrunk(config, frontend | values)
+
+
 def discrete_bert(**values) -> ConfigDict:
     """A config of Discrete BERT of a model that compiles in seconds; values as in `pretraining`.
     With tokens that need no file."""
@@ -147,6 +158,14 @@ def finetuning(**values) -> ConfigDict:
     return shrunk(config, values)
 
 
+def slim_ipl(**values) -> ConfigDict:
+    """A config of slimIPL of a model that compiles in seconds; values as in `pretraining`."""
+    config = slim_ipl_configs.get_config("tiny")
+    config.freeze_steps = 0
+    config.pseudo.update(start=1, cache=1, ratio=(1, 1), replace=0.5, num_buckets=1)
+    return shrunk(config, values)
+
+
 def language(**values) -> ConfigDict:
     """A config of a language model of letters that compiles in seconds."""
     config = lm.get_config("letters_tiny")
@@ -163,7 +182,8 @@ def recipe(kind: str) -> ConfigDict:
     """The smallest recipe of a registered kind of training, as one that compiles in seconds."""
     known = {
         "wav2vec2": pretraining, "best_rq": best_rq, "hubert": hubert,
-        "discrete_bert": discrete_bert, "ctc": finetuning, "language": language,
+        "discrete_bert": discrete_bert, "c_siam": c_siam, "ctc": finetuning, "language": language,
+        "slim_ipl": slim_ipl,
     }  # fmt: skip
     if kind in known:
         return known[kind]()

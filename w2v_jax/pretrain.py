@@ -1,4 +1,4 @@
-"""Pre-trains on unlabelled audio: wav2vec 2.0, HuBERT, BEST-RQ, Discrete BERT.
+"""Pre-trains on unlabelled audio: wav2vec 2.0, HuBERT, BEST-RQ, Discrete BERT, c-siam.
 
 python -m w2v_jax.pretrain --config=configs/wav2vec2.py:base --workdir=runs/base
 python -m w2v_jax.pretrain --config=configs/best_rq.py:base --workdir=runs/best-rq

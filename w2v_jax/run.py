@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from w2v_jax import command_line
-from w2v_jax.data.batches import check_rows, iterate
-from w2v_jax.data.plan import BatchPlan
+from w2v_jax.data.batches import Plan, check_rows, iterate
 from w2v_jax.errors import UserError
 from w2v_jax.measuring.fitting import FittingStep
 from w2v_jax.places import place, write_whole
@@ -64,7 +63,7 @@ def _run(
     check_unchanged(workdir, settings, described)
     data = task.open(config.data.train, mesh)
     check_rows([b.rows for b in data.buckets], shards_of_batch(mesh), config.run.accumulation)
-    plan = BatchPlan(data.buckets, seed=config.seed, num_steps=config.num_steps)
+    plan = data.plan(seed=config.seed, num_steps=config.num_steps)
     evaluate = None
     if config.data.valid:
         held_out = task.open(config.data.valid, mesh, held_out=True)
@@ -73,8 +72,8 @@ def _run(
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
     amount = "batch_tokens" if "batch_tokens" in config.data else "batch_seconds"
     step = FittingStep(task, mesh, amount, task.measure)
-    for bucket in data.buckets:
-        step.check_held(data.loader.arrays(bucket.rows, bucket.samples))
+    for shape in plan.shapes:
+        step.check_held(data.loader.arrays(shape))
     start = max(checkpoint_steps(workdir), default=0)
     if not start:  # before minutes of compiling
         task.check_initial()
@@ -91,9 +90,9 @@ def _run(
         print(parameter_summary(parameters, mesh))
         print(f"each of them, and how it is cut: {workdir}/parameters.txt", flush=True)
     if start < config.num_steps:  # before the state is made and the first batch is read
-        soon = [plan[i].bucket for i in range(start, min(start + SOON, config.num_steps))]
-        shapes = dict.fromkeys((bucket.rows, bucket.samples) for bucket in soon)
-        step.prepare([data.loader.arrays(*shape) for shape in shapes])
+        soon = range(start, min(start + SOON, config.num_steps))
+        shapes = dict.fromkeys(plan[i].shape for i in soon)
+        step.prepare([data.loader.arrays(shape) for shape in shapes])
     with step.speaking():
         state = train(
             workdir,
@@ -137,18 +136,18 @@ def check(config: ConfigDict, command: str = "") -> Task:
     return task
 
 
-def rehearse(task: Task, mesh: Mesh, plan: BatchPlan, data: Data, step: FittingStep) -> None:
+def rehearse(task: Task, mesh: Mesh, plan: Plan, data: Data, step: FittingStep) -> None:
     """Compiles the step for one batch, says what a device needs, and reads it; trains nothing."""
-    bucket = plan[0].bucket
-    memory = step.compile(data.loader.arrays(bucket.rows, bucket.samples))
+    spec = plan[0]
+    memory = step.compile(data.loader.arrays(spec.shape))
     if memory is not None:
         print("the step compiles; a device holds {:.2f} GB of state, {:.2f} GB of the batch, and "
               "{:.2f} GB of intermediate results".format(
                   *(size / 1e9 for size in (memory.state, memory.batch, memory.temporary))
               ))  # fmt: skip
     with step.speaking():
-        (batch, amount), *_ = iterate([plan[0]], data.loader, sharding=batch_sharding(mesh))
+        (batch, amount), *_ = iterate([spec], data.loader, sharding=batch_sharding(mesh))
     shapes = {name: tuple(x.shape) for name, x in batch.items()}
-    rows, unit = len(plan[0].items), task.measure.unit
+    rows, unit = sum(len(part.items) for part in spec.parts.values()), task.measure.unit
     print(f"first batch: {amount:.1f} {unit} in {rows} rows, {shapes}")
     print("dry run: nothing was trained or written", flush=True)

@@ -43,7 +43,7 @@ def test_a_file_that_makes_no_config(content, argument, words, tmp_path):
 
 def test_a_place_that_is_no_file(tmp_path):
     for name, words in (
-        ("nothing.py", "--config=nothing.py does not exist; name one of best_rq, conformer, "),
+        ("nothing.py", "--config=nothing.py does not exist; name one of best_rq, c_siam, "),
         ("", "--config= does not exist"),
         (str(tmp_path), f"--config={tmp_path} is a folder; name a file in it"),
         ("configs", "is a folder; name a file in it, such as configs/wav2vec"),

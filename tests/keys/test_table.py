@@ -10,6 +10,7 @@ import pytest
 from tests import small
 from w2v_jax.configs import (
     best_rq,
+    c_siam,
     common,
     conformer,
     discrete_bert,
@@ -18,6 +19,7 @@ from w2v_jax.configs import (
     hubert,
     lm,
     quickstart,
+    slim_ipl,
     wav2vec2,
     wav2vec_aug,
     wav2vec_conformer,
@@ -38,6 +40,7 @@ from w2v_jax.models.config import (
     QuantizerConfig,
 )
 from w2v_jax.models.frontends import FRONTENDS, WaveformConfig
+from w2v_jax.models.heads.predictor import PREDICTORS
 from w2v_jax.models.kernels import FORMS
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.language import LanguageConfig
@@ -58,11 +61,15 @@ def shipped():
     found = [wav2vec2.get_config(size) for size in ("tiny", "base", *wav2vec2.STEPS)]
     found += [wav2vec2.get_config(f"tiny,{kinds}") for kinds in KINDS if "output" not in kinds]
     found += [best_rq.get_config(size) for size in best_rq.SIZES]
+    found += [c_siam.get_config(size) for size in c_siam.SIZES]
+    found += [c_siam.get_config(f"tiny,predictor={kind}") for kind in PREDICTORS]
     found += [hubert.get_config(size) for size in (*hubert.SMALL, *hubert.PUBLISHED)]
     found += [hubert.get_config(f"{size},iteration=2") for size in ("tiny", "quickstart", "base")]
     found += [discrete_bert.get_config(size) for size in discrete_bert.SIZES]
     for size, splits in finetune.RECIPES.items():
         found += [finetune.get_config(f"split={split},size={size}") for split in splits]
+    found += [slim_ipl.get_config(argument) for argument in ("tiny", "quickstart")]
+    found += [slim_ipl.get_config(f"split={split},size=base") for split in finetune.RECIPES["base"]]
     encoders = [kinds for kinds in KINDS if "quantizer" not in kinds]
     found += [finetune.get_config(f"split=10h,size=tiny,{kinds}") for kinds in encoders]
     found += [conformer.get_config(size) for size in conformer.SIZES]

@@ -49,7 +49,7 @@ BAD = (
 )  # fmt: skip
 ARGUMENTS = (
     "wav2vec2.py:tiny", "wav2vec2.py:tiny,block=conformer,positions=relative",
-    "best_rq.py:tiny", "conformer.py:tiny,ablation=no_macaron",
+    "best_rq.py:tiny", "c_siam.py:tiny", "conformer.py:tiny,ablation=no_macaron",
     "finetune.py:split=10h,size=tiny", "finetune.py:split=10h,size=tiny,output=strided",
     "lm.py:letters_tiny", "lm.py:words_tiny", "quickstart.py:pretrain", "quickstart.py:finetune",
     "evaluate.py",
@@ -59,7 +59,7 @@ ARGUMENTS = (
 def rehearse(task, mesh, plan, data, _step) -> None:
     """In the place of run.rehearse: the shapes of the first update, of the first batch itself where
     that is small."""
-    rows, length = len(plan[0].items), plan[0].samples
+    rows, length = plan[0].shape
     accumulation = task.config.run.accumulation
     arrays = task.arrays((accumulation, rows // accumulation), length)
     if sum(math.prod(shape) * 4 for shape, _ in arrays.values()) < HEARD:

@@ -42,7 +42,7 @@ class Case:
     def copy(self, **keys) -> ConfigDict:
         """The config with other values of dotted keys (written with __)."""
         config = self.config.copy_and_resolve_references()
-        config.data.update(self.data)
+        config.data.update({key: name for key, name in self.data.items() if key in config.data})
         config.update_from_flattened_dict({k.replace("__", "."): v for k, v in keys.items()})
         return config
 
@@ -112,12 +112,11 @@ def one_trace_per_shape(case: Case) -> None:
     data = task.open(case.data["train"], mesh)
     state, step = small.build(task, mesh)
     seen = set()
-    plan = run.BatchPlan(data.buckets, seed=0, num_steps=8)
+    plan = data.plan(seed=0, num_steps=8)
     for i in range(4):
         batch, _ = data.loader.load(plan[i])
         arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
-        rows, length = batch["id"].shape, plan[i].samples
-        declared = task.arrays(rows, length)
+        declared = declared_arrays(task, data.loader, batch, plan[i])
         assert arrays.keys() == declared.keys(), "the loader's arrays are those of task.arrays"
         for name, (shape, dtype) in declared.items():
             found = arrays[name]
@@ -129,6 +128,25 @@ def one_trace_per_shape(case: Case) -> None:
         seen.add(str(arrays))
         state, _ = step(state, batch)
     assert step.__wrapped__._cache_size() == len(seen), "a batch shape is traced more than once"
+
+
+def declared_arrays(task: Task, loader, batch, spec) -> dict[str, tuple]:
+    """What the task says of the arrays of the streams that have their turn in a batch, and, of
+    streams that it does not declare, what their loader does."""
+    found = {}
+    for prefix, part in spec.parts.items():
+        declared = task.arrays(batch[f"{prefix}id"].shape, part.samples)
+        if f"{prefix}id" not in declared:
+            declared = loader.arrays(spec.shape)
+        own = {name: x for name, x in declared.items() if stream_of(name, declared) == prefix}
+        found |= own
+    return found
+
+
+def stream_of(name: str, arrays) -> str:
+    """The prefix of the stream that an array is of."""
+    prefixes = [other.removesuffix("id") for other in arrays if other.endswith("_id")]
+    return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default="")
 
 
 def it_trains(case: Case) -> None:
@@ -165,28 +183,30 @@ def shortened(task: Task, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     """A batch whose rows have lengths of their own, where the task pads."""
     if not task.pads:
         return batch
-    rows = batch["id"].size
-    shares = np.linspace(1, 0.6, rows).reshape(batch["id"].shape)
-    return batch | {"length": (batch["length"] * shares).astype(np.int32)}
+    lengths = {name: batch[name] for name in batch if name == f"{stream_of(name, batch)}length"}
+    shares = {name: np.linspace(1, 0.6, x.size).reshape(x.shape) for name, x in lengths.items()}
+    return batch | {name: (x * shares[name]).astype(np.int32) for name, x in lengths.items()}
 
 
 def padding_changes_nothing(case: Case) -> None:
     """Neither what stands behind the end of a row nor rows that only fill up (id -1)."""
     task = case.exact()
     batch = shortened(task, task.example((1, 8), case.length(task)))
-    batch["id"][0, 3], batch["length"][0, 3] = -1, 0
+    for prefix in {stream_of(name, batch) for name in batch}:
+        batch[f"{prefix}id"][0, 3], batch[f"{prefix}length"][0, 3] = -1, 0
     clean, spoiled = ({k: v.copy() for k, v in batch.items()} for _ in range(2))
     for name, array in spoiled.items():
         if array.ndim != 3:
             continue
         # samples, or values of a track with a rate
-        length = batch["length"].astype(np.int64) * array.shape[2] // case.length(task)
+        length = batch[f"{stream_of(name, batch)}length"].astype(np.int64)
+        length = length * array.shape[2] // length.max()
         length = batch.get(f"{name}_length", length)
         behind = np.arange(array.shape[2]) >= length[:, :, None]
         # of a row that fills up everything is padding
         behind[0, 3] = True
         array[behind] = np.resize(np.array([GARBAGE, 1, 2], array.dtype), behind.sum()) % (
-            GARBAGE + 1 if name == "audio" else 3
+            GARBAGE + 1 if name.endswith("audio") else 3
         )
         clean[name][behind] = 0
     same(task, updated(task, [spoiled]), updated(task, [clean]))

@@ -6,7 +6,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -22,19 +22,38 @@ from w2v_jax.stopping import Stopped, stop
 POLL = 0.2  # seconds between two looks at whether to stop, while a batch is waited for
 
 
+class Spec(Protocol):
+    """The content of one global batch: `data.plan.BatchSpec` and `data.streams.StreamSpec`."""
+
+    step: int
+    parts: Mapping[str, BatchSpec]  # by the prefix of the arrays' names, "" where there is none
+    shape: Any  # hashable; equal for batches whose arrays have the same shapes
+
+
+class Plan(Protocol):
+    """The batches of a training, step by step: `data.plan.BatchPlan`, `data.streams.StreamPlan`."""
+
+    shapes: Sequence  # of all batches, or of what they are made of
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int) -> Spec: ...
+
+
 class BatchLoader(Protocol):
-    """What reads batches: `data.loader.Loader` and `data.text.TextLoader`."""
+    """What reads batches: `data.loader.Loader`, `data.text.TextLoader`, and for several streams
+    `data.streams.StreamLoader`."""
 
     parts: tuple[int, ...]  # of the rows of a micro-batch, cut into `of` equal parts, those
     of: int  # that this process reads
 
-    def arrays(self, rows: int, samples: int) -> dict[str, tuple[tuple[int, ...], type]]:
-        """{name: (shape, type)} of the arrays of a batch of all processes."""
+    def arrays(self, shape: Any) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape, type)} of the arrays of a batch of all processes; the shape of a spec."""
 
-    def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], Sequence]:
+    def load(self, spec: Spec) -> tuple[dict[str, np.ndarray], Sequence]:
         """The arrays [A, B, ...] of this process, and what could not be read for them."""
 
-    def amount(self, spec: BatchSpec) -> float:
+    def amount(self, spec: Spec) -> float:
         """How much data is in the batch of all processes, padding not counted."""
 
     def note(self, problems: Sequence) -> None:
@@ -58,13 +77,13 @@ class _From:
     the plan needs none: the position of the data stays the step.
     """
 
-    def __init__(self, specs: Sequence[BatchSpec], start: int):
+    def __init__(self, specs: Sequence[Spec], start: int):
         self._specs, self._start = specs, start
 
     def __len__(self) -> int:
         return max(len(self._specs) - self._start, 0)
 
-    def __getitem__(self, index: int) -> BatchSpec:
+    def __getitem__(self, index: int) -> Spec:
         return self._specs[int(index) + self._start]
 
 
@@ -74,13 +93,13 @@ class _Load:
 
     loader: BatchLoader
 
-    def __call__(self, spec: BatchSpec):
+    def __call__(self, spec: Spec):
         batch, problems = self.loader.load(spec)
         return batch, self.loader.amount(spec), problems
 
 
 def iterate(
-    specs: Sequence[BatchSpec],
+    specs: Sequence[Spec],
     loader: BatchLoader,
     *,
     start: int = 0,
@@ -90,7 +109,7 @@ def iterate(
 ) -> Generator[tuple[dict[str, Any], float], None, None]:
     """Yields (batch, seconds of audio or tokens in it) of specs[start], specs[start + 1], ...
 
-    specs: a BatchPlan or a list of BatchSpec. The batches are read by `threads` of this process or
+    specs: a plan or a list of specs. The batches are read by `threads` of this process or
     of each of `workers` processes, which get the manifest as a file's name and share the cache
     between them; the batches do not depend on either. What could not be read is noted in the
     loader of this process, when its batch is asked for. With `sharding` the batch consists of

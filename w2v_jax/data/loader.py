@@ -160,8 +160,9 @@ class Loader:
         self.note(problems)
         return batch
 
-    def arrays(self, rows: int, samples: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    def arrays(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], type]]:
         """{name: (shape, type)} of the arrays of a batch of all processes."""
+        rows, samples = shape
         return self._arrays((self.accumulation, rows // self.accumulation), samples)
 
     def _arrays(self, shape: tuple[int, int], samples: int):

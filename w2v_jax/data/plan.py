@@ -56,6 +56,16 @@ class BatchSpec:
         return self.bucket.samples
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, samples) of the batch: what decides the shapes of its arrays."""
+        return len(self.slots), self.samples
+
+    @property
+    def parts(self) -> dict[str, "BatchSpec"]:
+        """Of a single stream, as of several (data/streams.py)."""
+        return {"": self}
+
+    @property
     def items(self) -> np.ndarray:
         """int64 [rows], -1 for rows that fill up."""
         items = self.bucket.items[np.maximum(self.slots, 0)].astype(np.int64)
@@ -141,8 +151,17 @@ class BatchPlan:
     def __len__(self) -> int:
         return self._num_steps
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Of all batches."""
+        return [(bucket.rows, bucket.samples) for bucket in self.buckets]
+
     def __getitem__(self, step: int) -> BatchSpec:
         (index,), (turn,) = self._turns(np.array([step]))
+        return self.batch(int(index), int(turn), step)
+
+    def batch(self, index: int, turn: int, step: int) -> BatchSpec:
+        """The batch number `turn` of a bucket, as that of a step."""
         bucket = self.buckets[index]
         rows = turn * bucket.rows + np.arange(bucket.rows)
         sources, positions = self._sources[index](rows)
@@ -150,13 +169,13 @@ class BatchPlan:
         first, sizes = bounds[sources], np.diff(bounds)[sources]
         epochs, offsets = np.divmod(positions, sizes)
         if len(bucket.shares) > 1:
-            key = (self._seed, 1, int(index))
+            key = (self._seed, 1, index)
             slots = first + permuted_each(offsets, sizes, key, np.stack([sources, epochs]))
             return BatchSpec(int(step), bucket, slots)
         slots = np.empty_like(rows)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            key = (self._seed, 1, int(index), epoch)
+            key = (self._seed, 1, index, epoch)
             slots[here] = permuted(offsets[here], int(sizes[0]), key)
         return BatchSpec(int(step), bucket, slots)
 

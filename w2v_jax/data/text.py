@@ -122,9 +122,10 @@ class TextLoader:
     parts: tuple[int, ...] = (0,)  # see data.loader.Loader
     of: int = 1
 
-    def arrays(self, rows: int, samples: int) -> dict[str, tuple[tuple[int, ...], type]]:
-        """{name: (shape, type)} of the arrays of a batch of all processes; samples: tokens."""
-        return text_arrays((self.accumulation, rows // self.accumulation), samples)
+    def arrays(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], type]]:
+        """{name: (shape, type)} of the arrays of a batch of all processes."""
+        rows, tokens = shape
+        return text_arrays((self.accumulation, rows // self.accumulation), tokens)
 
     def load(self, spec: BatchSpec) -> tuple[dict[str, np.ndarray], list]:
         """The batch; there is nothing that cannot be read."""

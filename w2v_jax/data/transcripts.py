@@ -11,6 +11,7 @@ from w2v_jax.errors import UserError, warn_left_out
 from w2v_jax.text.alphabet import Alphabet, TextError
 
 log = logging.getLogger(__name__)
+LETTERS_PER_SECOND = 20  # of the longest transcripts
 MAX_NAMED = 20  # transcripts left out that are named one by one
 
 

@@ -32,16 +32,20 @@ class _Window:
         return self.right is None
 
 
+def alone(config: EncoderConfig) -> EncoderConfig:
+    """The encoder as it hears an utterance by itself: published models are scored one at a time,
+    without any padding; ours, which pads for the sake of the shapes, equals that only where padding
+    does not leak."""
+    return dataclasses.replace(config, padding_leaks=False, frontend=config.frontend.alone())
+
+
 class Recognizer:
     """A CTC model and its alphabet. One compiled program per batch shape."""
 
     def __init__(self, config: EncoderConfig, alphabet: Alphabet, *, sharding=None):
         """sharding: of the result where the parameters live on a mesh (replicated)."""
         self.config, self.alphabet = config, alphabet
-        # published models are scored one utterance at a time, without any padding; ours, which
-        # pads for the sake of the shapes, equals that only where padding does not leak
-        alone = dataclasses.replace(config, padding_leaks=False, frontend=config.frontend.alone())
-        model = CTCModel(alone, len(alphabet))
+        model = CTCModel(alone(config), len(alphabet))
 
         def ids(variables, audio, length):
             logits, frames = model.apply(variables, audio, length)

@@ -18,10 +18,12 @@ SHOWN = {
     "brq": ("best_rq:base",),
     "hub": ("hubert:base",),
     "bert": ("discrete_bert:base",),
+    "siam": ("c_siam:base",),
     "ctc": (
         "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
         "finetune:split=10h,size=base,frontend=logmel",
     ),
+    "slim": ("slim_ipl:split=10h,size=base",),
     "lm": ("lm:letters_base",),
 }  # fmt: skip
 

@@ -17,23 +17,27 @@ quotes, `--config.data.crop_seconds='(2.0,5.0)'`. A value outside its range, a k
 values that do not go together (`w2v_jax/tasks/rules.py`) are refused before work begins.
 
 Defaults are those of `configs/wav2vec2.py:base` (pre), `configs/best_rq.py:base` (brq),
-`configs/hubert.py:base` (hub), `configs/discrete_bert.py:base` (bert),
-`configs/finetune.py:split=10h,size=base` (ctc) and `configs/lm.py:letters_base` (lm); without a
-name: of all that have the key. Keys of a kind of a part (`block.kind`, say) exist where the
-config's argument chooses it, `configs/wav2vec2.py:base,block=conformer`.
+`configs/hubert.py:base` (hub), `configs/discrete_bert.py:base` (bert), `configs/c_siam.py:base`
+(siam), `configs/finetune.py:split=10h,size=base` (ctc), `configs/slim_ipl.py:split=10h,size=base`
+(slim) and `configs/lm.py:letters_base` (lm); without a name: of all that have the key. Keys of a
+kind of a part (`block.kind`, say) exist where the config's argument chooses it,
+`configs/wav2vec2.py:base,block=conformer`.
 """
 TITLES = {
     "": "The training", "model": "The model", "model.frontend": "Its front end",
     "model.block": "Its blocks", "model.positions": "Its positions", "model.output": "Its output",
     "execution": "How it is computed", "quantizer": "The quantizer",
     "random_quantizer": "The labels of BEST-RQ",
-    "prediction": "The head of HuBERT",
+    "prediction": "The head of HuBERT", "predictor": "The predictor of c-siam",
+    "warp": "Its warp of time",
     "masking": "The mask of pre-training", "mel_masking": "The mask of BEST-RQ",
     "time_masking": "The mask over time of fine-tuning",
     "channel_masking": "Its mask over channels",
     "spec_augment": "SpecAugment of its log-mel spectrum",
-    "loss": "The loss of wav2vec 2.0, and of HuBERT", "gumbel": "The choice of codes",
-    "data": "Data", "data.augment": "Augmentation", "optim": "The optimizer",
+    "loss": "The loss of wav2vec 2.0, HuBERT and c-siam", "gumbel": "The choice of codes",
+    "data": "Data", "data.augment": "Augmentation", "pseudo": "Labels that a model makes itself",
+    "labelled": "The labelled batches of c-siam",
+    "optim": "The optimizer",
     "run": "The run: where from, how often, how long", "run.mesh": "Devices",
 }  # fmt: skip
 COLUMNS = ("key", "default", "may be", "unit", "meaning")

@@ -44,15 +44,21 @@ CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
 STRIDED = "model.output.kind=strided|attentive"
 GUMBEL = "quantizer.kind=gumbel"
 HUBERT = "kind=hubert"
+PREDICTED = "predictor.kind=mlp|transformer"
+RATES = Several(number(0.25, 4.0), 2, 2, "(0.8,1.25)")
 SPAN_PROB = "expected share of {} in spans, overlaps counted twice; 0: none are masked"
 SPAN_LEAST = "spans of every utterance, at least"
 
 # groups whose keys have defaults of their own: a config may leave keys of them out
-DEFAULTED = ("model", "execution", "quantizer", "random_quantizer", "prediction")
+DEFAULTED = ("model", "execution", "quantizer", "random_quantizer", "prediction", "predictor")
 
 KEYS = {
     # the training
-    "kind": Key(TEXT, "kind of training: wav2vec2, best_rq, hubert, discrete_bert, ctc, language"),
+    "kind": Key(
+        TEXT,
+        "kind of training: wav2vec2, best_rq, hubert, discrete_bert, c_siam, ctc, slim_ipl, "
+        "language",
+    ),
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
     "ema_decay": Key(
@@ -336,6 +342,24 @@ KEYS = {
     ),
     "prediction.tied": Key(FLAG, "one projection for all sets of labels"),
     "prediction.label_rate": Key(above(0.0, 16_000.0), "of the labels", "per second"),
+    "predictor.kind": Key(
+        choice("mlp", "transformer", "none"),
+        "what stands between the augmented branch and the targets",
+    ),
+    "predictor.layers": Key(
+        whole(1, 16), "linear layers, or transformer blocks", "layers", only=PREDICTED
+    ),
+    "predictor.factor": Key(
+        whole(1, 64), "of the inner linear layers' width to the model's", only="predictor.kind=mlp"
+    ),
+    # the augmented branch of c-siam
+    "warp.enabled": Key(FLAG, "whether it hears another time than the target branch"),
+    "warp.stretch": Key(
+        RATES, "how much faster an utterance is heard, from and to; drawn log-uniformly"
+    ),
+    "warp.rate": Key(RATES, "and every piece of it besides, likewise"),
+    "warp.knot_seconds": Key(above(0.0, 1e5), "length of such a piece", "s"),
+    "warp.offset_seconds": Key(number(0.0, 1e5), "of the beginning is cut off, at most", "s"),
     # masks
     "masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
     "masking.span": Key(whole(1, 65_536), "length of a span", "frames"),
@@ -378,6 +402,10 @@ KEYS = {
         "frames",
     ),
     "loss.temperature": Key(number(1e-3, 1e3), "by which cosines are divided"),
+    "loss.ctc_weight": Key(
+        number(0.0, 1e6),
+        "of a letter's nats to those of a masked frame: CTC on data.labelled; 0: no such branch",
+    ),
     "loss.targets": Key(
         choice("augmented", "clean"),
         "the wave that they are of; the context hears the one that data.augment made of it",
@@ -403,6 +431,14 @@ KEYS = {
         "models text files, plain or .gz, a sentence per line",
     ),
     "data.valid": Key(TEXT, "likewise, of the evaluation; empty: none"),
+    "data.unlabelled": Key(
+        TEXT,
+        "manifests, likewise, of speech that the model labels itself; transcripts in them are not "
+        "used",
+    ),
+    "data.labelled": Key(
+        TEXT, "manifests, likewise, of speech with transcripts, for the CTC branch; empty: none"
+    ),
     "data.units": Key(
         Several(Text("[A-Za-z0-9_-]+", "a name"), 1, 64, "('mfcc100',)"),
         "of the labels, each a set that python -m w2v_jax.units wrote beside all these manifests",
@@ -462,6 +498,33 @@ KEYS = {
     "data.augment.drop_prob": Key(PROBABILITY, "that pieces are silenced"),
     "data.augment.drop_count": Key(whole(1, 1_000), "so many", "pieces"),
     "data.augment.drop_seconds": Key(number(0.0, 1e3), "of at most so long each", "s"),
+    # labels that a model makes itself
+    "pseudo.start": Key(
+        whole(0, STEPS), "on transcripts alone, before the cache is filled", "updates"
+    ),
+    "pseudo.ratio": Key(
+        Several(whole(1, 10_000), 2, 2, "(1,4)"),
+        "on transcripts and on the model's own labels, of every block of updates",
+        "updates",
+    ),
+    "pseudo.cache": Key(
+        whole(1, 1_000_000), "with labels that are kept; so many updates fill it", "batches"
+    ),
+    "pseudo.replace": Key(
+        above(0.0, 1.0), "share of these updates after which a fresh batch takes the place"
+    ),
+    "pseudo.num_buckets": Key(
+        whole(1, 1_000), "lengths of unlabelled batches, each three shapes to compile"
+    ),
+    # the CTC branch of c-siam
+    "labelled.ratio": Key(
+        above(0.0, 1.0), "share of the updates that a labelled batch accompanies"
+    ),
+    "labelled.batch_seconds": Key(AT_ONCE, "audio of such a batch, all devices together", "s"),
+    "labelled.num_buckets": Key(
+        whole(1, 1_000), "lengths of such batches, each a shape to compile beside every crop's"
+    ),
+    "labelled.max_seconds": Key(above(0.0, 1e5), "longer utterances are left out", "s"),
     # optimizer
     "optim.schedule": Key(
         choice("linear", "inverse_sqrt", "tri_stage"),

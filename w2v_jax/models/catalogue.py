@@ -18,9 +18,11 @@ from w2v_jax.models.config import (
 )
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.best_rq import BestRQModel
+from w2v_jax.models.heads.c_siam import CSiamModel
 from w2v_jax.models.heads.ctc import CTCModel
 from w2v_jax.models.heads.discrete_bert import DiscreteBERT
 from w2v_jax.models.heads.hubert import Hubert
+from w2v_jax.models.heads.predictor import predictor_of
 from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
 from w2v_jax.models.language import LanguageConfig, LanguageModel
 
@@ -69,6 +71,13 @@ def _discrete_bert(description: Description) -> tuple[nn.Module, tuple]:
     return DiscreteBERT(encoder), (_audio(encoder),)
 
 
+def _c_siam(description: Description) -> tuple[nn.Module, tuple]:
+    encoder = encoder_config(description)
+    predictor = predictor_of(description["predictor"])
+    letters = len(description["alphabet"]["symbols"]) if "alphabet" in description else 0
+    return CSiamModel(encoder, predictor, letters), (_audio(encoder),)
+
+
 def _ctc(description: Description) -> tuple[nn.Module, tuple]:
     encoder = encoder_config(description)
     return CTCModel(encoder, len(description["alphabet"]["symbols"])), (_audio(encoder),)
@@ -89,6 +98,7 @@ MODELS = {
     "hubert": Kind(_hubert),
     "best_rq": Kind(_best_rq),
     "discrete_bert": Kind(_discrete_bert),
+    "c_siam": Kind(_c_siam),
     "ctc": Kind(_ctc, states={"blank": 0}),
     "encoder": Kind(_encoder, above="encoder"),
     "language": Kind(_language),

@@ -220,6 +220,7 @@ class Encoder(nn.Module):
         channel_mask: jax.Array | None = None,
         frames: int | None = None,
         edit: Edit | None = None,
+        kept: jax.Array | None = None,
         taps: Sequence[str] = (),
         clean: jax.Array | None = None,
     ) -> EncoderOutput:
@@ -227,8 +228,9 @@ class Encoder(nn.Module):
         time_mask bool [B, T]: frames replaced by the mask embedding; channel_mask bool [B, D]:
         channels set to 0 in all frames; frames: keep this many, T of all that follows (where labels
         end early); edit: what becomes of the front end's spectrum, (float32 [B, its frames, bins],
-        its frames int32 [B]) -> spectrum; taps: what is wanted of the inside, see `tap_names`;
-        clean [B, S]: the same speech without augmentation, whose features are given.
+        its frames int32 [B]) -> spectrum; kept int32 [B]: of T, so many frames of a row are left
+        after it, the rest is padding; taps: what is wanted of the inside, see `tap_names`; clean
+        [B, S]: the same speech without augmentation, whose features are given.
         Raises ConfigError for a tap that there is not, and for an edit where there is no spectrum.
         """
         cfg, dtype = self.config, self.config.compute_dtype
@@ -243,7 +245,7 @@ class Encoder(nn.Module):
                 f"model.frontend.kind={cfg.frontend.kind} has no spectrum to edit; use a config "
                 "with frontend=logmel in its argument"
             )
-        edits = {} if edit is None else {"edit": edit}
+        edits = {} if edit is None else {"edit": edit, "kept": kept}
         inner = () if cfg.frontend.bins else tuple(n for n in taps if n in cfg.frontend.taps)
         tapped = {"taps": inner} if inner else {}
         encode = feature_encoder(cfg, name="feature_encoder", **tapped)
@@ -251,7 +253,9 @@ class Encoder(nn.Module):
         features, outside = extract(audio, length, **edits)  # [B, T, C]
         features = features[:, :frames]
         given_length = length
-        if length is not None:
+        if kept is not None:
+            length = kept
+        elif length is not None:
             length = cfg.frontend.valid_frames(length, audio.shape[1], features.shape[1])
         mask = frame_mask(length, features.shape[1])
         penalty = mean_square(features, None if cfg.padding_leaks else mask)

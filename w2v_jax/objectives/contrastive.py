@@ -132,6 +132,23 @@ def target_similarity(targets: jax.Array, usable: jax.Array) -> tuple[jax.Array,
     return every - jnp.square(directions).sum(), (count * (count - 1)).sum().astype(jnp.float32)
 
 
+def direction_moments(
+    targets: jax.Array, usable: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(sum, sum of squares, number) of all usable targets, each of length 1: [Q], [Q], scalar."""
+    directions = unit(targets) * usable[:, :, None]
+    return directions.sum((0, 1)), jnp.square(directions).sum((0, 1)), usable.sum()
+
+
+def direction_std(total, squares, count):
+    """How far the targets are spread: the standard deviation of every dimension of what
+    `direction_moments` adds up, their mean times sqrt(Q). 1 of targets of all directions, 0 of a
+    single one (the monitor of SimSiam, arXiv 2011.10566). Of arrays of JAX or NumPy."""
+    count = abs(count) + (count == 0)
+    variance = squares / count - (total / count) ** 2
+    return (abs(variance) ** 0.5).mean() * total.shape[-1] ** 0.5
+
+
 def average_usage(x: jax.Array, valid: jax.Array) -> jax.Array:
     """Mean of x [B, M, G, V] over the valid frames -> [G, V]; global when the batch is sharded."""
     weight = valid.astype(jnp.float32)

@@ -4,10 +4,12 @@ evaluation, alarms and arithmetic. `TASKS` is the only place that lists them."""
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import check_values, shown
 from w2v_jax.tasks.best_rq import BestRQ
+from w2v_jax.tasks.c_siam import CSiam
 from w2v_jax.tasks.ctc import CTC
 from w2v_jax.tasks.discrete_bert import DiscreteBert
 from w2v_jax.tasks.hubert import Hubert
 from w2v_jax.tasks.language import Language
+from w2v_jax.tasks.slim_ipl import SlimIPL
 from w2v_jax.tasks.task import Task
 from w2v_jax.tasks.wav2vec2 import Wav2Vec2
 
@@ -16,7 +18,9 @@ TASKS: dict[str, type[Task]] = {
     "best_rq": BestRQ,
     "hubert": Hubert,
     "discrete_bert": DiscreteBert,
+    "c_siam": CSiam,
     "ctc": CTC,
+    "slim_ipl": SlimIPL,
     "language": Language,
 }
 

@@ -17,6 +17,7 @@ from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.data.batches import iterate
 from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.plan import pad_buckets, sequential
+from w2v_jax.data.transcripts import LETTERS_PER_SECOND
 from w2v_jax.decoding.recognition import Recognizer
 from w2v_jax.evaluation.scoring import score
 from w2v_jax.measuring.part_timing import Part
@@ -36,7 +37,6 @@ from w2v_jax.training.task import Context, LossOutput, Variables
 
 log = logging.getLogger(__name__)
 
-LETTERS_PER_SECOND = 20  # of the longest transcripts; decides the width of labels without data
 SPOKEN_LETTERS = 14  # per second, of the transcripts of LibriSpeech
 
 
@@ -76,7 +76,7 @@ class CTC(EncodingTask):
         return self.sized([round(self.config.data.max_seconds * SAMPLE_RATE)], pad_buckets)
 
     def arrays(self, shape: tuple[int, int], length: int) -> dict[str, tuple[tuple, type]]:
-        width = round(LETTERS_PER_SECOND * length / SAMPLE_RATE)
+        width = round(LETTERS_PER_SECOND * length / SAMPLE_RATE)  # without data, an estimate
         return batch_arrays(shape, length, widths={"labels": width})
 
     def example(self, shape: tuple[int, int], length: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from w2v_jax.data import augmentation, mixing
 from w2v_jax.data.corpus import Corpus, with_joined
 from w2v_jax.data.loader import Loader, Track, batch_arrays
 from w2v_jax.data.plan import Bucket, bucket_edges, pad_buckets
-from w2v_jax.data.sources import open_sources
+from w2v_jax.data.sources import Source, open_sources
 from w2v_jax.data.transcripts import transcribed
 from w2v_jax.errors import UserError
 from w2v_jax.interop import checkpoints
@@ -33,6 +33,7 @@ from w2v_jax.training.sharding import shards_of_batch
 from w2v_jax.training.state import TrainState
 from w2v_jax.training.task import Variables
 
+SEEN = 1_000  # utterances of which is seen whether a manifest has transcripts
 WALKS = 3  # in which an utterance with a transcript is joined to others
 
 
@@ -77,18 +78,20 @@ class EncodingTask(Task):
         steady = any(track.rate is not None for track in tracks.values())
         return self.encoder.frontend.stride if steady else 1
 
-    def loader(self, corpus: Corpus, mesh: Mesh, *, held_out: bool, **options) -> Loader:
+    def loader(
+        self, corpus: Corpus, mesh: Mesh, *, held_out: bool, kind: type[Loader] = Loader, **options
+    ) -> Loader:
         """The loader of a corpus; options: more of its fields."""
         options |= dict(
             grid=self.grid(options.get("tracks", {})),
             max_bad_share=self.config.run.max_bad_share, **self.reading(mesh),
         )  # fmt: skip
         if held_out:
-            return Loader(corpus, 0, replace_bad=False, **options)
+            return kind(corpus, 0, replace_bad=False, **options)
         augment = augmentation.open_augmentation(self.config.data.augment, self.seed)
         first, *others = self.views
         options = {"views": {first: augment} | dict.fromkeys(others)} | options
-        return Loader(corpus, self.seed, self.config.run.accumulation, **options)
+        return kind(corpus, self.seed, self.config.run.accumulation, **options)
 
     def open_transcribed(
         self, path: str, mesh: Mesh, alphabet: Alphabet, *, held_out: bool = False, **options
@@ -100,9 +103,47 @@ class EncodingTask(Task):
         options: more fields of the loader.
         """
         data, name = self.config.data, "validation" if held_out else "training"
-        sources = open_sources(path)
+        fitting, total = self.of_length(path)
+        written, labels = transcribed(fitting, alphabet)
+        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
+        fit = sum(len(source.manifest) for source in fitting)
+        print(
+            f"{name}: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
+            f"{total - fit} by length, {fit - len(corpus)} by transcript",
+            flush=True,
+        )
+        if not held_out:
+            corpus = self.joined(corpus, name)
+        edges = bucket_edges(corpus.lengths, data.num_buckets)
+        buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
+        if not held_out:
+            buckets = self.mixed(buckets, corpus)
+        track = Track(labels, between=alphabet.ids[BOUNDARY])
+        options = {"crop": False, "tracks": {"labels": track}} | options
+        return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
+
+    def open_unlabelled(self, path: str, mesh: Mesh, count: int) -> tuple[Corpus, list[Bucket]]:
+        """(whole utterances, their buckets of `count` lengths), chosen and joined as those of
+        `open_transcribed`; their transcripts are not used."""
+        fitting, total = self.of_length(path)
+        corpus = Corpus(fitting, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
+        texts = sum(any(source.manifest.texts[:SEEN]) for source in fitting)
+        print(
+            f"unlabelled: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
+            f"{total - len(corpus)} by length"
+            + "; it has transcripts, which are not used" * bool(texts),
+            flush=True,
+        )
+        corpus = self.joined(corpus, "unlabelled")
+        edges = bucket_edges(corpus.lengths, count)
+        return corpus, pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out=False))
+
+    def of_length(self, path: str) -> tuple[list[Source], int]:
+        """(the sources in `path` with the utterances that config.data.min_seconds and max_seconds
+        leave, how many there were). Raises UserError where none is left."""
+        data, fitting = self.config.data, []
         low, high = (round(s * SAMPLE_RATE) for s in (data.min_seconds, data.max_seconds))
-        fitting = []
+        sources = open_sources(path)
         for source in sources:
             samples = source.manifest.samples
             fits = (samples >= low) & (samples <= high)
@@ -113,26 +154,19 @@ class EncodingTask(Task):
                 f"{path}: no utterance has between {data.min_seconds:g} and {data.max_seconds:g} "
                 "s; change --config.data.min_seconds and max_seconds"
             )
-        written, labels = transcribed(fitting, alphabet)
-        corpus = Corpus(written, cache_bytes=int(self.config.run.cache_gigabytes * 1e9))
-        total, fit = (sum(len(source.manifest) for source in some) for some in (sources, fitting))
-        print(
-            f"{name}: {len(corpus)} utterances, {corpus.hours * 60:.1f} min; left out: "
-            f"{total - fit} by length, {fit - len(corpus)} by transcript",
-            flush=True,
+        return fitting, sum(len(source.manifest) for source in sources)
+
+    def joined(self, corpus: Corpus, name: str) -> Corpus:
+        """With items of several utterances too, where config.data.concatenate_seconds says so."""
+        data = self.config.data
+        if not data.concatenate_seconds:
+            return corpus
+        target, high = (
+            round(s * SAMPLE_RATE) for s in (data.concatenate_seconds, data.max_seconds)
         )
-        if data.concatenate_seconds and not held_out:
-            target = round(data.concatenate_seconds * SAMPLE_RATE)
-            alone = len(corpus)
-            corpus = with_joined(corpus, target, high, walks=WALKS)
-            print(f"{name}: and {len(corpus) - alone} items of several joined", flush=True)
-        edges = bucket_edges(corpus.lengths, data.num_buckets)
-        buckets = pad_buckets(corpus.lengths, edges, *self.rows(mesh, held_out))
-        if not held_out:
-            buckets = self.mixed(buckets, corpus)
-        track = Track(labels, between=alphabet.ids[BOUNDARY])
-        options = {"crop": False, "tracks": {"labels": track}} | options
-        return Data(buckets, self.loader(corpus, mesh, held_out=held_out, **options))
+        both = with_joined(corpus, target, high, walks=WALKS)
+        print(f"{name}: and {len(both) - len(corpus)} items of several joined", flush=True)
+        return both
 
     def mixed(self, buckets: list[Bucket], corpus: Corpus) -> list[Bucket]:
         """The buckets mixed as config.data says."""

@@ -18,7 +18,7 @@ def check_rules(values: Values, frames: Callable[[int], int] | None = None) -> N
     values: the leaves of a config, each in its range. frames: of so many samples, where the model
     hears audio.
     """
-    parts = (_schedule, _data, _loss, _targets, _tokens, _run)
+    parts = (_schedule, _data, _loss, _targets, _tokens, _pseudo, _labelled, _run)
     found = [wrong for part in parts for wrong in part(values)]
     if frames is not None:
         found += _frames(values, frames)
@@ -84,10 +84,11 @@ def _data(c: Values) -> Iterator[str]:
 
 
 def _loss(c: Values) -> Iterator[str]:
-    if "loss.negatives" in c and not c["loss.negatives"] + c["loss.cross_negatives"]:
+    if not c.get("loss.negatives", 1) + c.get("loss.cross_negatives", 0):
+        cross = " and --config.loss.cross_negatives=0" * ("loss.cross_negatives" in c)
         yield (
-            "--config.loss.negatives=0 and --config.loss.cross_negatives=0 leave nothing to tell a "
-            "frame from; set --config.loss.negatives=100 say"
+            f"--config.loss.negatives=0{cross} leave nothing to tell a frame from; set "
+            "--config.loss.negatives=100 say"
         )
     if c.get("masking.prob") == 0 and not c["masking.minimum"]:
         yield (
@@ -128,6 +129,34 @@ def _tokens(c: Values) -> Iterator[str]:
             "centroids to a file that python -m w2v_jax.units learn --features=mfcc wrote, start "
             "from a model that has them with --config.run.init_from, or set "
             "--config.model.frontend.tokenizer=random, which needs none"
+        )
+
+
+def _pseudo(c: Values) -> Iterator[str]:
+    if "pseudo.start" not in c:
+        return
+    start, cache, steps = c["pseudo.start"], c["pseudo.cache"], c["num_steps"]
+    if start + cache > steps:
+        yield (
+            f"{flag('pseudo.start', start)} and {flag('pseudo.cache', cache)} updates fill the "
+            f"cache after the end of the training, --config.num_steps={steps}; raise that, or "
+            "lower the others"
+        )
+    if c["data.train"] and not c["data.unlabelled"]:
+        yield "set --config.data.unlabelled to a manifest of speech that the model is to label"
+
+
+def _labelled(c: Values) -> Iterator[str]:
+    weight, path = c.get("loss.ctc_weight", 0), c.get("data.labelled", "")
+    if weight and not path and c["data.train"]:
+        yield (
+            f"{flag('loss.ctc_weight', weight)} weighs the loss of transcripts; set --config.data."
+            "labelled to a manifest that has some, or --config.loss.ctc_weight=0"
+        )
+    if path and not weight:
+        yield (
+            f"{flag('data.labelled', path)} is not used with --config.loss.ctc_weight=0; set "
+            "ctc_weight=1.0 say, or leave it empty"
         )
 
 

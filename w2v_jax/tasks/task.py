@@ -1,6 +1,7 @@
 """What a kind of training tells the rest of the house about itself."""
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -9,8 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from w2v_jax.data.batches import BatchLoader, iterate
-from w2v_jax.data.plan import Bucket, sequential
+from w2v_jax.data.batches import BatchLoader, Plan, iterate
+from w2v_jax.data.plan import BatchPlan, Bucket, sequential
+from w2v_jax.data.streams import Accompanied, StreamLoader
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.tasks.rules import check_rules
 from w2v_jax.training.health import Alarm
@@ -34,10 +36,25 @@ SKIPPED = Alarm(
 
 
 class Data(NamedTuple):
-    """What is read: items in buckets of one length each, and who reads them."""
+    """What is read: items in buckets of one length each, who reads them, and in which order."""
 
     buckets: list[Bucket]
     loader: BatchLoader
+    planned: Callable[..., Plan] | None = None  # planned(seed=, num_steps=), of several streams
+
+    def plan(self, *, seed: int, num_steps: int) -> Plan:
+        """The batches of a training."""
+        planned = self.planned or functools.partial(BatchPlan, self.buckets)
+        return planned(seed=seed, num_steps=num_steps)
+
+    def accompanied(self, other: "Data", prefix: str, ratio: float) -> "Data":
+        """With a batch of other data, its arrays behind a prefix, in the share `ratio` (above 0, up
+        to 1) of the updates."""
+        return Data(
+            self.buckets + other.buckets,
+            StreamLoader({"": self.loader, prefix: other.loader}),
+            functools.partial(Accompanied, self.buckets, other.buckets, prefix, ratio),
+        )
 
 
 class Shape(NamedTuple):

@@ -22,7 +22,7 @@ from w2v_jax.errors import UserError, brief
 from w2v_jax.places import Place, is_full, place, unwritable, write_whole, writing
 from w2v_jax.training.digest import differing, digests, seal, unseal
 from w2v_jax.training.retention import retention
-from w2v_jax.training.state import FOLLOWED, grafted
+from w2v_jax.training.state import CARRIED, FOLLOWED, grafted
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +286,7 @@ def variables_of_step(workdir: str | os.PathLike, step: int) -> Any:
     if damage := _damage(variables, known):
         raise UserError(f"the checkpoint of step {step} {damage}")
     average = variables.pop(FOLLOWED[True], {})
+    variables.get("stats", {}).pop(CARRIED, None)
     return variables | {"params": grafted(variables["params"], average)}
 
 

@@ -12,7 +12,8 @@ from w2v_jax.training.checkpoint import has_checkpoint
 # parts of a config that decide no number beyond rounding: where, how fast, how often, how long
 FREE = ("run", "execution")
 WRITTEN = ("metrics.jsonl", "parameters.txt")  # by a run, besides
-FILES = ("train", "valid")  # of config.data: names; the digest of what they hold is in checkpoints
+# of config.data: names; the digest of what they hold is in checkpoints
+FILES = ("train", "valid", "unlabelled", "labelled")
 
 
 def settings_of(config) -> dict[str, Any]:

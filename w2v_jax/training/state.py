@@ -16,6 +16,7 @@ from w2v_jax.training.task import Context, Follower, Metrics, Trainable, Variabl
 # what a checkpoint calls the followed parameters, by whether they are evaluated: so that it says
 # by itself which parameters are the model's
 FOLLOWED = {True: "average", False: "teacher"}
+CARRIED = "carried"  # of stats: what a training hands from update to update, no part of its model
 
 
 @flax.struct.dataclass
@@ -87,8 +88,9 @@ def make_train_step(task: Trainable) -> Callable[[TrainState, Any], tuple[TrainS
     over it alone (diversity, negatives of other utterances).
 
     A non-finite gradient leaves parameters, statistics and optimizer as they were and is reported
-    as the metric train/skipped. While a sub-tree is frozen no gradient is computed for it. What
-    follows the parameters moves after them; a loss sees it as it was before the update.
+    as the metric train/skipped. Where nothing counts (weight 0) statistics alone move. While a
+    sub-tree is frozen no gradient is computed for it. What follows the parameters moves after them;
+    a loss sees it as it was before the update.
     """
     follower, freeze, freeze_steps = task.follower, task.freeze, task.freeze_steps
 
@@ -139,6 +141,7 @@ def make_train_step(task: Trainable) -> Callable[[TrainState, Any], tuple[TrainS
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm)
+        moved = finite & (weight > 0)
         updates, opt = task.optimizer.update(grads, state.opt, state.params)
         rate = task.schedule(state.step)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
@@ -147,21 +150,24 @@ def make_train_step(task: Trainable) -> Callable[[TrainState, Any], tuple[TrainS
             share = 1 - follower.decay(state.step)
             leaders = followed_part(params, follower)
             followed = jax.tree.map(lambda f, p: f + share * (p - f), state.followed, leaders)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
+
+        def chosen(condition, new, old):
+            return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
         one = jnp.float32(1)
         # a skipped update has no part in the means of the log
         metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), metrics)
         metrics |= {
             "train/learning_rate": (rate, one),
-            "train/gradient_norm": (jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
+            "train/gradient_norm": (jnp.where(moved, norm, 0), moved.astype(jnp.float32)),
             "train/skipped": (1 - finite.astype(jnp.float32), one),
         }
         state = state.replace(
             step=state.step + 1,
-            params=keep(params, state.params),
-            stats=keep(stats, state.stats),
-            opt=keep(opt, state.opt),
-            followed=keep(followed, state.followed),
+            params=chosen(moved, params, state.params),
+            stats=chosen(finite, stats, state.stats),
+            opt=chosen(moved, opt, state.opt),
+            followed=chosen(moved, followed, state.followed),
         )
         return state, metrics
 

@@ -286,10 +286,15 @@ class LogMel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, audio: jax.Array, length: jax.Array | None = None, edit: Edit | None = None
+        self,
+        audio: jax.Array,
+        length: jax.Array | None = None,
+        edit: Edit | None = None,
+        kept: jax.Array | None = None,
     ) -> jax.Array:
         """audio int16 or float [B, S], length int32 [B] in samples or None; edit: what becomes of
-        the normalised spectrum before it is subsampled -> [B, T, C]."""
+        the normalised spectrum before it is subsampled, kept int32 [B]: how many of T frames of a
+        row are left after that, None for all -> [B, T, C]."""
         cfg = self.config
         mel, frames = cfg.spectrum(audio, length)
         if edit is not None:
@@ -302,6 +307,8 @@ class LogMel(nn.Module):
         if self.execution.remat_features:
             make = nn.remat(Subsampling, policy=convolutions_saveable)
         counted = None if length is None else frames
+        if kept is not None:
+            counted = cfg.reduction * kept
         return make(cfg, self.execution, name="subsampling")(mel, counted)
 
 
