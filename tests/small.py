@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from w2v_jax.configs import best_rq as best_rq_configs
 from w2v_jax.configs import common, lm
+from w2v_jax.configs import data2vec as data2vec_configs
 from w2v_jax.configs import discrete_bert as discrete_bert_configs
 from w2v_jax.configs import hubert as hubert_configs
 from w2v_jax.data import units
@@ -115,6 +116,13 @@ def discrete_bert(**values) -> ConfigDict:
     return shrunk(config, {f"frontend__{key}": value for key, value in frontend.items()} | values)
 
 
+def data2vec(**values) -> ConfigDict:
+    """A config of data2vec of a model that compiles in seconds; values as in `pretraining`."""
+    config = shrunk(data2vec_configs.get_config("tiny"), values)
+    config.teacher.update(start=0.5, end=0.9, steps=4)
+    return config
+
+
 def hubert(**values) -> ConfigDict:
     """A config of HuBERT of a model that compiles in seconds, with one set of units, `eight`, of
     100 per second; values as in `pretraining`."""
@@ -163,7 +171,8 @@ def recipe(kind: str) -> ConfigDict:
     """The smallest recipe of a registered kind of training, as one that compiles in seconds."""
     known = {
         "wav2vec2": pretraining, "best_rq": best_rq, "hubert": hubert,
-        "discrete_bert": discrete_bert, "ctc": finetuning, "language": language,
+        "discrete_bert": discrete_bert, "data2vec": data2vec, "ctc": finetuning,
+        "language": language,
     }  # fmt: skip
     if kind in known:
         return known[kind]()

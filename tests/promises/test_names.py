@@ -8,8 +8,9 @@ import pytest
 
 from configs import common, finetune, hubert, lm, wav2vec2
 from w2v_jax.interop import fairseq, huggingface, huggingface_tensors, wav2vec2_bert
-from w2v_jax.models.config import BLOCKS, OUTPUTS, POSITIONS, EncoderConfig
+from w2v_jax.models.config import BLOCKS, OUTPUTS, EncoderConfig
 from w2v_jax.models.frontends import FRONTENDS
+from w2v_jax.models.positions import POSITIONS
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from w2v_jax.errors import UserError, some
-from w2v_jax.models.config import ConvPositions, EncoderConfig
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.positions import ConvPositions
 from w2v_jax.models.settings import value_of
 
 log = logging.getLogger(__name__)

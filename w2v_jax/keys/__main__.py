@@ -18,6 +18,7 @@ SHOWN = {
     "brq": ("best_rq:base",),
     "hub": ("hubert:base",),
     "bert": ("discrete_bert:base",),
+    "d2v": ("data2vec:base",),
     "ctc": (
         "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
         "finetune:split=10h,size=base,frontend=logmel",

@@ -17,10 +17,10 @@ quotes, `--config.data.crop_seconds='(2.0,5.0)'`. A value outside its range, a k
 values that do not go together (`w2v_jax/tasks/rules.py`) are refused before work begins.
 
 Defaults are those of `configs/wav2vec2.py:base` (pre), `configs/best_rq.py:base` (brq),
-`configs/hubert.py:base` (hub), `configs/discrete_bert.py:base` (bert),
-`configs/finetune.py:split=10h,size=base` (ctc) and `configs/lm.py:letters_base` (lm); without a
-name: of all that have the key. Keys of a kind of a part (`block.kind`, say) exist where the
-config's argument chooses it, `configs/wav2vec2.py:base,block=conformer`.
+`configs/hubert.py:base` (hub), `configs/discrete_bert.py:base` (bert), `configs/data2vec.py:base`
+(d2v), `configs/finetune.py:split=10h,size=base` (ctc) and `configs/lm.py:letters_base` (lm);
+without a name: of all that have the key. Keys of a kind of a part (`block.kind`, say) exist where
+the config's argument chooses it, `configs/wav2vec2.py:base,block=conformer`.
 """
 TITLES = {
     "": "The training", "model": "The model", "model.frontend": "Its front end",
@@ -28,6 +28,7 @@ TITLES = {
     "execution": "How it is computed", "quantizer": "The quantizer",
     "random_quantizer": "The labels of BEST-RQ",
     "prediction": "The head of HuBERT",
+    "teacher": "The teacher of data2vec",
     "masking": "The mask of pre-training", "mel_masking": "The mask of BEST-RQ",
     "time_masking": "The mask over time of fine-tuning",
     "channel_masking": "Its mask over channels",

@@ -19,6 +19,7 @@ from w2v_jax.models.config import (
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.best_rq import BestRQModel
 from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.models.heads.data2vec import Data2VecModel
 from w2v_jax.models.heads.discrete_bert import DiscreteBERT
 from w2v_jax.models.heads.hubert import Hubert
 from w2v_jax.models.heads.wav2vec2 import Wav2Vec2Model
@@ -69,6 +70,11 @@ def _discrete_bert(description: Description) -> tuple[nn.Module, tuple]:
     return DiscreteBERT(encoder), (_audio(encoder),)
 
 
+def _data2vec(description: Description) -> tuple[nn.Module, tuple]:
+    encoder = encoder_config(description)
+    return Data2VecModel(encoder), (_audio(encoder),)
+
+
 def _ctc(description: Description) -> tuple[nn.Module, tuple]:
     encoder = encoder_config(description)
     return CTCModel(encoder, len(description["alphabet"]["symbols"])), (_audio(encoder),)
@@ -89,6 +95,7 @@ MODELS = {
     "hubert": Kind(_hubert),
     "best_rq": Kind(_best_rq),
     "discrete_bert": Kind(_discrete_bert),
+    "data2vec": Kind(_data2vec),
     "ctc": Kind(_ctc, states={"blank": 0}),
     "encoder": Kind(_encoder, above="encoder"),
     "language": Kind(_language),

@@ -12,15 +12,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.config import NoPositions, TransformerConfig
+from w2v_jax.models.config import TransformerConfig
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import LayerNorm, boxed, sinusoids
+from w2v_jax.models.positions import NoPositions
 from w2v_jax.models.settings import ConfigError, ModelSettings, free, nearest_multiples
 from w2v_jax.models.transformer import TransformerBlock
 
-
-@dataclasses.dataclass(frozen=True)
+dataclasses.dataclass(frozen=True)
 class LanguageConfig(ModelSettings):
     """The network between embeddings and softmax. The defaults are wav2vec 2.0's word model."""
 

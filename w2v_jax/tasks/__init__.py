@@ -5,6 +5,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.keys.check import check_values, shown
 from w2v_jax.tasks.best_rq import BestRQ
 from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.data2vec import Data2Vec
 from w2v_jax.tasks.discrete_bert import DiscreteBert
 from w2v_jax.tasks.hubert import Hubert
 from w2v_jax.tasks.language import Language
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "best_rq": BestRQ,
     "hubert": Hubert,
     "discrete_bert": DiscreteBert,
+    "data2vec": Data2Vec,
     "ctc": CTC,
     "language": Language,
 }
