@@ -118,8 +118,9 @@ def discrete_bert(**values) -> ConfigDict:
 
 def data2vec(**values) -> ConfigDict:
     """A config of data2vec of a model that compiles in seconds; values as in `pretraining`."""
-    config = shrunk(data2vec_configs.get_config("tiny"), values)
-    config.teacher.update(start=0.5, end=0.9, steps=4)
+    stack = {"kind": "conv_stack", "layers": 2, "kernel": 5, "groups": 4}
+    config = shrunk(data2vec_configs.get_config("tiny"), {"positions": stack} | values)
+    config.teacher.update(start=0.5, end=0.9, steps=4, layers=2)
     return config
 
 
