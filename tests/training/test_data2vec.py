@@ -14,7 +14,14 @@ from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.data2vec import Data2VecModel
 from w2v_jax.models.transformer import TransformerBlock
 from w2v_jax.objectives.masking import span_mask, utterance_keys
-from w2v_jax.objectives.regression import averaged_layers, regression, spread, variance
+from w2v_jax.objectives.regression import (
+    averaged_layers,
+    dimensions,
+    products,
+    regression,
+    spread,
+    variance,
+)
 from w2v_jax.tasks import make_task
 from w2v_jax.training.checkpoint import Checkpoints
 from w2v_jax.training.state import abstract_state
@@ -150,12 +157,14 @@ def test_a_teacher_continues_on_another_mesh(tmp_path):
     batch = small.noise_batch(8, 16_000)
     state, _ = step(state, batch)
     kept = jax.device_get(state)
-    with Checkpoints(str(tmp_path), save_steps=1) as checkpoints:
-        checkpoints.save(1, state.saved(), {})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state.saved(), {})
+    checkpoints.close()
     _, further = small.build(task, mesh_of(2, 2, 2))
     abstract = abstract_state(task, mesh_of(2, 2, 2))
-    with Checkpoints(str(tmp_path), save_steps=1) as checkpoints:
-        saved, _ = checkpoints.restore(abstract.saved())
+    checkpoints = Checkpoints(tmp_path)
+    saved, _ = checkpoints.restore(abstract.saved())
+    checkpoints.close()
     again = abstract.restored(saved)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), kept)
     _, one = step(state, batch)
@@ -181,6 +190,9 @@ def test_spreads_are_those_of_numpy():
     np.testing.assert_allclose(
         variance(found.prediction, found.count), a[counted].var(0), rtol=1e-4
     )
+    values = np.linalg.eigvalsh(np.cov((2 * b + 3)[counted].T, ddof=0))
+    theirs = dimensions(products(2 * b + 3, counted), found.target, found.count)
+    np.testing.assert_allclose(theirs, values.sum() ** 2 / (values**2).sum(), rtol=1e-3)
     nothing = regression(a, b, np.zeros((4, 6), bool))
     assert float(nothing.loss) == 0
     assert np.isfinite(spread(nothing.target, nothing.count))

@@ -60,3 +60,20 @@ def spread(sums: tuple[jax.Array, jax.Array], count: jax.Array) -> jax.Array:
     """Mean over the channels of the standard deviation over `count` frames: 0 where all frames are
     alike, the collapse that fairseq's data2vec stops at."""
     return jnp.sqrt(variance(sums, count) + 1e-6).mean()
+
+
+def products(x: jax.Array, counted: jax.Array) -> jax.Array:
+    """Of float32 [B, T, D] the sum over the frames that count of every product of two channels,
+    [D, D]."""
+    x = jnp.where(counted[:, :, None], x, 0.0)
+    return jnp.einsum("btd,bte->de", x, x)
+
+
+def dimensions(of_products, sums, count) -> jax.Array:
+    """How many directions the frames vary in: the participation ratio (sum of the eigenvalues of
+    the covariance)^2 / sum of their squares, from 1 to D. The norm over time keeps the standard
+    deviation of targets up even where all channels say the same; this falls to 1 then."""
+    count = jnp.maximum(count, 1)
+    mean = sums[0] / count
+    covariance = of_products / count - mean[:, None] * mean[None, :]
+    return jnp.square(jnp.trace(covariance)) / jnp.maximum(jnp.square(covariance).sum(), 1e-12)

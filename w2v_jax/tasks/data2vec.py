@@ -21,6 +21,8 @@ from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.objectives.regression import (
     Regression,
     averaged_layers,
+    dimensions,
+    products,
     regression,
     spread,
     variance,
@@ -136,18 +138,17 @@ class Data2Vec(CropTask):
         """The same masks each time, no dropout; the targets are of the teacher as it is."""
         context = self.of_validation()
 
-        def sums(variables: Variables, batch) -> Regression:
+        def sums(variables: Variables, batch):
             variables = dict(variables)
             teacher = variables.pop("teacher")
             out, masked = self.forward(variables, batch, context, train=False)
-            return regression(
-                out.prediction, self.targets(variables, teacher, out.projected), masked
-            )
+            targets = self.targets(variables, teacher, out.projected)
+            return regression(out.prediction, targets, masked), products(targets, masked)
 
         total = self.summed(sums, data, mesh)
 
         def evaluate(variables: Variables) -> dict[str, float]:
-            found = total(variables)
+            found, of_products = total(variables)
             if not found.count:
                 raise UserError(
                     f"--config.data.valid={self.config.data.valid} has no masked frame; give it "
@@ -156,6 +157,9 @@ class Data2Vec(CropTask):
             return {
                 "valid/regression_loss": float(found.loss / found.count),
                 "valid/relative_error": float(found.error / np.maximum(varied(found), 1e-6)),
+                "valid/target_dimensions": float(
+                    dimensions(of_products, found.target, found.count)
+                ),
                 "valid/target_std": float(spread(found.target, found.count)),
                 "valid/prediction_std": float(spread(found.prediction, found.count)),
                 "valid/masked_frames": float(found.count),
