@@ -20,7 +20,8 @@ from w2v_jax.models.positions import NoPositions
 from w2v_jax.models.settings import ConfigError, ModelSettings, free, nearest_multiples
 from w2v_jax.models.transformer import TransformerBlock
 
-dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class LanguageConfig(ModelSettings):
     """The network between embeddings and softmax. The defaults are wav2vec 2.0's word model."""
 
