@@ -17,12 +17,13 @@ import jax.numpy as jnp
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.configs import common
-from w2v_jax.models.config import ConformerConfig, ConvPositions, EncoderConfig
+from w2v_jax.models.config import ConformerConfig, EncoderConfig
 from w2v_jax.models.kernels.attention import Heads, attend
 from w2v_jax.models.kernels.depthwise_conv import sum_of_shifts
 from w2v_jax.models.kernels.dropout import dropout, dropout_seed
 from w2v_jax.models.kernels.norm_activation import gelu, group_norm, masked_moments
 from w2v_jax.models.kernels.positional_conv import fft_grouped_conv, grouped_conv
+from w2v_jax.models.positions import ConvPositions
 
 ROUNDS = 5
 Form = tuple[str, Callable, tuple]  # name, function of arrays, arrays

@@ -91,6 +91,14 @@ SIZES["w2v_bert_2"] = {
 SIZES["hubert_base"] = SIZES["base"]
 SIZES["hubert_large"] = SIZES["large_lv60k"] | {"frontend.bias": False}
 SIZES["hubert_xlarge"] = SIZES["xlsr_1b"] | {"frontend.bias": False}
+# data2vec (arXiv 2202.03555; fairseq base_librispeech.yaml): layer norms in the convolutions, and
+# post-norm blocks in large too, as transformers has it
+_DATA2VEC = {
+    "frontend.norm": "layer", "frontend.normalize": True, "frontend.grad_mult": 1.0,
+    "positions.kind": "conv_stack", "dropout_input": 0.0,
+}  # fmt: skip
+SIZES["data2vec_base"] = SIZES["base"] | _DATA2VEC
+SIZES["data2vec_large"] = SIZES["large"] | _DATA2VEC | {"layerdrop": 0.05}
 
 # of the convolutions over a log-mel spectrum, where they are not as many as the model is wide
 LOGMEL_CHANNELS = {"tiny": 64, "quickstart": 32, "best_rq_base": 128}

@@ -9,6 +9,7 @@ size:  tiny, base, large, large_lv60k; xlsr_300m, xlsr_1b, xlsr_2b, conformer_re
        conformer_rope_large (these and large: the values of large_lv60k); hubert_base, hubert_large,
        hubert_xlarge (fairseq's one published recipe, base with 10 h, for every split; converted
        checkpoints may have other switches, frontend.bias say: the error message names the flags);
+       data2vec_base, data2vec_large (the values of base and of large_lv60k);
        w2v_bert_2, the weights of w2v-BERT 2.0; conformer_tiny, _s, _m, _l, which
        configs/conformer.py trains from random weights, and conformer_xl, best_rq_base, which
        configs/best_rq.py pre-trains (no recipe is known to us: large_lv60k's);
@@ -46,6 +47,8 @@ LINEAR_TARGETS = {k: (3e-4, *rest) for k, (_, *rest) in RECIPES["large_lv60k"].i
 for _size in common.SIZES:
     if _size.startswith("hubert"):
         RECIPES[_size] = dict.fromkeys(RECIPES["base"], (2e-5, 25_000, 0.75, 0.5, 0.1, 10_000))
+    elif _size.startswith("data2vec"):
+        RECIPES[_size] = RECIPES["base" if _size == "data2vec_base" else "large_lv60k"]
     elif _size in common.LINEAR:
         RECIPES[_size] = LINEAR_TARGETS
     elif _size.startswith(("xlsr", "conformer", "large", "w2v_bert", "best_rq")):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from w2v_jax.configs import best_rq as best_rq_configs
 from w2v_jax.configs import c_siam as c_siam_configs
 from w2v_jax.configs import common, lm
+from w2v_jax.configs import data2vec as data2vec_configs
 from w2v_jax.configs import discrete_bert as discrete_bert_configs
 from w2v_jax.configs import hubert as hubert_configs
 from w2v_jax.configs import slim_ipl as slim_ipl_configs
@@ -126,6 +127,14 @@ def discrete_bert(**values) -> ConfigDict:
     return shrunk(config, {f"frontend__{key}": value for key, value in frontend.items()} | values)
 
 
+def data2vec(**values) -> ConfigDict:
+    """A config of data2vec of a model that compiles in seconds; values as in `pretraining`."""
+    stack = {"kind": "conv_stack", "layers": 2, "kernel": 5, "groups": 4}
+    config = shrunk(data2vec_configs.get_config("tiny"), {"positions": stack} | values)
+    config.teacher.update(start=0.5, end=0.9, steps=4, layers=2)
+    return config
+
+
 def hubert(**values) -> ConfigDict:
     """A config of HuBERT of a model that compiles in seconds, with one set of units, `eight`, of
     100 per second; values as in `pretraining`."""
@@ -182,8 +191,8 @@ def recipe(kind: str) -> ConfigDict:
     """The smallest recipe of a registered kind of training, as one that compiles in seconds."""
     known = {
         "wav2vec2": pretraining, "best_rq": best_rq, "hubert": hubert,
-        "discrete_bert": discrete_bert, "c_siam": c_siam, "ctc": finetuning, "language": language,
-        "slim_ipl": slim_ipl,
+        "discrete_bert": discrete_bert, "c_siam": c_siam, "data2vec": data2vec,
+        "ctc": finetuning, "slim_ipl": slim_ipl, "language": language,
     }  # fmt: skip
     if kind in known:
         return known[kind]()

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from tests import small
+from tests import drawn, small
 from w2v_jax.configs import common, finetune
 from w2v_jax.errors import UserError
 from w2v_jax.interop import checkpoints, huggingface
@@ -41,47 +41,10 @@ EXTRACTOR = {
 SAMPLES, SHORT = 400 + 39 * 160, 400 + 25 * 160
 
 
-def theirs_of(variables, encoder, kind) -> dict[str, np.ndarray]:
-    """Arrays of shapes as in `variables` under the names of transformers, without its prefix."""
-    found = {}
-    for name, slot in slots(encoder, kind).items():
-        x = variables
-        for key in slot.path:
-            x = x[key]
-        found[name] = restore(np.zeros(x.shape[1:] if slot.layer is not None else x.shape,
-                                       np.float32), slot.axes)  # fmt: skip
-    return found
-
-
-def drawn(names: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every tensor, in the order of the names, from a sine."""
-    found = {}
-    for i, name in enumerate(sorted(names)):
-        x = 0.05 * np.sin(0.7 * np.arange(names[name].size) + 0.3 * i)
-        found[name] = (x + name.endswith("norm.weight")).reshape(names[name].shape)
-    return {name: x.astype(np.float32) for name, x in found.items()}
-
-
 def write_directory(folder, config, prefix="", **files):
-    """A model directory of weights that the formula draws."""
-    encoder, kind = huggingface.encoder_config(config), huggingface.model_kind(config)
-    make = CTCModel(encoder, config["vocab_size"]) if kind == "ctc" else Encoder(encoder)
-    shapes = jax.eval_shape(
-        lambda: nn.meta.unbox(make.init(jax.random.key(0), jnp.zeros((1, SAMPLES), jnp.int16)))
-    )
-    if kind == "encoder":
-        shapes = {name: {"encoder": tree} for name, tree in shapes.items()}
-    tensors = drawn(theirs_of(shapes, encoder, kind))
-    folder.mkdir()
-    heads = ("lm_head",)
-    save_file(
-        {name if name.startswith(heads) else prefix + name: x for name, x in tensors.items()},
-        folder / WHOLE,
-    )
-    files = {"config": config, "preprocessor_config": EXTRACTOR} | files
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    return folder, tensors
+    """A model directory of weights that a formula draws."""
+    files = {"preprocessor_config": EXTRACTOR} | files
+    return drawn.write_directory(folder, config, prefix, SAMPLES, **files)
 
 
 def outputs(folder, features, length):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from configs import common, finetune, hubert, lm, wav2vec2
+from configs import common, data2vec, finetune, hubert, lm, wav2vec2
 from w2v_jax.interop import fairseq, huggingface, huggingface_tensors, wav2vec2_bert
-from w2v_jax.models.config import BLOCKS, OUTPUTS, POSITIONS, EncoderConfig
+from w2v_jax.models.config import BLOCKS, OUTPUTS, EncoderConfig
 from w2v_jax.models.frontends import FRONTENDS
+from w2v_jax.models.positions import POSITIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +55,7 @@ def ours(kind: str, name: str) -> list[str]:
 
 def test_every_key_of_ours_is_in_a_config():
     configs = [wav2vec2.get_config("base"), hubert.get_config("base")]
-    configs += [finetune.get_config(), lm.get_config()]
+    configs += [data2vec.get_config("base"), finetune.get_config(), lm.get_config()]
     for union, members in (
         ("frontend", FRONTENDS), ("block", BLOCKS), ("positions", POSITIONS), ("output", OUTPUTS),
     ):  # fmt: skip

@@ -1,5 +1,5 @@
-"""Checkpoints of HuggingFace transformers: Wav2Vec2, Wav2Vec2Conformer, Wav2Vec2Bert and Hubert, as
-base models, with the pre-training head (of the first two) and with the CTC head.
+"""Checkpoints of HuggingFace transformers: Wav2Vec2, Wav2Vec2Conformer, Wav2Vec2Bert, Hubert and
+Data2VecAudio, as base models, with the pre-training head (of the first two) and with the CTC head.
 """
 
 import dataclasses
@@ -31,17 +31,20 @@ from w2v_jax.interop.huggingface_tensors import (
 from w2v_jax.keys.check import shown
 from w2v_jax.models.catalogue import encoder_config as encoder_config_of
 from w2v_jax.models.config import ConformerConfig, EncoderConfig, QuantizerConfig, quantizer_of
+from w2v_jax.models.positions import CONVOLUTIONS
 from w2v_jax.models.settings import nest, value_of
 from w2v_jax.places import writing
 from w2v_jax.text.alphabet import Alphabet
 
 log = logging.getLogger(__name__)
-WRITES = ("wav2vec2", "ctc", "encoder", "hubert")  # the kinds of models that `write` takes
-# what an architecture of config.json ends with -> our kind of model
+# the kinds of models that `write` takes
+WRITES = ("wav2vec2", "ctc", "encoder", "hubert", "data2vec")
 WRITTEN_BY = b'"written_by": "w2v_jax"'  # near the beginning of the config.json of `write`
 FILES = (  # of `write`, besides config.json
     "preprocessor_config.json", "vocab.json", "tokenizer_config.json", "model.safetensors",
 )  # fmt: skip
+HEADLESS = {"hubert": "masked prediction", "data2vec": "data2vec"}  # it has no head for these
+# what an architecture of config.json ends with -> our kind of model
 KINDS = {"ForPreTraining": "wav2vec2", "ForCTC": "ctc", "Model": "encoder"}
 
 # their name -> ours; of several names the first is the one we write
@@ -70,6 +73,11 @@ POSITIONS = {
     "num_conv_pos_embeddings": "positions.kernel",
     "num_conv_pos_embedding_groups": "positions.groups",
 }
+STACK = {
+    "num_conv_pos_embeddings": "positions.layers",
+    "conv_pos_kernel_size": "positions.kernel",
+    "num_conv_pos_embedding_groups": "positions.groups",
+}
 QUANTIZER = {
     "num_codevector_groups": "groups",
     "num_codevectors_per_group": "codes",
@@ -94,6 +102,13 @@ DEFAULTS = {
     "adapter_attn_dim": None, "add_adapter": False, "num_adapter_layers": 3, "adapter_stride": 2,
     "output_hidden_size": None,
 }  # fmt: skip
+DATA2VEC = "data2vec-audio"
+# of its config class, and what its models have whatever config.json says
+DATA2VEC_DEFAULTS = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19}
+DATA2VEC_ONLY = {
+    "feat_extract_norm": "layer", "do_stable_layer_norm": False, "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False, "adapter_attn_dim": None,
+}  # fmt: skip
 # of our conformer blocks, which transformers has as in the paper
 SWITCHES = ("feed_forwards", "residual", "order", "convolution", "causal_convolution", "bias")
 # what our models compute, where transformers has a switch; a key that is absent has this value
@@ -109,7 +124,7 @@ def model_kind(config: Mapping[str, Any]) -> str:
     named = get(config, "architectures")
     architecture = str(named[-1]) if isinstance(named, list) and named else ""
     kinds = [kind for end, kind in KINDS.items() if architecture.endswith(end)]
-    headless = config.get("model_type") in ("hubert", wav2vec2_bert.MODEL_TYPE)
+    headless = config.get("model_type") in ("hubert", wav2vec2_bert.MODEL_TYPE, DATA2VEC)
     if not kinds or (headless and kinds[0] == "wav2vec2"):
         raise refuse(config, "architectures", f"one must end with {', '.join(KINDS)}")
     return kinds[0]
@@ -124,8 +139,11 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
     choose(config, "model_type", PREFIXES)
     if config["model_type"] == wav2vec2_bert.MODEL_TYPE:
         return wav2vec2_bert.encoder_config(config, ACTIVATIONS)
-    config = DEFAULTS | dict(config)
     conformer = config["model_type"] == "wav2vec2-conformer"
+    stack = config["model_type"] == DATA2VEC
+    if stack:
+        config = DATA2VEC_DEFAULTS | dict(config) | DATA2VEC_ONLY
+    config = DEFAULTS | dict(config)
     for key, value in ONLY.items():
         if config.get(key, value) != value:
             raise refuse(config, key, f"only {value!r} is supported")
@@ -165,12 +183,13 @@ def encoder_config(config: Mapping[str, Any]) -> EncoderConfig:
         }
     else:
         values |= {
-            "positions.kind": "conv",
-            "positions.norm": "batch" if config["conv_pos_batch_norm"] else "weight",
+            "positions.kind": "conv_stack" if stack else "conv",
             "positions.activation": activation,
             "block.kind": "transformer",
             "block.adapter_dim": config["adapter_attn_dim"] or 0,
-        } | {ours: config[theirs] for theirs, ours in POSITIONS.items()}
+        } | {ours: config[theirs] for theirs, ours in (STACK if stack else POSITIONS).items()}
+        if not stack:
+            values["positions.norm"] = "batch" if config["conv_pos_batch_norm"] else "weight"
     return EncoderConfig.from_dict(nest(values))
 
 
@@ -244,16 +263,16 @@ def read(
 def write(folder: str | Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Writes an exported model as a directory that transformers loads; the inverse of `read`.
 
-    config as of `read`; of kind "hubert" the encoder alone is written, transformers has no head for
-    it. One switch has no counterpart there: transformers always computes as with `padding_leaks`
-    (but for Wav2Vec2Bert), so padded batches differ from ours. Raises UserError for what
-    transformers cannot express.
+    config as of `read`; of the kinds "hubert" and "data2vec" the encoder alone is written,
+    transformers has no head for them. One switch has no counterpart there: transformers always
+    computes as with `padding_leaks` (but for Wav2Vec2Bert), so padded batches differ from ours.
+    Raises UserError for what transformers cannot express.
     """
     folder, kind = Path(folder), config["kind"]
     encoder = encoder_config_of(config)
     theirs = _their_config(encoder, kind)
-    if kind == "hubert":
-        log.warning("transformers has no head for masked prediction: %s are left out",
+    if kind in ("hubert", "data2vec"):
+        log.warning("transformers has no head for %s: %s are left out", HEADLESS[kind],
                     ", ".join(sorted(variables["params"].keys() - {"encoder"})))  # fmt: skip
         kind = "encoder"
     theirs = {"written_by": "w2v_jax"} | theirs
@@ -298,6 +317,8 @@ def _their_preprocessor(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _model_type(config: EncoderConfig, kind: str) -> str:
+    if config.positions.kind == "conv_stack":
+        return DATA2VEC
     if kind == "hubert" or value_of(config, "positions.norm") == "batch" or not config.feature_norm:
         return "hubert"
     return "wav2vec2-conformer" if config.conformer else "wav2vec2"
@@ -306,7 +327,7 @@ def _model_type(config: EncoderConfig, kind: str) -> str:
 def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
     """config.json of an encoder, without the keys of its head."""
     conformer, positions = config.conformer, config.positions.kind
-    ends = {kind: end for end, kind in KINDS.items()} | {"hubert": "Model"}
+    ends = {kind: end for end, kind in KINDS.items()} | dict.fromkeys(HEADLESS, "Model")
     activation = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     if config.frontend.kind == "logmel":
         if kind == "wav2vec2":
@@ -325,7 +346,7 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
         usual = {name: getattr(ConformerConfig, name) for name in SWITCHES}
         only |= {f"block.{name}": value for name, value in usual.items()}
         only |= {"block.norm": "batch", "norm_order": "pre"}
-        if positions in ("conv", "sinusoidal", "shaw"):
+        if positions in ("conv", "conv_stack", "sinusoidal", "shaw"):
             raise UserError(f"transformers has no {positions} positions in a conformer")
         if config.block.kernel % 2 == 0:
             raise UserError(
@@ -333,9 +354,13 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             )
     else:
         # one activation of all convolutions
-        only |= {"positions.kind": "conv"}
-        if positions == "conv":
+        if positions in CONVOLUTIONS:
             only["positions.activation"] = value_of(config, "frontend.activation")
+        else:
+            only |= {"positions.kind": "conv"}
+        if positions == "conv_stack":
+            only |= {"frontend.norm": "layer", "norm_order": "post", "feature_norm": True}
+            only |= {"block.adapter_dim": 0}
     for key, value in only.items():
         if value_of(config, key) != value:
             raise UserError(
@@ -343,13 +368,20 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
             )
     model_type = _model_type(config, kind)
     hubert = model_type == "hubert"
+    if model_type == DATA2VEC and kind == "wav2vec2":
+        raise UserError(
+            "model.positions.kind=conv_stack makes it a Data2VecAudio, to which transformers gives "
+            "no quantizer; write its encoder fine-tuned with CTC"
+        )
     adapter_dim = value_of(config, "block.adapter_dim")
     if hubert and (conformer or kind == "wav2vec2" or adapter_dim or config.output.layers):
         raise UserError(
             "masked prediction, model.positions.norm=batch and model.feature_norm=False make it a "
             "Hubert, to which transformers gives neither quantizer, conformer blocks nor adapters"
         )
-    prefix = {"wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert"}
+    prefix = {
+        "wav2vec2-conformer": "Wav2Vec2Conformer", "hubert": "Hubert", DATA2VEC: "Data2VecAudio",
+    }  # fmt: skip
     dim, kernel, stride = (list(x) for x in zip(*config.frontend.conv_layers, strict=True))
     theirs = {
         "model_type": model_type,
@@ -376,6 +408,8 @@ def _their_config(config: EncoderConfig, kind: str) -> dict[str, Any]:
         theirs["conv_depthwise_kernel_size"] = config.block.kernel
         theirs["conformer_conv_dropout"] = config.block.dropout
         theirs |= dict(zip(POSITIONS, unused_positions(config), strict=True))
+    elif model_type == DATA2VEC:
+        theirs |= {key: value_of(config, ours) for key, ours in STACK.items()}
     else:
         theirs |= {key: value_of(config, ours) for key, ours in POSITIONS.items()}
         theirs["do_stable_layer_norm"] = config.norm_order == "pre"

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from w2v_jax.errors import UserError, some
-from w2v_jax.models.config import ConvPositions, EncoderConfig
+from w2v_jax.models.config import EncoderConfig
+from w2v_jax.models.positions import ConvPositions
 from w2v_jax.models.settings import value_of
 
 log = logging.getLogger(__name__)
 
 PREFIXES = {
     "wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
-    "wav2vec2-bert": "wav2vec2_bert.",
+    "wav2vec2-bert": "wav2vec2_bert.", "data2vec-audio": "data2vec_audio.",
 }  # fmt: skip
 # names of weight norm before torch 2.0's parametrizations; transformers renames them on load
 # and of the mask vector: in early checkpoints of transformers, and in fairseq's
@@ -163,6 +164,10 @@ def _rows(config: EncoderConfig, kind: str):
             yield f"{ours}/norm", f"{theirs}.batch_norm", None, BATCH_NORM
         parts = (*CONV, BIAS) if config.positions.norm == "batch" else POSITIONS
         yield ours, f"{theirs}.conv", None, parts
+    if config.positions.kind == "conv_stack":
+        for i in range(config.positions.layers):
+            ours = f"encoder/context/positions/conv_{i}"
+            yield ours, f"encoder.pos_conv_embed.layers.{i}.conv", None, (*CONV, BIAS)
     if config.output.layers:
         ours, theirs = "encoder/output_adapter", "adapter"
         if config.context_width != config.width:

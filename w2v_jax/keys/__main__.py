@@ -19,6 +19,7 @@ SHOWN = {
     "hub": ("hubert:base",),
     "bert": ("discrete_bert:base",),
     "siam": ("c_siam:base",),
+    "d2v": ("data2vec:base",),
     "ctc": (
         "finetune:split=10h,size=base", "finetune:split=10h,size=base,output=strided",
         "finetune:split=10h,size=base,frontend=logmel",

@@ -18,10 +18,10 @@ values that do not go together (`w2v_jax/tasks/rules.py`) are refused before wor
 
 Defaults are those of `configs/wav2vec2.py:base` (pre), `configs/best_rq.py:base` (brq),
 `configs/hubert.py:base` (hub), `configs/discrete_bert.py:base` (bert), `configs/c_siam.py:base`
-(siam), `configs/finetune.py:split=10h,size=base` (ctc), `configs/slim_ipl.py:split=10h,size=base`
-(slim) and `configs/lm.py:letters_base` (lm); without a name: of all that have the key. Keys of a
-kind of a part (`block.kind`, say) exist where the config's argument chooses it,
-`configs/wav2vec2.py:base,block=conformer`.
+(siam), `configs/data2vec.py:base` (d2v), `configs/finetune.py:split=10h,size=base` (ctc),
+`configs/slim_ipl.py:split=10h,size=base` (slim) and `configs/lm.py:letters_base` (lm); without a
+name: of all that have the key. Keys of a kind of a part (`block.kind`, say) exist where the
+config's argument chooses it, `configs/wav2vec2.py:base,block=conformer`.
 """
 TITLES = {
     "": "The training", "model": "The model", "model.frontend": "Its front end",
@@ -29,7 +29,7 @@ TITLES = {
     "execution": "How it is computed", "quantizer": "The quantizer",
     "random_quantizer": "The labels of BEST-RQ",
     "prediction": "The head of HuBERT", "predictor": "The predictor of c-siam",
-    "warp": "Its warp of time",
+    "warp": "Its warp of time", "teacher": "The teacher of data2vec",
     "masking": "The mask of pre-training", "mel_masking": "The mask of BEST-RQ",
     "time_masking": "The mask over time of fine-tuning",
     "channel_masking": "Its mask over channels",

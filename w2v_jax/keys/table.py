@@ -41,6 +41,7 @@ WAVEFORM, LOGMEL = "model.frontend.kind=waveform", "model.frontend.kind=logmel"
 UNITS = "model.frontend.kind=units"
 TRANSFORMER, CONFORMER = "model.block.kind=transformer", "model.block.kind=conformer"
 CONV, SHAW = "model.positions.kind=conv", "model.positions.kind=shaw"
+CONVS, STACK = f"{CONV}|conv_stack", "model.positions.kind=conv_stack"
 STRIDED = "model.output.kind=strided|attentive"
 GUMBEL = "quantizer.kind=gumbel"
 HUBERT = "kind=hubert"
@@ -56,8 +57,8 @@ KEYS = {
     # the training
     "kind": Key(
         TEXT,
-        "kind of training: wav2vec2, best_rq, hubert, discrete_bert, c_siam, ctc, slim_ipl, "
-        "language",
+        "kind of training: wav2vec2, best_rq, hubert, discrete_bert, c_siam, data2vec, ctc, "
+        "slim_ipl, language",
     ),
     "seed": Key(whole(0, 2**32 - 1), "of everything that is drawn: a run is a function of it"),
     "num_steps": Key(COUNT, "length of the training", "updates"),
@@ -238,19 +239,22 @@ KEYS = {
     ),
     "model.block.dropout": Key(SHARE, "at the end of the convolution module", only=CONFORMER),
     "model.positions.kind": Key(
-        choice("conv", "relative", "shaw", "rotary", "sinusoidal", "none"),
+        choice("conv", "conv_stack", "relative", "shaw", "rotary", "sinusoidal", "none"),
         "what says where a frame stands; relative, shaw and rotary need conformer blocks",
     ),
-    "model.positions.kernel": Key(
-        whole(1, 4_096), "of the convolution over time", "frames", only=CONV
+    "model.positions.layers": Key(
+        whole(1, 64), "convolutions, each with a norm of its frames", "layers", only=STACK
     ),
-    "model.positions.groups": Key(whole(1, 65_536), "of its channels", only=CONV),
+    "model.positions.kernel": Key(
+        whole(1, 4_096), "of the convolution over time", "frames", only=CONVS
+    ),
+    "model.positions.groups": Key(whole(1, 65_536), "of its channels", only=CONVS),
     "model.positions.norm": Key(
         choice("weight", "batch"),
         "weight: of the kernel; batch: batch norm of the input",
         only=CONV,
     ),
-    "model.positions.activation": Key(ACTIVATION, "after that convolution", only=CONV),
+    "model.positions.activation": Key(ACTIVATION, "after that convolution", only=CONVS),
     "model.positions.left": Key(
         whole(0, 65_536),
         "distances of earlier frames that have a vector each; those beyond share the last",
@@ -360,6 +364,17 @@ KEYS = {
     "warp.rate": Key(RATES, "and every piece of it besides, likewise"),
     "warp.knot_seconds": Key(above(0.0, 1e5), "length of such a piece", "s"),
     "warp.offset_seconds": Key(number(0.0, 1e5), "of the beginning is cut off, at most", "s"),
+    # the teacher of data2vec
+    "teacher.start": Key(
+        SHARE, "decay of the average of the student's blocks that the teacher is, at first"
+    ),
+    "teacher.end": Key(SHARE, "and once teacher.steps are done"),
+    "teacher.steps": Key(
+        whole(0, STEPS), "in which it goes from the one to the other, linearly", "updates"
+    ),
+    "teacher.layers": Key(
+        whole(1, 1_000), "of its top blocks' feed-forwards the targets are made", "blocks"
+    ),
     # masks
     "masking.prob": Key(PROBABILITY, SPAN_PROB.format("the frames")),
     "masking.span": Key(whole(1, 65_536), "length of a span", "frames"),

@@ -6,6 +6,7 @@ out (below 2 %), and so is what remat computes again.
 
 from w2v_jax.models.config import EncoderConfig, LinearTargets, QuantizerConfig
 from w2v_jax.models.language import LanguageConfig
+from w2v_jax.models.positions import CONVOLUTIONS
 
 OF_BLOCKS = (  # parts that LayerDrop skips
     "attention projections", "attention", "feed-forward", "position projections",
@@ -21,8 +22,9 @@ def encoder_flops(config: EncoderConfig, samples: int) -> dict[str, float]:
     t, d, layers = cfg.frontend.frames(samples), cfg.width, cfg.num_layers
     if cfg.frontend.width != d:
         parts["feature projection"] = 2.0 * t * cfg.frontend.width * d
-    if cfg.positions.kind == "conv":
-        parts["positions"] = 2.0 * t * cfg.positions.kernel * d * d / cfg.positions.groups
+    if cfg.positions.kind in CONVOLUTIONS:
+        per_frame = 2.0 * cfg.positions.kernel * d * d / cfg.positions.groups
+        parts["positions"] = cfg.positions.layers * t * per_frame
     parts["attention projections"] = layers * 8.0 * t * d * d
     parts["attention"] = layers * 4.0 * t * t * d
     feed_forwards = cfg.block.feed_forwards if cfg.conformer else 1

@@ -20,6 +20,7 @@ from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.heads.best_rq import BestRQModel
 from w2v_jax.models.heads.c_siam import CSiamModel
 from w2v_jax.models.heads.ctc import CTCModel
+from w2v_jax.models.heads.data2vec import Data2VecModel
 from w2v_jax.models.heads.discrete_bert import DiscreteBERT
 from w2v_jax.models.heads.hubert import Hubert
 from w2v_jax.models.heads.predictor import predictor_of
@@ -78,6 +79,11 @@ def _c_siam(description: Description) -> tuple[nn.Module, tuple]:
     return CSiamModel(encoder, predictor, letters), (_audio(encoder),)
 
 
+def _data2vec(description: Description) -> tuple[nn.Module, tuple]:
+    encoder = encoder_config(description)
+    return Data2VecModel(encoder), (_audio(encoder),)
+
+
 def _ctc(description: Description) -> tuple[nn.Module, tuple]:
     encoder = encoder_config(description)
     return CTCModel(encoder, len(description["alphabet"]["symbols"])), (_audio(encoder),)
@@ -99,6 +105,7 @@ MODELS = {
     "best_rq": Kind(_best_rq),
     "discrete_bert": Kind(_discrete_bert),
     "c_siam": Kind(_c_siam),
+    "data2vec": Kind(_data2vec),
     "ctc": Kind(_ctc, states={"blank": 0}),
     "encoder": Kind(_encoder, above="encoder"),
     "language": Kind(_language),

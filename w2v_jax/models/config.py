@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from w2v_jax.errors import some
 from w2v_jax.keys.check import MOST, flag, shown
 from w2v_jax.models.frontends import FRONTENDS, Frontend, WaveformConfig
+from w2v_jax.models.positions import CONVOLUTIONS, POSITIONS, ConvPositions
 from w2v_jax.models.settings import (
     ConfigError,
     ModelSettings,
@@ -54,64 +55,6 @@ class ConformerConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvPositions(Settings):
-    """A grouped convolution over time, added to the first block's input."""
-
-    kind: ClassVar[str] = "conv"
-    path: ClassVar[str] = "model.positions"
-
-    kernel: int = 128
-    groups: int = 16
-    norm: str = "weight"
-    activation: str = "gelu"
-
-
-@dataclasses.dataclass(frozen=True)
-class RelativePositions(Settings):
-    """Transformer-XL's, in the attention of a conformer."""
-
-    kind: ClassVar[str] = "relative"
-    path: ClassVar[str] = "model.positions"
-
-
-@dataclasses.dataclass(frozen=True)
-class ShawPositions(Settings):
-    """A vector per distance of a key, clipped at both ends, in the attention of a conformer (arXiv
-    1803.02155). The defaults are w2v-BERT 2.0's."""
-
-    kind: ClassVar[str] = "shaw"
-    path: ClassVar[str] = "model.positions"
-
-    left: int = 64
-    right: int = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class RotaryPositions(Settings):
-    """Rotations of the attention's input, in a conformer."""
-
-    kind: ClassVar[str] = "rotary"
-    path: ClassVar[str] = "model.positions"
-
-
-@dataclasses.dataclass(frozen=True)
-class SinusoidalPositions(Settings):
-    """Sines and cosines of the frame's number, added to the first block's input (arXiv 1706.03762
-    section 3.5; the input is not scaled)."""
-
-    kind: ClassVar[str] = "sinusoidal"
-    path: ClassVar[str] = "model.positions"
-
-
-@dataclasses.dataclass(frozen=True)
-class NoPositions(Settings):
-    """Nothing says where a frame stands."""
-
-    kind: ClassVar[str] = "none"
-    path: ClassVar[str] = "model.positions"
-
-
-@dataclasses.dataclass(frozen=True)
 class PlainOutput(Settings):
     """The context network's frames as they are."""
 
@@ -147,13 +90,6 @@ class AttentiveOutput(Settings):
 
 
 BLOCKS = {c.kind: c for c in (TransformerConfig, ConformerConfig)}
-POSITIONS = {
-    c.kind: c
-    for c in (
-        ConvPositions, RelativePositions, ShawPositions, RotaryPositions, SinusoidalPositions,
-        NoPositions,
-    )
-}  # fmt: skip
 OUTPUTS = {c.kind: c for c in (PlainOutput, StridedOutput, AttentiveOutput)}
 
 
@@ -187,7 +123,7 @@ class EncoderConfig(ModelSettings):
     def __post_init__(self):
         super().__post_init__()
         divisors = {"num_heads": self.num_heads}
-        if isinstance(self.positions, ConvPositions):
+        if self.positions.kind in CONVOLUTIONS:
             divisors["positions.groups"] = self.positions.groups
         if self.conformer and self.block.norm == "group":
             divisors["block.norm=group, whose groups are"] = NORM_GROUPS
@@ -223,7 +159,7 @@ class EncoderConfig(ModelSettings):
             if positions in ("relative", "shaw", "rotary"):
                 raise ConfigError(
                     f"model.positions.kind={positions} needs model.block.kind=conformer; a "
-                    "transformer block takes conv, sinusoidal or none"
+                    "transformer block takes conv, conv_stack, sinusoidal or none"
                 )
             if self.norm_order == "none":
                 raise ConfigError(

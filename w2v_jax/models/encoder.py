@@ -18,6 +18,7 @@ from w2v_jax.models.kernels import form
 from w2v_jax.models.kernels.attention import ATTENDED
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import (
+    ConvStack,
     LayerNorm,
     PositionalConv,
     boxed,
@@ -27,6 +28,7 @@ from w2v_jax.models.layers import (
     zero_padding,
 )
 from w2v_jax.models.output_adapter import OutputAdapter
+from w2v_jax.models.positions import CONVOLUTIONS
 from w2v_jax.models.settings import ConfigError
 from w2v_jax.models.transformer import TransformerBlock
 
@@ -76,6 +78,7 @@ def tap_names(config: EncoderConfig) -> list[str]:
     """What can be had of the inside of an encoder, each [B, T, width]:
 
     raw_features, features: of the front end, before and after their norm, [B, T, its width];
+    projected: these at the width of the model, before dropout and mask;
     hidden_0, hidden_N: the first block's input, the output of block N;
     feed_forward_N: what the (second) feed-forward of block N gave, before the residual; 0 where
     LayerDrop skipped the block;
@@ -85,7 +88,7 @@ def tap_names(config: EncoderConfig) -> list[str]:
     layers = range(1, config.num_layers + 1)
     hidden = [f"hidden_{i}" for i in (0, *layers)]
     feed_forward = [f"feed_forward_{i}" for i in layers]
-    return ["raw_features", "features", *hidden, *feed_forward, *config.frontend.taps]
+    return ["raw_features", "features", "projected", *hidden, *feed_forward, *config.frontend.taps]
 
 
 def tap_widths(config: EncoderConfig) -> dict[str, int]:
@@ -143,13 +146,17 @@ def feature_encoder(config: EncoderConfig, **kwargs) -> nn.Module:
     return config.frontend.module(config.execution, config.padding_leaks, **kwargs)
 
 
-def positional_conv(config: EncoderConfig, **kwargs) -> PositionalConv:
-    """The convolutional positions of config.positions.kind == "conv"."""
-    positions = config.positions
-    return PositionalConv(
-        config.width, positions.kernel, positions.groups, config.execution.positional_conv,
-        config.compute_dtype, positions.activation, positions.norm, **kwargs,
-    )  # fmt: skip
+def convolution_of_positions(config: EncoderConfig, **kwargs) -> nn.Module:
+    """The module of config.positions, which is one of `CONVOLUTIONS`; called with (x, mask,
+    train)."""
+    at, form, dtype = config.positions, config.execution.positional_conv, config.compute_dtype
+    if at.kind == "conv":
+        return PositionalConv(
+            config.width, at.kernel, at.groups, form, dtype, at.activation, at.norm, **kwargs
+        )
+    return ConvStack(
+        config.width, at.layers, at.kernel, at.groups, form, dtype, at.activation, **kwargs
+    )
 
 
 def block_stack(
@@ -173,9 +180,10 @@ class ContextNetwork(nn.Module):
         cfg = self.config
         x = zero_padding(x, mask)
         moved = None
-        if cfg.positions.kind == "conv":
+        if cfg.positions.kind in CONVOLUTIONS:
             leaks = cfg.padding_leaks
-            moved = positional_conv(cfg, name="positions")(x, None if leaks else mask, self.train)
+            convolution = convolution_of_positions(cfg, name="positions")
+            moved = convolution(x, None if leaks else mask, self.train)
         elif cfg.positions.kind == "sinusoidal":
             x = x + sinusoids(jnp.arange(x.shape[1]), cfg.width).astype(x.dtype)
         norm = LayerNorm(cfg.execution, cfg.norm_eps, name="norm")
@@ -269,6 +277,7 @@ class Encoder(nn.Module):
                 cfg.frontend.width, cfg.width, ("conv_out", "embed"), dtype,
                 name="feature_projection",
             )(x)  # fmt: skip
+        projected = x
         x = Dropout(cfg.dropout_input, deterministic=not self.train)(x)
         mask_embedding = self.param(
             "mask_embedding", boxed(nn.initializers.uniform(1.0), "embed"), (cfg.width,)
@@ -278,7 +287,7 @@ class Encoder(nn.Module):
         if channel_mask is not None:
             x = jnp.where(channel_mask[:, None, :], 0, x)
         x = nn.with_logical_constraint(x, ("batch", "time", "act_embed"))
-        outside |= {"raw_features": raw_features, "features": features}
+        outside |= {"raw_features": raw_features, "features": features, "projected": projected}
         if "spectrum" in taps:  # computed once: the compiler sees that it is the front end's
             outside["spectrum"], _ = cfg.frontend.spectrum(audio, given_length)
         inside = [name for name in taps if name not in outside]

@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from w2v_jax.models.config import NoPositions, TransformerConfig
+from w2v_jax.models.config import TransformerConfig
 from w2v_jax.models.encoder import over_layers
 from w2v_jax.models.kernels.dropout import Dropout
 from w2v_jax.models.layers import LayerNorm, boxed, sinusoids
+from w2v_jax.models.positions import NoPositions
 from w2v_jax.models.settings import ConfigError, ModelSettings, free, nearest_multiples
 from w2v_jax.models.transformer import TransformerBlock
 

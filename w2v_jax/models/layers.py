@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from w2v_jax.models.kernels.depthwise_conv import depthwise_conv
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS, group_norm, masked_moments
 from w2v_jax.models.kernels.positional_conv import positional_conv
-from w2v_jax.models.kernels.rows import rows
+from w2v_jax.models.kernels.rows import layer_norm, rows
 from w2v_jax.models.settings import Execution
 
 
@@ -182,6 +182,48 @@ class PositionalConv(nn.Module):
         padding = (self.kernel // 2, (self.kernel - 1) // 2)
         y = positional_conv(x.astype(self.dtype), weight, padding, self.form)
         return ACTIVATIONS[self.activation](y + bias.astype(self.dtype))
+
+
+class ConvStack(nn.Module):
+    """Layers of a grouped convolution over time, a norm of every frame without parameters, and an
+    activation.
+
+    An even kernel sees one frame more of the past.
+    Source: fairseq wav2vec2.py make_conv_pos of conv_pos_depth > 1; transformers
+    modeling_data2vec_audio.py Data2VecAudioPositionalConvLayer.
+    """
+
+    width: int
+    layers: int
+    kernel: int
+    groups: int
+    form: str  # of the kernel positional_conv
+    dtype: jnp.dtype = jnp.float32
+    activation: str = "gelu"
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """x [B, T, D] -> [B, T, D]; padded frames, where mask bool [B, T] is False, are 0 before
+        every convolution. train changes nothing."""
+        shape = (self.kernel, self.width // self.groups, self.width)
+        bound = 1 / math.sqrt(shape[0] * shape[1])  # torch's, which fairseq keeps here
+
+        def uniform(key, shape, dtype=jnp.float32):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        kernels = boxed(uniform, "conv", "conv_in", "embed")
+        padding = (self.kernel // 2, (self.kernel - 1) // 2)
+        for i in range(self.layers):
+            parameters = {"kernel": (kernels, shape), "bias": (boxed(uniform, "embed"), shape[-1:])}
+            given = Parameters(parameters, name=f"conv_{i}")()
+            x = zero_padding(x, mask).astype(self.dtype)
+            x = positional_conv(x, given["kernel"], padding, self.form)
+            x = layer_norm(x + given["bias"].astype(self.dtype), 1.0, 0.0, self.eps)
+            x = ACTIVATIONS[self.activation](x.astype(self.dtype))
+        return x
 
 
 class DepthwiseConv(nn.Module):

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 
 from w2v_jax.models.attention import SelfAttention
-from w2v_jax.models.config import EncoderConfig, NoPositions, PlainOutput, TransformerConfig
+from w2v_jax.models.config import EncoderConfig, PlainOutput, TransformerConfig
 from w2v_jax.models.kernels.dropout import Dropout, dropped
 from w2v_jax.models.layers import LayerNorm, boxed, frame_mask, torch_dense, zero_padding
+from w2v_jax.models.positions import NoPositions
 from w2v_jax.models.transformer import FeedForward
 
 

@@ -6,6 +6,7 @@ from w2v_jax.keys.check import check_values, shown
 from w2v_jax.tasks.best_rq import BestRQ
 from w2v_jax.tasks.c_siam import CSiam
 from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.data2vec import Data2Vec
 from w2v_jax.tasks.discrete_bert import DiscreteBert
 from w2v_jax.tasks.hubert import Hubert
 from w2v_jax.tasks.language import Language
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
     "hubert": Hubert,
     "discrete_bert": DiscreteBert,
     "c_siam": CSiam,
+    "data2vec": Data2Vec,
     "ctc": CTC,
     "slim_ipl": SlimIPL,
     "language": Language,

@@ -22,7 +22,7 @@ from w2v_jax.measuring import speech
 from w2v_jax.measuring.flops import OF_BLOCKS, encoder_flops, training_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.config import EncoderConfig
-from w2v_jax.models.encoder import Encoder, block_stack, feature_encoder, positional_conv
+from w2v_jax.models.encoder import Encoder, block_stack, convolution_of_positions, feature_encoder
 from w2v_jax.tasks.centroids import given_centroids, with_centroids
 from w2v_jax.tasks.rules import check_rules
 from w2v_jax.tasks.statistics import with_statistics
@@ -289,7 +289,7 @@ class EncodingTask(Task):
         x = noise(count, cfg.frontend.frames(samples), cfg.width, dtype=cfg.compute_dtype)
         context = params["context"]
         if "positions" in context:
-            positions = positional_conv(cfg)
+            positions = convolution_of_positions(cfg)
 
             def convolution(moving, stats, key):
                 variables = {"params": moving[0], "stats": stats}

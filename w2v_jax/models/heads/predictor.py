@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from w2v_jax.models.config import EncoderConfig, NoPositions, TransformerConfig
+from w2v_jax.models.config import EncoderConfig, TransformerConfig
 from w2v_jax.models.encoder import block_stack
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.layers import torch_dense
+from w2v_jax.models.positions import NoPositions
 from w2v_jax.models.settings import Settings, member
 
 
