@@ -171,7 +171,12 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     else:
         student = None
-        if "letters" in config:
+        if "kind" in config:  # a training
+            if "language" not in config:
+                raise UserError(
+                    f"this config is of the kind {config.kind}, which writes no letters; take that "
+                    "of the student, such as configs/finetune.py"
+                )
             student = Alphabet.from_letters(config.letters, config.language)
         limits = selection.Limits(
             values.least_length, values.most_length, values.most_blank, values.most_empty
@@ -220,8 +225,7 @@ if __name__ == "__main__":
     )
     usual = selection.Limits()
     for name, about, most in (
-        ("least_length", "letters per second of the labels, at least so many times the transcripts'",
-         1e3),
+        ("least_length", "letters per second, at least so many times the transcripts'", 1e3),
         ("most_length", "and at most", 1e3),
         ("most_blank", "of the frames may be blanks", 1),
         ("most_empty", "of the texts may be empty", 1),

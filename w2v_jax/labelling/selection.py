@@ -58,7 +58,7 @@ def select(
     cutoff: float | None = None,
     strength: float = 0.0,
     student: Alphabet | None = None,
-    limits: Limits = Limits(),  # noqa: B008 it is frozen
+    limits: Limits = Limits(),
 ) -> Selection:
     """Writes the table, the manifest and the summary to the folder `output`.
 
@@ -256,7 +256,8 @@ def _table(
     file = io.StringIO()
     file.write("\t".join(COLUMNS) + "\n")
     for x, own, there, often in zip(utterances, s, kept, weight, strict=True):
-        fields = (x.id, x.text, f"{x.score:.4f}", x.letters, f"{own:.4f}", int(there), f"{often:.6f}")
+        numbers = f"{x.score:.4f}", x.letters, f"{own:.4f}", int(there), f"{often:.6f}"
+        fields = x.id, x.text, *numbers
         file.write("\t".join(map(str, fields)) + "\n")
     return file.getvalue()
 
