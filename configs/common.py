@@ -259,6 +259,7 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
         )
     )  # fmt: skip
     add_run(config)
+    config.run.init_head = False
     return config
 
 

@@ -122,7 +122,7 @@ evaluate() {  # evaluate GENERATION MODEL: its error rates, and the weights of t
 }
 label() {  # label GENERATION TEACHER CUTOFF: what it is taught, by the one before it
   local to="$runs/labels-$1" before="$runs/generation-$(($1 - 1))" with=("${search[@]}") status=0
-  [ -e "$to/selected/manifest.tsv" ] && return
+  [ -e "$to/selected/pseudo.tsv" ] && return
   ! $tuned || with+=(--tuned="$before/test.lm.decoded.tuned.json")
   run pseudo_labels decode --checkpoint="$2" --data="$dev" --output="$to/dev" "${with[@]}"
   run pseudo_labels decode --checkpoint="$2" --data="$unlabelled" --exclude="$labelled" \
@@ -149,13 +149,13 @@ for ((n = 1; n <= generations; n++)); do
   label "$n" "$teacher" "${cutoffs[$last]}"
   start=(${init[@]+"${init[@]}"})
   [ "${FROM:-scratch}" = scratch ] ||
-    start=(--config.run.init_from="$teacher" --config.init_head=True)
+    start=(--config.run.init_from="$teacher" --config.run.init_head=True)
   augment="AUGMENT_$n"
   usual=""
   [ "$config" != "$quickstart" ] || usual="--config.spec_augment.time_masks=$((5 + 3 * n))"
   read -ra augment <<<"${!augment-$usual}"
   say "generation $n: a student learns from both, $ratio"
-  train "$n" --config.data.train="$labelled,$runs/labels-$n/selected/manifest.tsv" \
+  train "$n" --config.data.train="$labelled,$runs/labels-$n/selected/pseudo.tsv" \
     --config.data.mix=weights --config.data.mix_weights="(${ratio/:/,})" \
     ${augment[@]+"${augment[@]}"} ${student_flags[@]+"${student_flags[@]}"} \
     ${start[@]+"${start[@]}"}

@@ -1,7 +1,7 @@
 """Which decoded utterances teach, and how often: a pure function of files.
 
     table.tsv         every utterance: id, text, score, letters, s, kept, weight
-    manifest.tsv      those that teach, with their texts as transcripts, as often as they are heard;
+    pseudo.tsv        those that teach, with their texts as transcripts, as often as they are heard;
                       it is written last, and not at all where the labels are useless
     selection.json    how they were chosen, and what the labels are like
 """
@@ -28,7 +28,7 @@ from w2v_jax.places import place, write_whole, writing
 from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 
 FORMAT = "w2v_jax pseudo-labels 1"
-TABLE, MANIFEST, SUMMARY = "table.tsv", "manifest.tsv", "selection.json"
+TABLE, MANIFEST, SUMMARY = "table.tsv", "pseudo.tsv", "selection.json"
 COLUMNS = ("id", "text", "score", "letters", "s", "kept", "weight")
 
 
