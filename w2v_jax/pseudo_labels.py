@@ -118,15 +118,15 @@ def _fill(
             label.blank_share, int(lengths[row]) / SAMPLE_RATE,
         )  # fmt: skip
 
+    left = len(todo)
     for found in teacher.batches(corpus, rows, done, batch_seconds):
         new = [utterance(row, label) for row, label in found.items() if not done[row]]
         writer.add(new)
+        left -= len(new)
         for one in new:
             progress.add(int(lengths[one.row]), whole=True)
-        if progress.due():
+        if progress.due() or not left:
             print(progress.line(), flush=True)
-    if len(todo):
-        print(progress.line(), flush=True)
 
 
 def shard_of(text: str) -> tuple[int, int]:
