@@ -15,6 +15,7 @@ from w2v_jax.training.state import first_state
 
 def begun(checkpoint, **run):
     config = small.finetuning()
+    config.seed = 1  # not that of the exported one
     config.run.update(init_from=checkpoint, **run)
     task = make_task(config)
     mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])

@@ -189,7 +189,7 @@ def check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
 def other_search(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """The first option of the search in which two indices differ, "" if none does."""
     for what in ("search", "digests"):
-        for key in first[what].keys() | second[what].keys():
+        for key in (*first[what], *second[what]):
             if first[what].get(key) != second[what].get(key):
                 return key
     return ""
