@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Noisy student training: a teacher writes down unlabelled speech with a language model, a student
 # learns from these texts and the transcripts, and is the next teacher. Without arguments: of the
-# speech in the repository, about 15 minutes on two CPU cores. Ctrl-C ends it, the same command goes
-# on.
+# speech in the repository, 5 minutes of it with transcripts, for two CPU cores. Ctrl-C ends it, the
+# same command goes on.
 #   launch/noisy_student.sh [FOLDER]    results go to FOLDER (default: runs/noisy)
 #   DRY=1 launch/noisy_student.sh [FOLDER]    prints the commands
 #   CONFIG=configs/finetune.py:split=100h,size=large INIT=runs/large/export LM=4-gram.arpa.gz \

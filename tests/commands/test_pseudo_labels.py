@@ -92,6 +92,30 @@ def test_the_search(data, checkpoint, arpa, recordings, tmp_path):
     np.testing.assert_allclose([x.score for x in found.utterances], scores, rtol=1e-4)
 
 
+def test_a_second_language_model_chooses_among_the_texts(arpa, recordings):
+    """Here one that likes short texts best, beyond what all else says."""
+    recognizer, emissions = recordings
+    options = SearchOptions(
+        lm=arpa, library="python", beam=8, best=8, lm_weight=0.5, word_score=3.0,
+        transformer_weight=100.0, transformer_word_score=0.0,
+    )  # fmt: skip
+    model = teacher.Teacher(recognizer, None, options)
+
+    class Short:
+        def scores(self, texts):
+            return [-float(len(text)) for text in texts]
+
+    before = model.labels(emissions)
+    model._scorer = Short()
+    after = model.labels(emissions)
+    assert sum(len(x.text) for x in after) < sum(len(x.text) for x in before)
+    for label, log_probs in zip(after, emissions, strict=True):
+        found = Decoder(recognizer.alphabet, options)._search(log_probs)
+        best = max(found, key=lambda x: x.acoustic - 100 * len(x.text))
+        assert label.text == best.text
+        assert label.score == pytest.approx(best.acoustic - 100 * len(best.text))
+
+
 def test_killed_it_goes_on(data, checkpoint, whole, tmp_path, monkeypatch, capsys):
     """With a batch half written, its last line cut: to the same bits, and no batch that was done is
     computed again."""
