@@ -267,6 +267,7 @@ def finetuning(size: str, kinds: Mapping[str, str] | None = None) -> ConfigDict:
         )
     )  # fmt: skip
     add_run(config)
+    config.run.init_head = False
     return config
 
 

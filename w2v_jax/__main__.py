@@ -8,8 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 TOOLS = (
     "prepare", "mel_statistics", "pretrain", "finetune", "build_ngram", "train_lm", "export",
-    "evaluate", "transcribe", "align", "features", "units", "analyze", "report", "benchmark",
-    "compile_check",
+    "evaluate", "transcribe", "align", "pseudo_labels", "features", "units", "analyze", "report",
+    "benchmark", "compile_check",
 )  # fmt: skip
 
 

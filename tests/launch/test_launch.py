@@ -51,6 +51,7 @@ def test_dry_modes_run_nothing(sandbox):
         "quickstart.sh": [[]],
         "decode.sh": [[]],
         "hubert.sh": [[]],
+        "noisy_student.sh": [[]],
         "gpu_check.sh": [[], ["--small"]],
         "test.sh": [[]],
         "slurm.sbatch": [["fake"]],
@@ -87,6 +88,16 @@ def test_dry_modes_run_nothing(sandbox):
         ("hubert.sh", [], {"SIZE": "huge"}, "SIZE=huge is unknown; write quickstart, tiny, base"),
         ("hubert.sh", [], {"SIZE": "base"}, "TRAIN is not set; for example: export TRAIN=data/tr"),
         ("hubert.sh", [], {"SIZE": "large", "TRAIN": "a", "VALID": "b"}, "TEACHER is not set; for"),
+        ("noisy_student.sh", ["a", "b"], {}, "launch/noisy_student.sh [FOLDER]"),
+        ("noisy_student.sh", [], {"TEST": "t.tsv"}, "LABELLED is not set; for example: export LAB"),
+        ("noisy_student.sh", [], {"RATIO": "0:9"}, "RATIO=0:9 must be two numbers above 0"),
+        ("noisy_student.sh", [], {"RATIO": "1:0.0"}, "labelled:pseudo-labelled, such as 1:9"),
+        ("noisy_student.sh", [], {"RATIO": "1"}, "RATIO=1 must be two numbers above 0"),
+        ("noisy_student.sh", [], {"SUBSET": "0"}, "SUBSET=0 must be a share above 0"),
+        ("noisy_student.sh", [], {"GENERATIONS": "x"}, "GENERATIONS=x must be 1 or more"),
+        ("noisy_student.sh", [], {"CUTOFFS": "1 no"}, "CUTOFFS: no is no number, nor none"),
+        ("noisy_student.sh", [], {"FROM": "me"}, "FROM=me is unknown; write scratch or teacher"),
+        ("noisy_student.sh", [], {"LM": "a", "TEXT": "b"}, "LM=a and TEXT=b: set one of them"),
         ("gpu_check.sh", ["--smal"], {}, "launch/gpu_check.sh --small [FOLDER]"),
         ("tpu_vm.sh", ["babysit"], TPU, "launch/tpu_vm.sh babysit ENTRY FLAGS"),
         ("worker.sh", ["nonsense"], {}, "launch/worker.sh start ENTRY FLAGS"),
@@ -155,6 +166,100 @@ def test_hubert_at_published_sizes(sandbox):
     assert "--config=configs/hubert.py:large,iteration=2" in large[2]
 
 
+def test_each_student_is_the_next_teacher(sandbox):
+    """Each step takes what the one before it writes; filters and masks change with generations."""
+    commands = [" ".join(words[2:]) for words in sandbox.dry("noisy_student.sh", "runs/n")]
+    steps = [" ".join(command.split()[:2]) for command in commands if "w2v_jax." in command]
+    steps = [x.removeprefix("w2v_jax.").split(" --")[0] for x in steps]
+    student = ["finetune", "export", "evaluate", "evaluate"]
+    labels = ["pseudo_labels decode", "pseudo_labels decode", "pseudo_labels select"]
+    assert steps == [
+        *["prepare"] * 4, "build_ngram", *student, *(labels + student) * 2, "pseudo_labels report"
+    ]  # fmt: skip
+    decoded = [x for x in commands if "pseudo_labels decode" in x]
+    for number, (dev, unlabelled) in enumerate(zip(decoded[::2], decoded[1::2], strict=True)):
+        before = f"runs/n/generation-{number}"
+        for command in (dev, unlabelled):
+            assert f"--checkpoint={before}/export " in command
+            assert f"--tuned={before}/test.lm.decoded.tuned.json" in command
+            assert "--config.lm=runs/n/lm/4-gram.arpa.gz" in command
+        assert "--exclude=runs/n/data/labelled.tsv" in unlabelled
+    (build,) = (x for x in commands if "build_ngram" in x)
+    assert "train.tsv" not in build, "the hidden transcripts stay hidden"
+    one, two = (x for x in commands if "pseudo_labels select" in x)
+    assert "--cutoff=0" in one
+    assert "--cutoff" not in two
+    teacher, *students = (x for x in commands if x.startswith("w2v_jax.finetune"))
+    assert "labels" not in teacher.replace("labelled", "")
+    assert "mix" not in teacher
+    for number, command in enumerate(students, 1):
+        pseudo = f"runs/n/labels-{number}/selected/pseudo.tsv"
+        assert f"--config.data.train=runs/n/data/labelled.tsv,{pseudo} " in command
+        assert "--config.data.mix=weights --config.data.mix_weights=(1,1)" in command
+        assert f"--config.spec_augment.time_masks={5 + 3 * number}" in command
+        assert "init_from" not in command
+
+
+def test_noisy_student_of_other_data(sandbox):
+    given = {
+        "LABELLED": "l.tsv", "UNLABELLED": "u.arrow", "DEV": "d.tsv", "TEST": "t.tsv",
+        "CONFIG": "configs/finetune.py:split=100h,size=large", "TEACHER": "their/export",
+        "FLAGS": "--a", "STUDENT_FLAGS": "--b", "AUGMENT_2": "--more=1", "BALANCE": "0.5",
+    }  # fmt: skip
+    commands = [" ".join(x[2:]) for x in sandbox.dry(
+        "noisy_student.sh", **given, GENERATIONS="3", CUTOFFS="1 -0.5", SUBSET="0.4", INIT="p"
+    )]  # fmt: skip
+    students = [x for x in commands if "finetune" in x and "--workdir" in x]
+    assert [x.split("--workdir=")[1].split()[0][-1] for x in students] == ["1", "2", "3"]
+    assert all("mix_weights=(1,9) " in x and "init_from=p" in x and " --a " in x for x in students)
+    assert ["--more=1" in x for x in students] == [False, True, False]
+    assert "spec_augment" not in "".join(commands)
+    assert "tune" not in "".join(commands).replace("finetune", ""), "there is nothing to tune"
+    selected = [x for x in commands if "select" in x.split()[1]]
+    assert [x.split("--cutoff=")[1] for x in selected] == ["1", "-0.5", "-0.5"]
+    assert all("--balance=0.5" in x for x in selected)
+    drawn = [x.split("--seed=")[1].split()[0] for x in commands if "--share=0.4" in x]
+    assert drawn == ["1", "2", "3"]
+    assert "--checkpoint=their/export --data=u.arrow --exclude=l.tsv" in "\n".join(commands)
+    further = [" ".join(x) for x in sandbox.dry("noisy_student.sh", **given, FROM="teacher")]
+    start = "--config.run.init_from={} --config.run.init_head=True"
+    students = [x for x in further if "finetune --config" in x]
+    assert [start.format(x) in y for x, y in zip(
+        ("their/export", "runs/noisy/generation-1/export"), students, strict=True
+    )] == [True, True]  # fmt: skip
+
+
+def test_useless_labels_end_it_and_what_is_done_stays(sandbox):
+    """With the status of the selection and the table so far; what was done is not done again."""
+    sandbox.program("python3", """#!/bin/bash
+case "$*" in
+"-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python; exit ;;
+*"-m pip "* | "-c "*) exit ;;
+esac
+[ "$1" = -m ] || exit 0
+echo "$2 $3" >>"$CALLS/all"
+for word; do case "$word" in
+--output=*/export) mkdir -p "${word#*=}" && touch "${word#*=}/config.json" ;;
+--output=*.tsv | --output=*.gz)
+  word="${word#*=}"; mkdir -p "${word%/*}" && touch "$word" ;;
+esac; done
+case "$3" in
+select) exit 3 ;;
+report) echo "the table" ;;
+esac
+""")
+    for _ in range(2):
+        output = sandbox.run("noisy_student.sh", "runs", status=3, PYTHON="")
+        assert output.splitlines()[-1] == "the table"
+    calls = (sandbox.calls_to / "all").read_text().splitlines()
+    tools = [x.split()[0].removeprefix("w2v_jax.") for x in calls]
+    assert tools.count("finetune") == tools.count("export") == tools.count("build_ngram") == 1
+    assert tools.count("evaluate") == 2
+    assert [x.split()[1] for x in calls if "pseudo_labels" in x] == [
+        "decode", "decode", "select", "report",
+    ] * 2  # fmt: skip
+
+
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"dry.sh", "env.sh"}))
 def test_help_is_the_head_of_the_script(sandbox, name):
     for word in ("--help", "-h"):
@@ -162,7 +267,7 @@ def test_help_is_the_head_of_the_script(sandbox, name):
         lines = (sandbox.root / "launch" / name).read_text().splitlines()
         assert output.splitlines()[:3] == [line.removeprefix("# ") for line in lines[1:4]]
         assert "\nset -" not in output
-    if name in ("quickstart.sh", "hubert.sh", "decode.sh", "gpu_check.sh", "test.sh"):
+    if name not in ("local.sh", "tpu_vm.sh", "slurm.sbatch", "gke.sh", "worker.sh"):
         assert "minute" in output
     assert not (sandbox.root / ".venv").exists()
 

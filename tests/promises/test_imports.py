@@ -10,7 +10,7 @@ PACKAGE = ROOT / "w2v_jax"
 ENTRY_POINTS = {
     "prepare", "pretrain", "finetune", "evaluate", "transcribe", "export", "report", "benchmark",
     "compile_check", "align", "train_lm", "build_ngram", "mel_statistics",
-    "features", "units", "analyze",
+    "features", "units", "analyze", "pseudo_labels",
 }  # fmt: skip
 EVERYWHERE = {"errors", "places", "samples", "stopping", "keys"}  # what every room may import
 # room -> the rooms it may import from, besides itself
@@ -25,6 +25,7 @@ ROOMS = {
     "training": set(),
     "decoding": {"audio", "text", "models", "objectives"},
     "evaluation": {"audio", "text", "decoding"},
+    "labelling": {"audio", "text", "data", "training", "decoding", "evaluation", "interop"},
     "interop": {"audio", "text", "models", "training"},
     "analysis": {
         "audio", "text", "data", "models", "objectives", "training", "interop", "evaluation",

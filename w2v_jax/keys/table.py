@@ -570,6 +570,10 @@ KEYS = {
         TEXT, "a checkpoint whose weights a new run begins with; empty: random weights"
     ),
     "run.partial_init": Key(FLAG, "take over what fits of a model of other shape"),
+    "run.init_head": Key(
+        FLAG, "take over the layer of letters too, of a model with the same alphabet",
+        only="kind=ctc|slim_ipl",
+    ),
     "run.mesh.data": Key(
         whole(1, 1_000_000, other=-1),
         "parts that rows are cut into; -1: what the other axes leave",

@@ -5,7 +5,8 @@ Configs of the kind "ctc": configs/finetune.py.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from w2v_jax.data.loader import batch_arrays
 from w2v_jax.data.plan import pad_buckets, sequential
 from w2v_jax.data.transcripts import LETTERS_PER_SECOND
 from w2v_jax.decoding.recognition import Recognizer
+from w2v_jax.errors import UserError
 from w2v_jax.evaluation.scoring import score
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.heads.ctc import CTCModel
@@ -28,7 +30,7 @@ from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.objectives.specaugment import spec_augment
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import PATIENCE, SKIPPED, Data, Shape
-from w2v_jax.text.alphabet import Alphabet
+from w2v_jax.text.alphabet import BOUNDARY, Alphabet
 from w2v_jax.training.health import Alarm
 from w2v_jax.training.optim import warmup_steps
 from w2v_jax.training.sharding import batch_sharding, replicated, shards_of_batch
@@ -95,7 +97,8 @@ class CTC(EncodingTask):
         return model.init(jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
 
     def begin(self, state: TrainState) -> TrainState:
-        """With the encoder of an exported model, but for config.reinit_layers blocks at the top."""
+        """With the encoder of an exported model, but for config.reinit_layers blocks at the top;
+        with config.run.init_head the whole of a CTC model."""
         frozen = self.encoder.frontend.frozen
         if not self.config.run.init_from and (self.freeze_steps or frozen):
             what = "a random front end is frozen for good" if frozen else (
@@ -103,7 +106,19 @@ class CTC(EncodingTask):
             )  # fmt: skip
             also = " --config.model.frontend.grad_mult=1.0" * self.waveform
             log.warning("%s: to train from scratch set --config.freeze_steps=0%s", what, also)
+        if self.config.run.init_head:
+            return super().begin(state)
         return self.with_encoder(state, self.encoder.num_layers - self.config.reinit_layers)
+
+    def check_head(self, exported: Mapping[str, Any], path: str) -> None:
+        theirs = Alphabet.from_dict(exported["alphabet"])
+        if theirs.symbols != self.alphabet.symbols:
+            letters = "".join(x for x in theirs.ids if x != BOUNDARY)
+            raise UserError(
+                f"{path} writes another alphabet, {letters}; set --config.letters="
+                f"{shlex.quote(letters)}, or --config.run.init_head=False, with which the layer of "
+                "letters begins anew"
+            )
 
     def loss(
         self, variables: Variables, batch: dict[str, jax.Array], context: Context

@@ -168,6 +168,17 @@ def _run(c: Values) -> Iterator[str]:
         )
 
 
+    if c.get("run.init_head"):
+        if not c["run.init_from"]:
+            yield "--config.run.init_head=True needs a model: set --config.run.init_from"
+        if c["reinit_layers"]:
+            yield (
+                f"{flag('reinit_layers', c['reinit_layers'])} and --config.run.init_head=True: a "
+                "layer of letters is of use above the blocks that it was trained on; set one of "
+                "them"
+            )
+
+
 def _frames(c: Values, frames: Callable[[int], int]) -> Iterator[str]:
     crops = c.get("data.crop_seconds")
     if crops:

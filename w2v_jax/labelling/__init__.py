@@ -1,0 +1,1 @@
+"""Texts that a model gives to speech without transcripts, and which of them teach another one."""
