@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from w2v_jax.data.label_cache import FRESH, PSEUDO, CachePlan, row_width, shared_out, slot_width
-from w2v_jax.data.plan import BatchPlan, Bucket
+from w2v_jax.data.audio_files import Files
+from w2v_jax.data.corpus import Corpus
+from w2v_jax.data.label_cache import (
+    FRESH,
+    PSEUDO,
+    CacheLoader,
+    CachePlan,
+    row_width,
+    shared_out,
+    slot_width,
+)
+from w2v_jax.data.manifest import Manifest
+from w2v_jax.data.plan import BatchPlan, Bucket, pad_buckets
 from w2v_jax.data.streams import stream_seed
 from w2v_jax.errors import UserError
 
@@ -79,3 +90,21 @@ def test_slots_are_shared_out():
     assert shared_out(5, [1000, 1, 1]) == [3, 1, 1]
     with pytest.raises(UserError, match=r"cache=1 slots .* the 2 lengths .*num_buckets"):
         plan(cache=1)
+
+
+def test_a_row_has_its_place_whoever_reads_it(manifests):
+    """Micro-batches, and processes that read a part each."""
+    corpus = Corpus(Files(Manifest.read(manifests["dev"])))
+    size = int(corpus.lengths.max())
+    buckets = pad_buckets(corpus.lengths, [size], 4 * size, 4)
+    slot = slot_width(4 * size, 4, size, size)
+    values = dict(start=1, cache=3, ratio=(1, 1), replace=0.5, slot=slot, seed=0, num_steps=9)
+    spec = CachePlan(TRANSCRIBED, buckets, **values)[2].parts[FRESH]
+    whole, _ = CacheLoader(corpus, 0, crop=False).load(spec)
+    assert whole["at"].tolist() == [[slot + row * row_width(size) for row in range(4)]]
+    halves = [
+        CacheLoader(corpus, 0, 2, crop=False, parts=(part,), of=2).load(spec)[0] for part in (0, 1)
+    ]
+    for name in ("at", "id", "audio"):
+        both = np.concatenate([half[name] for half in halves], 1)
+        np.testing.assert_array_equal(both.reshape(whole[name].shape), whole[name])
