@@ -420,6 +420,7 @@ KEYS = {
     "loss.ctc_weight": Key(
         number(0.0, 1e6),
         "of a letter's nats to those of a masked frame: CTC on data.labelled; 0: no such branch",
+        only="kind=c_siam",
     ),
     "loss.targets": Key(
         choice("augmented", "clean"),
