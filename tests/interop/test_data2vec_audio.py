@@ -125,7 +125,8 @@ def test_a_quantizer_is_not_expressed(tmp_path):
 
 def test_fine_tuning_starts_from_it(tmp_path):
     """Of the size that configs/finetune.py knows, small: all of the encoder is taken over."""
-    folder, _ = drawn.write_directory(tmp_path / "x", TINY, "", SAMPLES)
+    heard = {"preprocessor_config": {"do_normalize": True}}
+    folder, _ = drawn.write_directory(tmp_path / "x", TINY, "", SAMPLES, **heard)
     config = finetune.get_config("split=10h,size=data2vec_base")
     config.model.update(width=32, num_layers=2, num_heads=4, feed_forward=64)
     config.model.positions.update(layers=3, kernel=5, groups=2)
