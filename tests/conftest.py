@@ -1,5 +1,6 @@
 """Every test sees 8 CPU devices and a compilation cache that outlives the run."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+gc.set_threshold(50_000, 50, 100)  # traces are all small objects: a tenth of their time
 
 
 @pytest.fixture(scope="session")
