@@ -156,7 +156,7 @@ def one_trace_per_shape(case: Case) -> None:
             sure = 2 if f"{name}_length" in declared else len(shape)
             assert found[0][:sure] == shape[:sure], f"{name} has the shape {found[0]}, not {shape}"
         batches.append(batch)
-    update(batches)
+    update([*batches, batches[0]])  # the first shape with a state that an update made, too
     traced = update.step.__wrapped__._cache_size()
     assert traced == len(update.shapes), "a batch shape is traced more than once"
 
