@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 # by the environment: commands that run in a test's process set what is not there, for all after it
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 gc.set_threshold(50_000, 50, 100)  # traces are all small objects: a tenth of their time
