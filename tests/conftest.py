@@ -1,5 +1,6 @@
 """Every test sees 8 CPU devices and a compilation cache that outlives the run."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,12 +10,13 @@ ROOT = Path(__file__).parent.parent
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+# by the environment: commands that run in a test's process set what is not there, for all after it
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+gc.set_threshold(50_000, 50, 100)  # traces are all small objects: a tenth of their time
 
 
 @pytest.fixture(scope="session")

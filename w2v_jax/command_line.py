@@ -171,4 +171,5 @@ def enable_compilation_cache(workdir: str = "") -> None:
         folder = f"{workdir.rstrip('/')}/compiled"
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    least = os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))

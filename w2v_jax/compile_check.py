@@ -26,6 +26,7 @@ from w2v_jax.measuring.topology import GIB, Topology, open_topology
 from w2v_jax.places import check_replaceable, place, write_whole
 from w2v_jax.tasks import make_task
 from w2v_jax.training.sharding import make_mesh, parameter_table, shards_of_batch
+from w2v_jax.training.state import boxed_shapes
 
 REMEDIES = (
     "more --config.run.accumulation (smaller micro-batches), --config.execution.remat=dots or "
@@ -41,7 +42,7 @@ def check(config: ConfigDict, topology: Topology, *, all_shapes: bool = False) -
     accumulation, shards = config.run.accumulation, shards_of_batch(mesh)
     flops = lambda shape: shape.rows * task.training_flops(shape.length)  # noqa: E731
     shapes = sorted(task.shapes(), key=flops, reverse=True)[: None if all_shapes else 1]
-    parameters = jax.eval_shape(task.init)["params"]
+    parameters = boxed_shapes(task).params
     print(f"{topology.name}: {parameter_table(parameters, mesh).splitlines()[-1]}")
     results = []
     for shape in shapes:

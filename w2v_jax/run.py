@@ -4,7 +4,6 @@ import contextlib
 import functools
 import shlex
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -28,7 +27,7 @@ from w2v_jax.training.sharding import (
     parameter_table,
     shards_of_batch,
 )
-from w2v_jax.training.state import TrainState, abstract_state, first_state
+from w2v_jax.training.state import TrainState, abstract_state, boxed_shapes, first_state
 
 SOON = 100  # updates whose batch shapes are compiled before the first of them
 READS = {
@@ -68,7 +67,7 @@ def _run(
     if config.data.valid:
         held_out = task.open(config.data.valid, mesh, held_out=True)
         evaluate = task.evaluation(held_out, mesh)
-    parameters = jax.eval_shape(task.init)["params"]
+    parameters = boxed_shapes(task).params
     first = lambda: task.begin(first_state(task, mesh))  # noqa: E731
     amount = "batch_tokens" if "batch_tokens" in config.data else "batch_seconds"
     step = FittingStep(task, mesh, amount, task.measure)

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tests import small
 from w2v_jax import benchmark, compile_check, run
 from w2v_jax.export import export
 from w2v_jax.interop.exported import expected_shapes
@@ -27,6 +26,13 @@ from w2v_jax.tasks.task import Task
 from w2v_jax.training.checkpoint import load_exported
 from w2v_jax.training.loop import PREEMPTED
 from w2v_jax.training.sharding import AXES, make_mesh
+from w2v_jax.training.state import (
+    TrainState,
+    abstract_state,
+    first_state,
+    jitted_step,
+    on_mesh,
+)
 from w2v_jax.training.writer import read_lines
 
 GARBAGE = 1234
@@ -34,10 +40,11 @@ GARBAGE = 1234
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A kind of training, small, with data."""
+    """A kind of training, small, with data; what several checks compile or train is kept."""
 
     config: ConfigDict
     data: dict[str, str]  # "train", "valid": what config.data names
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def copy(self, **keys) -> ConfigDict:
         """The config with other values of dotted keys (written with __)."""
@@ -52,13 +59,25 @@ class Case:
         crops = {"data__crop_seconds": (1.0,)} if "crop_seconds" in data else {}
         return crops | ({"data__num_buckets": 1} if "num_buckets" in data else {})
 
-    def exact(self, *, dropout: bool = False) -> Task:
+    def exact(self) -> Task:
         """Without terms of the loss that see a micro-batch alone, and without dropout."""
         task = make_task(self.copy())
         config = self.copy(**dict.fromkeys(task.over_micro_batch, 0.0))
-        if not dropout:
-            silence(config)
+        silence(config)
         return make_task(config)
+
+    def update(self, *shape: int, exact: bool = False, like: "Update | None" = None) -> "Update":
+        """The update of a task on a mesh, the same one whenever it is asked for; like: begins with
+        the state of this one."""
+        name = f"{'exact' if exact else 'whole'} {shape}"
+        if name not in self.kept:
+            task = self.exact() if exact else make_task(self.copy())
+            self.kept[name] = Update(task, mesh_of(*(shape or (1, 1, 1))), like and like.first)
+        return self.kept[name]
+
+    def batch(self, task: Task) -> dict[str, np.ndarray]:
+        """Of one micro-batch, whose rows have lengths of their own where the task pads."""
+        return shortened(task, task.example((1, 8), self.length(task)))
 
     def length(self, task: Task) -> int:
         return min(shape.length for shape in task.shapes())
@@ -78,12 +97,23 @@ def mesh_of(*shape: int):
     return make_mesh(sizes, jax.devices()[: math.prod(shape)])
 
 
-def updated(task: Task, batches, *shape: int):
-    """(state, its metrics) after updates on one device, or on a mesh."""
-    state, step = small.build(task, mesh_of(*(shape or (1, 1, 1))))
-    for batch in batches:
-        state, metrics = step(state, batch)
-    return jax.device_get((state, metrics))
+class Update:
+    """Updates from the first state of a task on a mesh on."""
+
+    def __init__(self, task: Task, mesh, first: TrainState | None = None):
+        self.task, self.mesh = task, mesh
+        self._shardings = jax.tree.map(lambda x: x.sharding, abstract_state(task, mesh))
+        self.step = on_mesh(jitted_step(task, mesh), mesh)
+        self.first = first or jax.device_get(first_state(task, mesh))
+        self.shapes: set[str] = set()  # of the batches that it has seen
+
+    def __call__(self, batches):
+        """(state, metrics of the last update)."""
+        state = jax.device_put(self.first, self._shardings)
+        for batch in batches:
+            self.shapes.add(str({name: (x.shape, x.dtype) for name, x in batch.items()}))
+            state, metrics = self.step(state, batch)
+        return jax.device_get((state, metrics))
 
 
 def same(task: Task, found, expected) -> None:
@@ -107,12 +137,11 @@ def same(task: Task, found, expected) -> None:
 
 def one_trace_per_shape(case: Case) -> None:
     """The loader's batches have the arrays that the task declares, one program each."""
-    task = make_task(case.copy())
-    mesh = mesh_of(1, 1, 1)
-    data = task.open(case.data["train"], mesh)
-    state, step = small.build(task, mesh)
-    seen = set()
+    update = case.update()
+    task = update.task
+    data = task.open(case.data["train"], update.mesh)
     plan = data.plan(seed=0, num_steps=8)
+    batches = []
     for i in range(4):
         batch, _ = data.loader.load(plan[i])
         arrays = {name: (x.shape, x.dtype) for name, x in batch.items()}
@@ -125,9 +154,10 @@ def one_trace_per_shape(case: Case) -> None:
             # of a track without a rate the length is an estimate
             sure = 2 if f"{name}_length" in declared else len(shape)
             assert found[0][:sure] == shape[:sure], f"{name} has the shape {found[0]}, not {shape}"
-        seen.add(str(arrays))
-        state, _ = step(state, batch)
-    assert step.__wrapped__._cache_size() == len(seen), "a batch shape is traced more than once"
+        batches.append(batch)
+    update([*batches, batches[0]])  # the first shape with a state that an update made, too
+    traced = update.step.__wrapped__._cache_size()
+    assert traced == len(update.shapes), "a batch shape is traced more than once"
 
 
 def declared_arrays(task: Task, loader, batch, spec) -> dict[str, tuple]:
@@ -151,32 +181,32 @@ def stream_of(name: str, arrays) -> str:
 
 def it_trains(case: Case) -> None:
     """The loss and all gradients are finite, and the parameters move."""
-    task = make_task(case.copy())
-    batches = [task.example((1, 2), case.length(task))] * 3
-    first, _ = small.build(task, mesh_of(1, 1, 1))
-    before = jax.device_get(first.params)
-    state, metrics = updated(task, batches)
+    update = case.update()
+    task = update.task
+    state, metrics = update([task.example((1, 8), case.length(task))] * 3)
     assert metrics["train/skipped"][0] == 0, "the gradient is not finite"
     total, weight = metrics[task.loss_scalar]
     assert weight > 0, f"{task.loss_scalar} has no weight"
     assert np.isfinite(total / weight), f"{task.loss_scalar} is {total / weight}"
+    before = update.first.params
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, state.params))
     assert np.mean(moved) > 0.3, "hardly any parameter moves"
 
 
 def accumulation_changes_nothing(case: Case) -> None:
     """Four micro-batches of unequal rows, on two devices, give the update of the whole batch."""
-    task = case.exact()
-    batch = shortened(task, task.example((1, 8), case.length(task)))
+    whole = case.update(exact=True)
+    split = case.update(2, 1, 1, exact=True, like=whole)
+    batch = case.batch(whole.task)
     parts = {name: x.reshape(4, 2, *x.shape[2:]) for name, x in batch.items()}
-    same(task, updated(task, [parts], 2, 1, 1), updated(task, [batch]))
+    same(whole.task, split([parts]), whole([batch]))
 
 
 def devices_change_nothing(case: Case) -> None:
     """Dropout, masks and negatives are drawn alike on every mesh."""
-    task = case.exact(dropout=True)
-    batch = shortened(task, task.example((1, 8), case.length(task)))
-    same(task, updated(task, [batch], 2, 2, 2), updated(task, [batch]))
+    one, eight = case.update(), case.update(2, 2, 2)
+    batch = case.batch(one.task)
+    same(one.task, eight([batch]), one([batch]))
 
 
 def shortened(task: Task, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -190,8 +220,8 @@ def shortened(task: Task, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
 def padding_changes_nothing(case: Case) -> None:
     """Neither what stands behind the end of a row nor rows that only fill up (id -1)."""
-    task = case.exact()
-    batch = shortened(task, task.example((1, 8), case.length(task)))
+    update = case.update(exact=True)
+    task, batch = update.task, case.batch(update.task)
     for prefix in {stream_of(name, batch) for name in batch}:
         batch[f"{prefix}id"][0, 3], batch[f"{prefix}length"][0, 3] = -1, 0
     clean, spoiled = ({k: v.copy() for k, v in batch.items()} for _ in range(2))
@@ -209,12 +239,13 @@ def padding_changes_nothing(case: Case) -> None:
             GARBAGE + 1 if name.endswith("audio") else 3
         )
         clean[name][behind] = 0
-    same(task, updated(task, [spoiled]), updated(task, [clean]))
+    same(task, update([spoiled]), update([clean]))
 
 
-def one_device():
-    """Runs inside train on one of the test's devices, which compiles sooner than on eight."""
-    return mock.patch.object(run, "make_mesh", return_value=mesh_of(1, 1, 1))
+def one_device(program=run):
+    """What an entry point does inside it does on one of the test's devices, which compiles sooner
+    than on eight."""
+    return mock.patch.object(program, "make_mesh", return_value=mesh_of(1, 1, 1))
 
 
 @contextlib.contextmanager
@@ -234,13 +265,14 @@ def stopped_at(step: int) -> Iterator[None]:
 
 def resume_is_bit_exact(case: Case, folder) -> None:
     """A run that was stopped ends in the arrays and metrics of one that was not."""
+    seconds = {"data__batch_seconds": 4.0} if "batch_seconds" in case.config.data else {}
     config = case.copy(
-        num_steps=6, run__log_steps=1, run__save_steps=4, run__eval_steps=6, run__hang_seconds=0.0,
-        run__accumulation=2, data__row_multiple=2, **case.one_shape(),
+        num_steps=4, run__log_steps=1, run__save_steps=3, run__eval_steps=4, run__hang_seconds=0.0,
+        run__accumulation=2, data__row_multiple=2, **case.one_shape(), **seconds,
     )  # fmt: skip
     with one_device():
         whole = run.run(config, f"{folder}/whole")
-        with stopped_at(3), pytest.raises(SystemExit) as stop:
+        with stopped_at(2), pytest.raises(SystemExit) as stop:
             run.run(config, f"{folder}/cut")
         assert stop.value.code == PREEMPTED
         cut = run.run(config, f"{folder}/cut")
@@ -254,14 +286,15 @@ def resume_is_bit_exact(case: Case, folder) -> None:
     ]
     assert any(line.get(heard) for line in lines[0])
     assert json.dumps(lines[0]) == json.dumps(lines[1]), "the metrics differ"
+    case.kept["trained"] = whole, f"{folder}/whole"
 
 
 def evaluation_is_deterministic(case: Case) -> None:
     """It has the scalar that ranks checkpoints, and gives the same numbers each time."""
-    task, mesh = make_task(case.copy()), mesh_of(1, 1, 1)
+    update = case.update()
+    task, mesh = update.task, update.mesh
     evaluate = task.evaluation(task.open(case.data["valid"], mesh, held_out=True), mesh)
-    variables = small.build(task, mesh)[0].variables
-    first, second = evaluate(variables), evaluate(variables)
+    first, second = evaluate(update.first.variables), evaluate(update.first.variables)
     assert task.best_by in first, f"{task.best_by} is no scalar of the evaluation"
     assert np.isfinite(first[task.best_by])
     assert first == second, "two evaluations differ"
@@ -269,12 +302,15 @@ def evaluation_is_deterministic(case: Case) -> None:
 
 def exports_load(case: Case, folder) -> None:
     """What a run exports says by itself what it is: the arrays are those that it describes."""
-    config = case.copy(
-        num_steps=2, data__valid="", run__save_steps=2, run__hang_seconds=0.0, **case.one_shape()
-    )
-    with one_device():
-        state = run.run(config, f"{folder}/exported")
-    export(f"{folder}/exported", f"{folder}/export")
+    if "trained" not in case.kept:
+        config = case.copy(
+            num_steps=2, data__valid="", run__save_steps=2, run__hang_seconds=0.0,
+            **case.one_shape(),
+        )  # fmt: skip
+        with one_device():
+            case.kept["trained"] = run.run(config, f"{folder}/short"), f"{folder}/short"
+    state, workdir = case.kept["trained"]
+    export(workdir, f"{folder}/export")
     variables, described = load_exported(f"{folder}/export")
     shapes = jax.tree.map(lambda x: x.shape, expected_shapes(described)["params"])
     assert jax.tree.map(lambda x: x.shape, variables["params"]) == shapes, (
@@ -285,13 +321,14 @@ def exports_load(case: Case, folder) -> None:
 
 def it_can_be_measured(case: Case) -> None:
     """compile_check and benchmark step know it, without data."""
-    config = case.copy(data__train="", data__valid="", data__row_multiple=8)
+    config = case.copy(data__train="", data__valid="", data__row_multiple=8, **case.one_shape())
     (found,) = compile_check.check(config, open_topology("cpu:8"))
     assert found["fits"]
     assert found["model_flops"] > 0, "task.training_flops counts nothing"
     task = make_task(config)
     amount = case.length(task) / task.measure.per_row
-    numbers = benchmark.benchmark_step(config, "small", batch=8, amount=amount, steps=1)
+    with one_device(benchmark):  # of which `case.update` has compiled it
+        numbers = benchmark.benchmark_step(config, "small", batch=8, amount=amount, steps=1)
     assert np.isfinite(numbers["loss"])
     assert numbers["tflops"] > 0
 

@@ -32,10 +32,15 @@ def data(manifests, tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def case(request, data):
+    """Of a kind, for all of its checks."""
+    return Case(small.recipe(request.param), data[TASKS[request.param].reads])
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("kind", TASKS)
-def test_the_contract(kind, check, data, tmp_path):
-    case = Case(small.recipe(kind), data[TASKS[kind].reads])
+@pytest.mark.parametrize("case", TASKS, indirect=True)
+def test_the_contract(case, check, tmp_path):
     needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
     check(case, **needs)
 

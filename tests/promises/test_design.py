@@ -33,7 +33,7 @@ def page():
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def case(page, manifests):
     config = small.shrunk(page["get_config"]("tiny"), {})
     return contract.Case(config, {"train": manifests["train"], "valid": manifests["dev"]})
@@ -188,5 +188,6 @@ def counts_no_arithmetic(toy):
 )
 def test_the_contract_goes_red(broken, check, words, page, case, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "loudness", broken(page["Loudness"]))
+    case = contract.Case(case.config, case.data)
     with pytest.raises((AssertionError, UserError), match=words):
         keep(check, case, tmp_path)

@@ -68,7 +68,8 @@ def test_outputs(variant):
     logits, frames = apply(variables, batch["audio"][0], batch["length"][0])
     scale = float(jnp.abs(logits).max())
     for row, n in enumerate(LENGTHS):
-        for samples, rest in ((n, 0), (20000, 32767)):
+        # without any padding: of one row, as each length is another program
+        for samples, rest in ((n, 0), (20000, 32767))[row < 2 :]:
             alone = one_row(batch, row, samples, rest)
             found, count = apply(variables, alone["audio"], alone["length"])
             expected = model.config.context_frames(model.config.frontend.frames(n))
@@ -86,26 +87,23 @@ def test_loss_and_gradient(variant):
     batch = small.labelled_batch(3, 16000, lengths=LENGTHS)
     context = Context(jnp.int32(0), jax.random.key(3), jax.random.key(4))
 
-    @jax.jit
     def total(params, part):
         value, out = loss(variables | {"params": params}, part, context)
         return value, out.weight
 
-    gradient = jax.value_and_grad(total, has_aux=True)
+    compiled = jax.jit(jax.value_and_grad(total, has_aux=True))
+    gradient = lambda *x: jax.device_get(compiled(*x))  # noqa: E731
     whole = {key: value[0] for key, value in batch.items()}
     (value, weight), grads = gradient(variables["params"], whole)
     assert float(weight) == 3
-    parts = [
-        gradient(variables["params"], one_row(batch, row, samples, -7))
-        for row, samples in ((0, 20000), (1, 9600), (2, 20000))
-    ]
+    parts = [gradient(variables["params"], one_row(batch, row, 20000, -7)) for row in range(3)]
     assert float(value) == pytest.approx(sum(float(p[0][0]) for p in parts), rel=1e-5)
     summed = jax.tree.map(lambda *g: sum(g), *[p[1] for p in parts])
     for path, a in jax.tree_util.tree_leaves_with_path(grads):
         b = summed
         for key in path:
             b = b[key.key]
-        np.testing.assert_allclose(a, b, atol=2e-5 * max(float(jnp.abs(a).max()), 1e-2))
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(np.abs(a).max(), 1e-2))
 
 
 @pytest.mark.parametrize("variant", ["base", "conformer batch norm"])

@@ -57,6 +57,15 @@ def test_positional_convolution(method):
     parity_transformers.check_pretraining(path, encoder)
 
 
+TRAIN = GOLDEN / "conformer_relative" / "train.npz"
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with jax.default_matmul_precision("highest"):
+        return parity_transformers.compute(TRAIN, load(TRAIN.parent)[1])
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -70,11 +79,8 @@ def test_positional_convolution(method):
     ],
     ids=lambda x: str(*x.items()),
 )
-def test_execution_changes_no_number(change):
-    path = GOLDEN / "conformer_relative" / "train.npz"
-    encoder = load(path.parent)[1]
-    compute = parity_transformers.compute
-    plain, changed = compute(path, encoder), compute(path, executed(encoder, **change))
+def test_execution_changes_no_number(change, plain):
+    changed = parity_transformers.compute(TRAIN, executed(load(TRAIN.parent)[1], **change))
     leaves, structure = jax.tree_util.tree_flatten_with_path(plain)
     assert structure == jax.tree.structure(changed)
     for (key, x), y in zip(leaves, jax.tree.leaves(changed), strict=True):

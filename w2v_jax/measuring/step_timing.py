@@ -18,7 +18,7 @@ from w2v_jax.measuring.topology import peak_flops
 from w2v_jax.training.metrics import Measure
 from w2v_jax.training.profiling import Profile
 from w2v_jax.training.sharding import batch_sharding, tree_shardings
-from w2v_jax.training.state import TrainState, first_state, on_mesh
+from w2v_jax.training.state import TrainState, boxed_shapes, first_state, on_mesh
 from w2v_jax.training.task import Trainable, Variables
 
 TRACED = 3  # updates in a trace
@@ -161,7 +161,7 @@ def figures(
     """
     kind, median = mesh.devices.flat[0].device_kind, timing.median
     peak, name, amount = peak_flops(kind), task.measure.name, length / task.measure.per_row
-    parameters = jax.tree.leaves(jax.eval_shape(task.init)["params"])
+    parameters = jax.tree.leaves(boxed_shapes(task).params)
     return {
         "parameters": sum(x.size for x in parameters), "batch": rows, name: amount,
         "dtype": task.config.execution.dtype, "device": f"{mesh.size} x {kind}",

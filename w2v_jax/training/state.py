@@ -185,9 +185,15 @@ def _boxed_state(task: Trainable) -> TrainState:
     )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4)  # a start asks for it a dozen times
+def boxed_shapes(task: Trainable) -> TrainState:
+    """Shapes and types of the state, in boxes with their logical axis names; no array is made."""
+    return jax.eval_shape(lambda: _boxed_state(task))
+
+
 def abstract_state(task: Trainable, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, types and shardings of the state on a mesh; no array is made."""
-    boxed = jax.eval_shape(lambda: _boxed_state(task))
+    boxed = boxed_shapes(task)
     put = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(put, nn.meta.unbox(boxed), tree_shardings(boxed, mesh))
 
