@@ -48,6 +48,7 @@ def get_config(argument: str = "split=10h,size=base"):
 def added(config: ConfigDict, pseudo: dict) -> None:
     """Makes a config of CTC one of slimIPL."""
     config.kind, config.data.unlabelled, config.pseudo = "slim_ipl", "", ConfigDict(pseudo)
+    del config.run.init_head  # a CTC model is always taken whole
 
 
 def quickstart() -> ConfigDict:

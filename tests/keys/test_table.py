@@ -13,6 +13,8 @@ from w2v_jax.configs import (
     c_siam,
     common,
     conformer,
+    continued,
+    data2vec,
     discrete_bert,
     evaluate,
     finetune,
@@ -51,6 +53,7 @@ from w2v_jax.training.optim import OPTIMIZERS
 KINDS = (
     "block=conformer,positions=relative", "block=conformer,positions=rotary",
     "block=conformer,positions=shaw", "block=conformer,positions=none", "positions=sinusoidal",
+    "positions=conv_stack",
     "frontend=logmel", "frontend=units", "output=strided", "output=attentive", "quantizer=linear",
 )  # fmt: skip
 
@@ -63,6 +66,8 @@ def shipped():
     found += [best_rq.get_config(size) for size in best_rq.SIZES]
     found += [c_siam.get_config(size) for size in c_siam.SIZES]
     found += [c_siam.get_config(f"tiny,predictor={kind}") for kind in PREDICTORS]
+    found += [continued.get_config(size) for size in ("base", "large_lv60k", "quickstart")]
+    found += [data2vec.get_config(size) for size in (*data2vec.SMALL, *data2vec.PUBLISHED)]
     found += [hubert.get_config(size) for size in (*hubert.SMALL, *hubert.PUBLISHED)]
     found += [hubert.get_config(f"{size},iteration=2") for size in ("tiny", "quickstart", "base")]
     found += [discrete_bert.get_config(size) for size in discrete_bert.SIZES]

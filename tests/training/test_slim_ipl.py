@@ -116,8 +116,10 @@ def test_neither_padding_nor_micro_batches_nor_devices_change_what_is_learnt():
         behind = np.arange(SAMPLES) >= batch[f"{prefix}length"][:, :, None]
         spoiled[f"{prefix}audio"][behind] = 1234
     parts = {name: x.reshape(4, 2, *x.shape[2:]) for name, x in spoiled.items()}
-    one = contract.updated(task, [batch, batch])
-    contract.same(task, contract.updated(task, [parts, parts], 2, 1, 1), one)
+    whole = contract.Update(task, contract.mesh_of(1, 1, 1))
+    split = contract.Update(task, contract.mesh_of(2, 1, 1), whole.first)
+    one = whole([batch, batch])
+    contract.same(task, split([parts, parts]), one)
     heard = one[1]["train/pseudo_unlabelled"]
     assert heard[1] == 7
     assert heard[0] < 7  # labels of the first update are trained on in the second

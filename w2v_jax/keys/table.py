@@ -573,7 +573,7 @@ KEYS = {
     "run.partial_init": Key(FLAG, "take over what fits of a model of other shape"),
     "run.init_head": Key(
         FLAG, "take over the layer of letters too, of a model with the same alphabet",
-        only="kind=ctc|slim_ipl",
+        only="kind=ctc",
     ),
     "run.mesh.data": Key(
         whole(1, 1_000_000, other=-1),

@@ -106,7 +106,7 @@ class CTC(EncodingTask):
             )  # fmt: skip
             also = " --config.model.frontend.grad_mult=1.0" * self.waveform
             log.warning("%s: to train from scratch set --config.freeze_steps=0%s", what, also)
-        if self.config.run.init_head:
+        if self.config.run.get("init_head"):
             return super().begin(state)
         return self.with_encoder(state, self.encoder.num_layers - self.config.reinit_layers)
 

@@ -166,8 +166,6 @@ def _run(c: Values) -> Iterator[str]:
             f"--config.run.keep_best={c['run.keep_best']} keeps what scores best on "
             "--config.data.valid, which is empty; set it, or keep_best=0"
         )
-
-
     if c.get("run.init_head"):
         if not c["run.init_from"]:
             yield "--config.run.init_head=True needs a model: set --config.run.init_from"
