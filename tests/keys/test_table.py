@@ -35,7 +35,6 @@ from w2v_jax.keys.table import DEFAULTED, KEYS, SEARCH
 from w2v_jax.models.config import (
     BLOCKS,
     OUTPUTS,
-    POSITIONS,
     QUANTIZERS,
     EncoderConfig,
     PredictionConfig,
@@ -46,6 +45,7 @@ from w2v_jax.models.heads.predictor import PREDICTORS
 from w2v_jax.models.kernels import FORMS
 from w2v_jax.models.kernels.norm_activation import ACTIVATIONS
 from w2v_jax.models.language import LanguageConfig
+from w2v_jax.models.positions import POSITIONS
 from w2v_jax.tasks import TASKS, make_task
 from w2v_jax.training.loop import LoopOptions
 from w2v_jax.training.optim import OPTIMIZERS
@@ -67,10 +67,11 @@ def shipped():
     found += [c_siam.get_config(size) for size in c_siam.SIZES]
     found += [c_siam.get_config(f"tiny,predictor={kind}") for kind in PREDICTORS]
     found += [continued.get_config(size) for size in ("base", "large_lv60k", "quickstart")]
-    found += [data2vec.get_config(size) for size in (*data2vec.SMALL, *data2vec.PUBLISHED)]
     found += [hubert.get_config(size) for size in (*hubert.SMALL, *hubert.PUBLISHED)]
     found += [hubert.get_config(f"{size},iteration=2") for size in ("tiny", "quickstart", "base")]
     found += [discrete_bert.get_config(size) for size in discrete_bert.SIZES]
+    found += [data2vec.get_config(size) for size in (*data2vec.SMALL, *data2vec.PUBLISHED)]
+    found += [data2vec.get_config("quickstart,frontend=logmel")]
     for size, splits in finetune.RECIPES.items():
         found += [finetune.get_config(f"split={split},size={size}") for split in splits]
     found += [slim_ipl.get_config(argument) for argument in ("tiny", "quickstart")]
@@ -267,7 +268,8 @@ def test_numbers_of_any_length_are_told_their_range():
 
 @pytest.mark.parametrize("config", [
     *(wav2vec2.get_config(size) for size in ("base", *wav2vec2.STEPS)), best_rq.get_config("base"),
-    discrete_bert.get_config("base"), wav2vec_conformer.get_config("xl"),
+    discrete_bert.get_config("base"), data2vec.get_config("base"),
+    wav2vec_conformer.get_config("xl"),
 ])  # fmt: skip
 def test_crops_are_a_multiple_of_16_frames(config):
     """Products of other numbers of rows are padded by the libraries of accelerators."""

@@ -19,6 +19,9 @@ VARIANTS = {
     "large": dict(
         frontend__norm="layer", frontend__bias=True, norm_order="pre", frontend__normalize=True
     ),
+    "a stack of convolutions": dict(
+        positions=dict(kind="conv_stack", layers=3, kernel=5, groups=4), frontend__norm="layer"
+    ),
     "convolutions on top": dict(output=dict(kind="strided", layers=2, width=24)),
     "attention on top": dict(output=dict(kind="attentive", layers=2, width=24)),
     "adapters": dict(norm_order="pre", block__adapter_dim=8),

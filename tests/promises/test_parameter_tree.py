@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.reference import GOLDEN
-from w2v_jax.configs import best_rq, common, discrete_bert, lm
+from w2v_jax.configs import best_rq, common, data2vec, discrete_bert, lm
 from w2v_jax.models.config import EncoderConfig, PredictionConfig
 from w2v_jax.models.heads.hubert import Hubert
 from w2v_jax.models.language import LanguageConfig, LanguageModel
@@ -39,6 +39,7 @@ INIT = {
     "ctc": lambda size: make_task(common.finetuning(size)).init,
     "best_rq": lambda size: make_task(best_rq.get_config(size)).init,
     "discrete_bert": lambda size: make_task(discrete_bert.get_config(size)).init,
+    "data2vec": lambda size: make_task(data2vec.get_config(size)).init,
     "hubert": hubert,
     "language": language,
 }
@@ -61,4 +62,5 @@ def test_every_size_is_there():
     sizes |= {f"ctc/{size}" for size in common.SIZES} | {f"language/{size}" for size in lm.SIZES}
     sizes |= {f"best_rq/{size}" for size in best_rq.SIZES}
     sizes |= {f"discrete_bert/{size}" for size in discrete_bert.SIZES}
+    sizes |= {f"data2vec/{size}" for size in (*data2vec.SMALL, *data2vec.PUBLISHED)}
     assert sizes | {f"hubert/{size}" for size in common.PREDICTIONS} == set(TREES["models"])
