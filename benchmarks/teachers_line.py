@@ -6,17 +6,25 @@
 pre-trains on the same audio, for as many updates and with the same network as that experiment,
 whose wav2vec 2.0 also goes on on train.tsv alone, one speaker's; fine-tunes all with the labels of
 5 minutes and scores them on test.tsv: once per seed. What is finished is not run again, what was
-interrupted goes on. --speech: manifests of further speech for pre-training, with commas.
---report: trains nothing.
+interrupted goes on. --speech: manifests of further speech for pre-training, with commas. --labels:
+alignments of train.tsv (python -m w2v_jax.align), with which the layers of all systems of both
+experiments are probed; --figure: the picture of these. --report: trains nothing.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 
 from benchmarks import chains
 from benchmarks.hubert_line import finetuning, pretraining, report
+from w2v_jax.analysis.curves import RANDOM
+from w2v_jax.analysis.points import position, scores_of
 from w2v_jax.errors import UserError
+from w2v_jax.evaluation import figures
+from w2v_jax.places import place
 
 SYSTEMS = {
     "scratch": "not pre-trained",
@@ -30,6 +38,8 @@ SYSTEMS = {
     "data2vec": "data2vec",
 }
 STILL = ["--config.warp.enabled=False"]
+PROBED = ("wav2vec2", "hubert_1", "hubert_2", "c_siam", "c_siam_still", "data2vec")
+FRAMES = 20_000  # of letters, for training, development and test together
 TRAINED = ("wav2vec2_on", "wav2vec2_longer", "c_siam", "c_siam_still", "data2vec")
 
 
@@ -48,11 +58,59 @@ def of(name: str, seed: int, args: argparse.Namespace) -> Iterator[chains.Step]:
     yield from finetuning(name, seed, args)
 
 
+def probing(name: str, seed: int, args: argparse.Namespace) -> chains.Step:
+    """Probes of the blocks of a model, and of one of them untrained, with the letters of train.tsv;
+    utterances are divided by the seed."""
+    folder = args.runs / f"{name}-{seed}"
+    floor = "--floor" if name == PROBED[0] else "--nofloor"
+    return [
+        "analyze", "probe", f"--checkpoints={folder / 'pretrain'}", f"--names={name}", floor,
+        f"--data={args.data / 'train.tsv'}", f"--labels={args.labels}", "--targets=letters",
+        "--layers=", "--taps=hidden_0,hidden_1,hidden_2,hidden_3,hidden_4", "--samples=1",
+        f"--seed={seed}", "--utterances=0", f"--frames={FRAMES}", f"--output={folder / 'probe'}",
+    ], folder / "probe" / "done"  # fmt: skip
+
+
+def draw(runs: Path, path: Path) -> None:
+    """The accuracy of both probes over the blocks, mean and range over the seeds."""
+    panels: dict[str, list[figures.LayerCurve]] = {}
+    scores = ("linear", "one linear layer"), ("hidden 512", "two linear layers")
+    for score, title in scores:
+        for name in PROBED:
+            for ending in ("", RANDOM):
+                found: dict[str, list[float]] = {}
+                folders = runs.glob(f"{name}-[0-9]*/probe")
+                for one in (x for folder in folders for x in scores_of(place(folder))):
+                    if one.name == name + ending:
+                        for point in (point for point in one.points if point.score == score):
+                            found.setdefault(point.layer, []).append(point.value)
+                if found:
+                    values = list(found.values())
+                    panels.setdefault(f"letters of a frame, {title}: accuracy", []).append(
+                        figures.LayerCurve(
+                            "untrained" if ending else SYSTEMS[name],
+                            [position(layer, found) for layer in found],
+                            [float(np.mean(x)) for x in values], [min(x) for x in values],
+                            [max(x) for x in values], dashed=bool(ending),
+                        )
+                    )  # fmt: skip
+    if not panels:
+        raise UserError(f"{runs} has no probes yet; give --labels")
+    for title, curves in panels.items():
+        print(title)
+        for curve in curves:
+            print(f"{curve.name:>20}", *(f"{x:.3f} ({a:.3f}-{b:.3f})" for x, a, b in zip(
+                curve.values, curve.low, curve.high, strict=True)))  # fmt: skip
+    path.write_bytes(figures.layers(panels))
+
+
 def main() -> None:
     parser = chains.arguments(__doc__, "runs/hubert")
     parser.add_argument("--updates", type=int, default=1_200, help="of every pre-training")
     parser.add_argument("--more", type=int, default=300, help="updates when wav2vec 2.0 goes on")
     parser.add_argument("--systems", nargs="+", choices=TRAINED, default=TRAINED)
+    parser.add_argument("--labels", type=Path, help="alignments of train.tsv, for probes")
+    parser.add_argument("--figure", type=Path, help="where the picture of the probes goes")
     args = parser.parse_args()
     try:
         if not args.report:
@@ -61,7 +119,15 @@ def main() -> None:
                 for seed in args.seeds for name in args.systems
             }  # fmt: skip
             chains.run_all(everything, lambda name: f"{name}: done", args.jobs)
+        if args.labels and not args.report:
+            probes = {
+                f"probes of {SYSTEMS[name]}, seed {seed}": [probing(name, seed, args)]
+                for seed in args.seeds for name in PROBED
+            }  # fmt: skip
+            chains.run_all(probes, lambda name: f"{name}: done", args.jobs)
         report(args.runs, SYSTEMS)
+        if args.figure:
+            draw(args.runs, args.figure)
     except UserError as error:
         sys.exit(str(error))
 
