@@ -324,8 +324,9 @@ def test_a_run_and_a_model_with_batch_norm(tmp_path):
 @pytest.mark.parametrize(
     ("taps", "message"),
     [
-        (("hidden_9",), r"has no hidden_9; it has raw_features, features, hidden_0 to hidden_2, "
-                        r"feed_forward_1 to feed_forward_2, conv_1 to conv_4"),
+        (("hidden_9",), r"has no hidden_9; it has raw_features, features, projected, "
+                        r"hidden_0 to hidden_2, feed_forward_1 to feed_forward_2, "
+                        r"conv_1 to conv_4"),
         (("context", "hidden_1"), "has no context; it has"),
         ("hidden_1", r"taps is 'hidden_1'; it must be names in a tuple, \('hidden_1',\)"),
     ],

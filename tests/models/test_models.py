@@ -243,8 +243,11 @@ def test_taps_are_what_they_say(tapped):
     np.testing.assert_allclose(taps_of(config, variables, []).context, whole.context, atol=1e-5)
     last = f"conv_{len(config.frontend.conv_layers)}"
     np.testing.assert_array_equal(whole.taps[last], whole.taps["raw_features"])
-    assert len({x.tobytes() for x in whole.taps.values()}) == len(whole.taps) - 1
-    if config.norm_order == "post":
+    pre = config.norm_order == "pre"
+    if pre:  # nothing stands between them here, neither positions nor norm
+        np.testing.assert_array_equal(whole.taps["projected"], whole.taps["hidden_0"])
+    assert len({x.tobytes() for x in whole.taps.values()}) == len(whole.taps) - 1 - pre
+    if not pre:
         np.testing.assert_array_equal(whole.context, whole.taps["hidden_6"])
     np.testing.assert_allclose(whole.features, whole.taps["features"], atol=1e-6)
 
@@ -278,7 +281,7 @@ def test_a_tap_holds_what_it_needs_alone():
 
 def test_an_unknown_tap_is_named():
     config = small.encoder()
-    with pytest.raises(ConfigError, match=r"no hidden_9; it has raw_features, features, hidden_0"):
+    with pytest.raises(ConfigError, match="no hidden_9; it has raw_features, features, projected"):
         Encoder(config).init(jax.random.key(0), AUDIO, taps=("hidden_9",))
 
 
