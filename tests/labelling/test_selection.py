@@ -144,6 +144,11 @@ def test_the_command_has_a_status_of_its_own(folders, tmp_path):
     assert f"{tmp_path}/out/table.tsv" in ended.stderr
     ended = tool("pseudo_labels", "select", f"--decoded={folders[0]}", *flags[:2], status=2)
     assert "pseudo_labels select needs --output" in ended.stderr
+    ended = tool(
+        "pseudo_labels", "select", f"--decoded={folders[0]}", *flags,
+        "--config=configs/c_siam.py:tiny", status=2,
+    )  # fmt: skip
+    assert "of the kind c_siam, which writes no letters" in ended.stderr
 
 
 def test_bad_input_is_named(folders, tmp_path):
