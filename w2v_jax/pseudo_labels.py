@@ -39,6 +39,9 @@ from w2v_jax.labelling import folder, generations, selection
 from w2v_jax.labelling.teacher import Label, Teacher, with_tuned
 from w2v_jax.labelling.unlabelled import ids, open_unlabelled
 from w2v_jax.recognizers import HELP, open_recognizer
+from w2v_jax.tasks import TASKS
+from w2v_jax.tasks.ctc import CTC
+from w2v_jax.tasks.task import Task
 from w2v_jax.text.alphabet import Alphabet
 
 CONFIG = RECIPES / "evaluate.py"
@@ -172,7 +175,7 @@ def main(argv: list[str]) -> None:
     else:
         student = None
         if "kind" in config:  # a training
-            if "language" not in config:
+            if not issubclass(TASKS.get(config.kind, Task), CTC):
                 raise UserError(
                     f"this config is of the kind {config.kind}, which writes no letters; take that "
                     "of the student, such as configs/finetune.py"

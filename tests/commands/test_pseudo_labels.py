@@ -180,7 +180,7 @@ def test_what_was_begun_otherwise_is_refused(data, checkpoint, arpa, whole, tmp_
     few = str(tmp_path / "few.tsv")
     Manifest.read(data).select(np.arange(3)).write(few)
     refused(r"begun with another rows: --data=.*few.tsv here", data=few)
-    refused(r"another rows: .*, which has changed since", share=0.5)
+    refused(r"which has changed since, or with another --exclude, --share or --seed", share=0.5)
     refused(r"begun with --config.lm=, here it is .*lm.arpa; name another",
             options=SearchOptions(lm=arpa, library="python"))  # fmt: skip
     (tmp_path / "mine").mkdir()

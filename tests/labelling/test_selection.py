@@ -144,6 +144,11 @@ def test_the_command_has_a_status_of_its_own(folders, tmp_path):
     assert f"{tmp_path}/out/table.tsv" in ended.stderr
     ended = tool("pseudo_labels", "select", f"--decoded={folders[0]}", *flags[:2], status=2)
     assert "pseudo_labels select needs --output" in ended.stderr
+    ended = tool(
+        "pseudo_labels", "select", f"--decoded={folders[0]}", *flags,
+        "--config=configs/c_siam.py:tiny", status=2,
+    )  # fmt: skip
+    assert "of the kind c_siam, which writes no letters" in ended.stderr
 
 
 def test_bad_input_is_named(folders, tmp_path):
@@ -176,6 +181,17 @@ def test_bad_input_is_named(folders, tmp_path):
     refused(r"10 of 40 utterances are not decoded yet; run the command that decodes")
     part.write_text(lines[0] + "3\tnonsense\n")
     refused(r"line 2 is damaged, '3\\tnonsense'; remove it")
+    for column, value in ((2, "\udcff"), (4, "7"), (7, "-1.0")):  # flipped bits
+        fields = lines[1].split("\t")
+        fields[column] = value
+        part.write_text(lines[0] + "\t".join(fields) + "\n", errors="surrogateescape")
+        refused(r"line 2 is damaged")
+    silent = write(tmp_path / "o3", changes={row: dict(text="", letters=0) for row in range(ROWS)})
+    with pytest.raises(UserError, match=r"o3 has no text: all of its 40 utterances are empty"):
+        select(silent, reference, labelled, out, limits=Limits(0, 100, 1, 1))
+    index = tmp_path / "o3" / "decoded.json"
+    index.write_text(json.dumps({"format": FORMAT}))
+    refused(r"decoded.json is not of the format", decoded=silent)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "pseudo.tsv").write_text("what I wrote\n")
     out = str(tmp_path / "mine")
@@ -210,3 +226,10 @@ def test_the_table_of_generations(folders, tmp_path):
     assert rows[1][1:3] == ["0", "67.5"]
     assert rows[1][5:8] == ["0.0", "14.3", "50.0"]
     assert rows[3][1] == "stopped"
+    for name, content in (
+        ("generation-1/test.decoded.tsv", "path\treference\thypothesis\nx\tONE\n"),
+        ("labels-1/selected/selection.json", "{}"),
+    ):
+        (runs / name).write_text(content)
+        with pytest.raises(UserError, match=rf"{name} is damaged"):
+            generations.table(str(runs))

@@ -42,6 +42,7 @@ class Utterance(NamedTuple):
 
 
 COLUMNS = Utterance._fields
+_KEYS = {"alphabet", "checkpoint", "data", "digests", "search"}  # of decoded.json
 _KINDS = tuple(Utterance.__annotations__.values())
 
 
@@ -136,7 +137,7 @@ def read_index(folder: Path, flag: str) -> dict[str, Any]:
             f"{flag}={folder} holds no decoded utterances ({brief(error)}); write them with "
             "python -m w2v_jax.pseudo_labels decode"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not {*content} >= _KEYS:
         raise UserError(
             f"{flag}={folder}: {INDEX} is not of the format {FORMAT!r}; decode into a new folder"
         )
@@ -152,7 +153,8 @@ def read_parts(folder: Path, rows: int) -> dict[int, Utterance]:
             try:
                 fields = line.split("\t")
                 one = Utterance(*(kind(x) for kind, x in zip(_KINDS, fields, strict=True)))
-                if not 0 <= one.row < rows:
+                line.encode()  # fails for bytes that are no UTF-8
+                if not 0 <= one.row < rows or one.letters != len(one.text) or not one.seconds >= 0:
                     raise ValueError
             except ValueError:
                 raise UserError(
@@ -172,6 +174,8 @@ def check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
         old, new = there[key], wanted[key]
         if old["digest"] != new["digest"]:
             also = "" if old["name"] != new["name"] else ", which has changed since"
+            if key == "data":
+                also += ", or with another --exclude, --share or --seed"
             raise UserError(
                 f"--output={folder} was begun with another {what}: {flag}={old['name']} there, "
                 f"{new['name']} here{also}; {remedy}"

@@ -18,6 +18,7 @@ HEADS = (
     "generation", "cutoff", "kept %", "letters/s", "label CER %", "of those kept",
     "test CER %", "WER %", "CER %, LM", "WER %, LM",
 )  # fmt: skip
+OF_SUMMARY = ("cutoff", "kept_share", "letters_per_second", "cer_all", "cer_kept", "useless")
 
 
 def table(runs: str) -> str:
@@ -59,10 +60,11 @@ def _rate(value: float | None) -> str:
 
 def _summary(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return {key: summary[key] for key in OF_SUMMARY}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({brief(error)}); remove it and select again") from None
 
 
@@ -73,5 +75,5 @@ def _score(path: Path) -> Score | None:
         return score([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({brief(error)}); evaluate again") from None

@@ -108,6 +108,11 @@ def select(
         write_whole(folder / SUMMARY, json.dumps(head | summary, indent=1) + "\n")
         write_whole(folder / TABLE, _table(utterances, s, kept, weight))
     if not useless:
+        if not counts.any():
+            raise UserError(
+                f"--decoded={decoded} has no text: all of its {len(found.found)} utterances are "
+                "empty or unreadable; there is nothing to select"
+            )
         if not kept.any():
             raise UserError(
                 f"--cutoff={cutoff:g}: no utterance has a higher s, the highest is {s.max():.2f}; "

@@ -36,7 +36,8 @@ def open_labelled(task: EncodingTask, alphabet: Alphabet, mesh: Mesh) -> Data:
     if not fitting:
         raise UserError(
             f"--config.data.labelled={path} has no utterance of at most "
-            f"{settings.max_seconds:g} s; raise --config.labelled.max_seconds"
+            f"{settings.max_seconds:g} s; raise --config.labelled.max_seconds, or name a manifest "
+            "with other speech"
         )
     written, labels = transcribed(fitting, alphabet)
     corpus = Corpus(written, cache_bytes=int(config.run.cache_gigabytes * 1e9))
