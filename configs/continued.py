@@ -30,6 +30,8 @@ def get_config(argument: str = "base"):
         config.num_steps //= 10
     config.optim.peak_lr /= 5
     config.optim.warmup_steps = config.num_steps * 8 // 100
+    # whose absence is an error: without a model this is a short training at a low rate
+    config.run.init_from = "runs/pretrain" if argument == "quickstart" else "runs/base/export"
     if "gumbel" in config:
         config.gumbel.start = config.gumbel.end
     return config

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from w2v_jax.configs import finetune
 from w2v_jax.configs import quickstart as quickstart_configs
+from w2v_jax.errors import UserError
 
 LITTLE = dict(start=0, ratio=(1, 10), cache=1_000, replace=0.1, num_buckets=4)
 MUCH = LITTLE | dict(ratio=(1, 4), cache=100)
@@ -37,6 +38,11 @@ def get_config(argument: str = "split=10h,size=base"):
     if argument == "quickstart":
         return quickstart()
     tiny = argument == "tiny"
+    if not tiny and "split=" not in argument:
+        raise UserError(
+            f"configs/slim_ipl.py:{argument} is unknown; write tiny, quickstart, or what "
+            "configs/finetune.py takes: split=10h,size=base"
+        )
     config = finetune.get_config("split=10h,size=tiny" if tiny else argument)
     choice = dict(part.partition("=")[::2] for part in argument.split(","))
     added(config, MUCH if tiny or choice["split"] in ("100h", "960h") else LITTLE)

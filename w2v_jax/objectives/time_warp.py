@@ -67,10 +67,10 @@ def source(warp: Warp, position: jax.Array) -> jax.Array:
 
 
 def frames_left(warp: Warp, frames: int, stride: int) -> jax.Array:
-    """How many frames of the output have a place among `frames` of the source, int32 [B], at least
-    one where W(0) has."""
+    """How many frames of the output have a place among `frames` of the source, int32 [B]; one where
+    not even W(0) has, which hears the last."""
     there = source(warp, stride * jnp.arange(frames)) <= stride * (frames - 1)
-    return there.sum(1).astype(jnp.int32)
+    return there.sum(1).astype(jnp.int32).clip(1)
 
 
 def linear(x: jax.Array, place: jax.Array) -> jax.Array:
