@@ -16,7 +16,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-gc.set_threshold(50_000, 50, 100)  # traces are all small objects: a tenth of their time
+# traces are all small objects, a tenth of their time goes to finding those that are left; old ones
+# must go as well, or a process of tests grows to 7 GB
+gc.set_threshold(50_000, 20, 10)
 
 
 @pytest.fixture(scope="session")
