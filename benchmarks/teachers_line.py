@@ -24,7 +24,6 @@ from w2v_jax.analysis.curves import RANDOM
 from w2v_jax.analysis.points import position, scores_of
 from w2v_jax.errors import UserError
 from w2v_jax.evaluation import figures
-from w2v_jax.places import place
 
 SYSTEMS = {
     "scratch": "not pre-trained",
@@ -80,7 +79,7 @@ def draw(runs: Path, path: Path) -> None:
             for ending in ("", RANDOM):
                 found: dict[str, list[float]] = {}
                 folders = runs.glob(f"{name}-[0-9]*/probe")
-                for one in (x for folder in folders for x in scores_of(place(folder))):
+                for one in (x for folder in folders for x in scores_of(folder)):
                     if one.name == name + ending:
                         for point in (point for point in one.points if point.score == score):
                             found.setdefault(point.layer, []).append(point.value)

@@ -42,6 +42,7 @@ PANELS = (
     Panel("accuracy", "accuracy at masked frames", most=np.inf),
     Panel("code_perplexity", "code perplexity (all groups)", most=np.inf),
     Panel("prediction_bits", "prediction loss (bits)"),
+    Panel("relative_error", "squared error / variance of the targets"),
     Panel("label_perplexity", "perplexity of the labels", most=np.inf),
     Panel("answer_perplexity", "perplexity of the answers", most=np.inf),
     Panel("ctc_loss_per_letter", "CTC loss (nats per letter)"),
