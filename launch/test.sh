@@ -4,7 +4,7 @@
 #   launch/test.sh
 #   launch/test.sh tests/audio -x
 # PYTHON   the interpreter that makes .venv (default: python3)
-# W2V_TEST_PROCESSES  how many at a time; each needs up to 3 GB
+# W2V_TEST_PROCESSES  how many at a time; each needs up to 7 GB
 # DRY=1  prints the command
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 act python -m pytest -n "${W2V_TEST_PROCESSES:-2}" --dist worksteal "$@"
