@@ -33,16 +33,6 @@ SYSTEMS = {
     "scratch": "not pre-trained", "wav2vec2": "wav2vec 2.0", "hubert_1": "HuBERT, iteration 1",
     "hubert_2": "HuBERT, iteration 2",
 }  # fmt: skip
-CONFIGS = {
-    "wav2vec2": "configs/quickstart.py:pretrain,form=wav2vec2",
-    "wav2vec2_on": "configs/continued.py:quickstart",
-    "wav2vec2_longer": "configs/continued.py:quickstart",
-    "c_siam": "configs/c_siam.py:quickstart",
-    "c_siam_still": "configs/c_siam.py:quickstart",
-    "data2vec": "configs/data2vec.py:quickstart",
-    "hubert_1": "configs/hubert.py:quickstart,iteration=1",
-    "hubert_2": "configs/hubert.py:quickstart,iteration=2",
-}
 
 
 def units(name: str, features: str, seed: int, args: argparse.Namespace) -> Iterator[chains.Step]:
@@ -59,10 +49,12 @@ def units(name: str, features: str, seed: int, args: argparse.Namespace) -> Iter
     ], args.runs / name / "applied"  # fmt: skip
 
 
-def pretraining(name: str, seed: int, args: argparse.Namespace, *more: str) -> chains.Step:
+def pretraining(
+    name: str, seed: int, args: argparse.Namespace, config: str, *more: str
+) -> chains.Step:
     folder = args.runs / f"{name}-{seed}" / "pretrain"
     return [
-        "pretrain", f"--config={CONFIGS[name]}", f"--workdir={folder}", f"--config.seed={seed}",
+        "pretrain", f"--config={config}", f"--workdir={folder}", f"--config.seed={seed}",
         f"--config.data.train={chains.audio(args)}", f"--config.data.valid={args.data / 'dev.tsv'}",
         f"--config.num_steps={args.updates}", "--config.run.eval_steps=500",
         "--config.run.save_steps=500", "--config.run.log_steps=50", *NETWORK, *more,
@@ -87,16 +79,17 @@ def finetuning(name: str, seed: int, args: argparse.Namespace) -> Iterator[chain
 
 def of_wav2vec2(seed: int, args: argparse.Namespace) -> Iterator[chains.Step]:
     yield from finetuning("scratch", seed, args)
-    yield pretraining("wav2vec2", seed, args)
+    yield pretraining("wav2vec2", seed, args, "configs/quickstart.py:pretrain,form=wav2vec2")
     yield from finetuning("wav2vec2", seed, args)
 
 
 def of_hubert(seed: int, args: argparse.Namespace) -> Iterator[chains.Step]:
-    yield pretraining("hubert_1", seed, args, "--config.data.units=('mfcc',)")
+    first, second = (f"configs/hubert.py:quickstart,iteration={i}" for i in (1, 2))
+    yield pretraining("hubert_1", seed, args, first, "--config.data.units=('mfcc',)")
     name = f"layer-{seed}"
     model = args.runs / f"hubert_1-{seed}" / "pretrain"
     yield from units(name, f"--features={model} --layer={LAYER}", seed, args)
-    yield pretraining("hubert_2", seed, args, f"--config.data.units=('{name}',)")
+    yield pretraining("hubert_2", seed, args, second, f"--config.data.units=('{name}',)")
     yield from finetuning("hubert_2", seed, args)
     yield from finetuning("hubert_1", seed, args)
 

@@ -36,24 +36,28 @@ SYSTEMS = {
     "c_siam_still": "c-siam without warp",
     "data2vec": "data2vec",
 }
-STILL = ["--config.warp.enabled=False"]
+TRAINED = {  # config, flags
+    "wav2vec2_on": ("configs/continued.py:quickstart",),
+    "wav2vec2_longer": ("configs/continued.py:quickstart",),
+    "c_siam": ("configs/c_siam.py:quickstart",),
+    "c_siam_still": ("configs/c_siam.py:quickstart", "--config.warp.enabled=False"),
+    "data2vec": ("configs/data2vec.py:quickstart",),
+}
 PROBED = ("wav2vec2", "hubert_1", "hubert_2", "c_siam", "c_siam_still", "data2vec")
 FRAMES = 20_000  # of letters, for training, development and test together
-TRAINED = ("wav2vec2_on", "wav2vec2_longer", "c_siam", "c_siam_still", "data2vec")
 
 
 def of(name: str, seed: int, args: argparse.Namespace) -> Iterator[chains.Step]:
     """Pre-training, fine-tuning, score of one system."""
+    more = []
     if name.startswith("wav2vec2_"):
         before = args.runs / f"wav2vec2-{seed}" / "pretrain"
         if not (before / "done").exists():
             raise UserError(f"{before} is no finished run; run benchmarks.hubert_line first")
         more = [f"--config.run.init_from={before}", f"--config.num_steps={args.more}"]
-        if name == "wav2vec2_on":
-            more.append(f"--config.data.train={args.data / 'train.tsv'}")
-        yield pretraining(name, seed, args, *more)
-    else:
-        yield pretraining(name, seed, args, *(STILL if name == "c_siam_still" else []))
+    if name == "wav2vec2_on":
+        more.append(f"--config.data.train={args.data / 'train.tsv'}")
+    yield pretraining(name, seed, args, *TRAINED[name], *more)
     yield from finetuning(name, seed, args)
 
 
@@ -107,7 +111,7 @@ def main() -> None:
     parser = chains.arguments(__doc__, "runs/hubert")
     parser.add_argument("--updates", type=int, default=1_200, help="of every pre-training")
     parser.add_argument("--more", type=int, default=300, help="updates when wav2vec 2.0 goes on")
-    parser.add_argument("--systems", nargs="+", choices=TRAINED, default=TRAINED)
+    parser.add_argument("--systems", nargs="+", choices=TRAINED, default=list(TRAINED))
     parser.add_argument("--labels", type=Path, help="alignments of train.tsv, for probes")
     parser.add_argument("--figure", type=Path, help="where the picture of the probes goes")
     args = parser.parse_args()

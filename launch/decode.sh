@@ -6,14 +6,12 @@
 #   launch/decode.sh [FOLDER]            FOLDER: of launch/quickstart.sh (default: runs)
 #   MODEL=EXPORT launch/decode.sh        decodes with another fine-tuned model
 #   DRY=1 launch/decode.sh [FOLDER]      prints the commands
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 runs="${1:-runs}"
 # the best that launch/quickstart.sh made
 best="$runs/all-0/export"
 [ -e "$best" ] || best="$runs/finetuned-0/export"
 model="${MODEL:-$best}"
-say() { echo "${DRY:+# }$1"; }
-run() { act python -m "w2v_jax.$1" "${@:2}"; }
 [ -n "${DRY:-}" ] || [ -e "$model" ] || fail "$model is missing; run launch/quickstart.sh $runs"
 
 say "1/3 build_ngram: a 4-gram of words"

@@ -33,7 +33,7 @@ case "$size" in
 quickstart) finetune=configs/quickstart.py:finetune,form=wav2vec2 ;;
 large | xlarge) need TEACHER runs/hubert/iteration-2/export ;;
 esac
-source launch/env.sh
+source launch/steps.sh
 runs="${1:-runs/hubert}"
 layer="${LAYER:-$layer}" clusters="${CLUSTERS:-$clusters}" share="${SHARE:-$share}"
 second="${UNITS:-it1-layer$layer-$clusters}"
@@ -41,20 +41,14 @@ train="${TRAIN:-$runs/data/train.tsv}" valid="${VALID:-$runs/data/dev.tsv}"
 labelled="${LABELLED:-}" test="${TEST:-}"
 read -ra flags <<<"${FLAGS:-}"
 read -ra finetune_flags <<<"${FINETUNE_FLAGS:-}"
-say() { echo "${DRY:+# }$1"; }
-run() { act python -m "w2v_jax.$1" "${@:2}"; }
 
-sample() {  # sample NAME SPLIT FLAGS: a manifest of the speech in the repository
-  [ -e "$runs/data/$1.tsv" ] ||
-    run prepare --input="w2v_jax/samples/$2-clean" --output="$runs/data/$1.tsv" --language=en "${@:3}"
-}
 if [ -z "${TRAIN:-}" ]; then
   say "prepare: manifests of w2v_jax/samples"
-  sample train train
-  sample dev dev
+  sample "$runs/data" train train
+  sample "$runs/data" dev dev
   if [ "$size" = quickstart ] && [ -z "${LABELLED+set}" ]; then
-    sample labelled train --minutes=5
-    sample test test
+    sample "$runs/data" labelled train --minutes=5
+    sample "$runs/data" test test
     labelled="$runs/data/labelled.tsv" test="$runs/data/test.tsv"
   fi
 fi

@@ -66,26 +66,20 @@ scratch | teacher) ;;
 *) fail "FROM=$FROM is unknown; write scratch or teacher" ;;
 esac
 [ -z "$lm" ] || [ -z "$text" ] || fail "LM=$lm and TEXT=$text: set one of them"
-source launch/env.sh
+source launch/steps.sh
 read -ra flags <<<"${FLAGS:-}"
 read -ra student_flags <<<"${STUDENT_FLAGS:-}"
 read -ra select_flags <<<"${SELECT:-}"
 read -ra search <<<"${SEARCH:-}"
 init=()
 [ -z "${INIT:-}" ] || init=(--config.run.init_from="$INIT")
-say() { echo "${DRY:+# }$1"; }
-run() { act python -m "w2v_jax.$1" "${@:2}"; }
 
-sample() {  # sample NAME SPLIT FLAGS: a manifest of the speech in the repository
-  [ -e "$runs/data/$1.tsv" ] ||
-    run prepare --input="w2v_jax/samples/$2-clean" --output="$runs/data/$1.tsv" --language=en "${@:3}"
-}
 if [ -z "${LABELLED:-}" ]; then
   say "prepare: manifests of w2v_jax/samples"
-  sample train train
-  sample dev dev
-  sample test test
-  sample labelled train --minutes=5
+  sample "$runs/data" train train
+  sample "$runs/data" dev dev
+  sample "$runs/data" test test
+  sample "$runs/data" labelled train --minutes=5
 fi
 if [ -n "$text" ]; then
   say "build_ngram: a 4-gram of the transcripts of $labelled and of $text"

@@ -18,20 +18,14 @@ conformer) objective=wav2vec-Conformer updates=1,500 models="finetuned scratch a
 wav2vec2) objective="wav2vec 2.0" updates=600 models="finetuned scratch" ;;
 *) fail "FORM=$form is unknown; write conformer or wav2vec2" ;;
 esac
-source launch/env.sh
+source launch/steps.sh
 runs="${1:-runs}"
 seeds="${SEEDS:-0}"
-say() { echo "${DRY:+# }$1"; }
-run() { act python -m "w2v_jax.$1" "${@:2}"; }
 
 say "1/5 prepare: manifests of w2v_jax/samples"
-for split in train dev test; do
-  [ -e "$runs/data/$split.tsv" ] ||
-    run prepare --input="w2v_jax/samples/$split-clean" --output="$runs/data/$split.tsv" --language=en
-done
-[ -e "$runs/data/labelled.tsv" ] ||  # a third of the transcripts: labels are what is scarce
-  run prepare --input=w2v_jax/samples/train-clean --output="$runs/data/labelled.tsv" \
-    --language=en --minutes=5
+for split in train dev test; do sample "$runs/data" "$split" "$split"; done
+# a third of the transcripts: labels are what is scarce
+sample "$runs/data" labelled train --minutes=5
 
 say "2/5 pretrain: $objective on 16 minutes of unlabelled speech, $updates updates"
 run pretrain --config="configs/quickstart.py:pretrain,form=$form" --workdir="$runs/pretrain" \

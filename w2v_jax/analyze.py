@@ -182,10 +182,7 @@ def compare(checkpoint: str, folder: str) -> bool:
 
 def main(argv: list[str]) -> None:
     values = flags.FLAGS
-    if len(argv) != 2 or argv[1] not in SUBCOMMANDS:
-        raise UserError(
-            f"name what is done, one of {', '.join(SUBCOMMANDS)}, and nothing else: {argv[1:]}"
-        )
+    command_line.chosen(argv, "analyze", dict.fromkeys(SUBCOMMANDS, ()))
     command_line.enable_compilation_cache()
     if argv[1] in SCORED:
         scored(argv[1], values)

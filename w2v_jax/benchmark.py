@@ -241,9 +241,7 @@ SUBCOMMANDS = ("data", "decode", "step")
 
 def main(argv: list[str]) -> None:
     values = flags.FLAGS
-    if len(argv) != 2 or argv[1] not in SUBCOMMANDS:
-        names = ", ".join(SUBCOMMANDS)
-        raise UserError(f"name what is measured, one of {names}, and nothing else: {argv[1:]}")
+    command_line.chosen(argv, "benchmark", dict.fromkeys(SUBCOMMANDS, ()), "is measured")
     config = None if values.config is None else config_flag.given_config()
     if argv[1] in ("data", "step") and config is None:
         raise UserError(f"benchmark {argv[1]} needs --config, a file of configs/")

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from absl import app, flags
@@ -147,6 +147,20 @@ def no_arguments(argv: list[str]) -> None:
     """Raises UserError for words that are no flags."""
     if len(argv) > 1:
         raise UserError(f"unknown arguments {argv[1:]}; flags begin with --")
+
+
+def chosen(
+    argv: list[str], tool: str, needs: Mapping[str, Sequence[str]], what: str = "is done"
+) -> str:
+    """The word after the tool's name, one of `needs`. Raises UserError for another one, for more,
+    and for one of the flags that it needs, {word: names}, without a value."""
+    if len(argv) != 2 or argv[1] not in needs:
+        words = ", ".join(needs)
+        raise UserError(f"name what {what}, one of {words}, and nothing else: {argv[1:]}")
+    for name in needs[argv[1]]:
+        if not flags.FLAGS[name].value:
+            raise UserError(f"{tool} {argv[1]} needs --{name}, {flags.FLAGS[name].help}")
+    return argv[1]
 
 
 def setup_logging() -> None:

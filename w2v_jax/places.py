@@ -7,11 +7,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from etils import epath
 
-from w2v_jax.errors import UserError, brief
+from w2v_jax.errors import UserError, brief, some
 
 Place = epath.Path
 _HEAD = 4096  # bytes of a file by which it is recognised
@@ -138,6 +138,23 @@ def check_writable(path: str | os.PathLike, flag: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise unwritable(f"{flag}={os.fspath(path)}", error) from None
+
+
+def check_empty(folder: Path, flag: str, but: tuple[str, ...] = ()) -> None:
+    """Raises UserError where writing to a local folder, which `flag` names, would mix with what is
+    in it. but: what begins so, or is a temporary file of that, does not count."""
+    try:
+        there = sorted(os.listdir(folder)) if folder.exists() else []
+    except NotADirectoryError:
+        raise UserError(f"{flag}={folder} is a file; name a folder") from None
+    except OSError as error:
+        raise unwritable(f"{flag}={folder}", error) from None
+    there = [name for name in there if not (but and name.strip(".").startswith(but))]
+    if there:
+        raise UserError(
+            f"{flag}={folder} holds something else ({some(there, 3)}); name a new folder, or an "
+            "empty one"
+        )
 
 
 def check_no_input(path: str | os.PathLike, flag: str, inputs: Iterable[str]) -> None:

@@ -150,14 +150,7 @@ NEEDS = {
 
 def main(argv: list[str]) -> None:
     values = flags.FLAGS
-    if len(argv) != 2 or argv[1] not in NEEDS:
-        raise UserError(
-            f"name what is done, one of {', '.join(NEEDS)}, and nothing else: {argv[1:]}"
-        )
-    command = argv[1]
-    for flag in NEEDS[command]:
-        if not values[flag].value:
-            raise UserError(f"pseudo_labels {command} needs --{flag}, {values[flag].help}")
+    command = command_line.chosen(argv, "pseudo_labels", NEEDS)
     config = config_flag.given_config()
     if command == "report":
         print(generations.table(values.runs))

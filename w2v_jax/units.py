@@ -227,14 +227,7 @@ NEEDS = {
 
 def main(argv: list[str]) -> None:
     values = flags.FLAGS
-    if len(argv) != 2 or argv[1] not in NEEDS:
-        raise UserError(
-            f"name what is done, one of {', '.join(NEEDS)}, and nothing else: {argv[1:]}"
-        )
-    command = argv[1]
-    for flag in NEEDS[command]:
-        if not values[flag].value:
-            raise UserError(f"units {command} needs --{flag}, {values[flag].help}")
+    command = command_line.chosen(argv, "units", NEEDS)
     if values.layer is not None and values.tap:
         raise UserError(f"--layer={values.layer} and --tap={values.tap}: set one of them")
     command_line.enable_compilation_cache()

@@ -126,3 +126,12 @@ def test_the_contract_with_every_switch(check, data, tmp_path):
     small.shrunk(config, {"block__norm": "layer"})
     needs = {"folder": tmp_path} if "folder" in inspect.signature(check).parameters else {}
     check(Case(config, data["manifest"]), **needs)
+
+
+def test_resume_with_labelled_batches(data, tmp_path):
+    """c-siam with its CTC branch."""
+    config = small.c_siam()
+    config.loss.ctc_weight = 1.0
+    config.labelled.update(batch_seconds=8.0, num_buckets=1, max_seconds=3.0)
+    data = data["manifest"] | {"labelled": data["manifest"]["train"]}
+    contract.resume_is_bit_exact(Case(config, data), tmp_path)

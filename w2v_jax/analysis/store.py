@@ -25,7 +25,7 @@ import numpy as np
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
 from w2v_jax.errors import UserError, brief, some
-from w2v_jax.places import is_remote, unwritable, write_whole, writing
+from w2v_jax.places import check_empty, is_remote, write_whole, writing
 
 FORMAT = "w2v_jax features 1"
 DTYPES = ("float16", "float32")
@@ -140,7 +140,7 @@ class FeatureWriter:
         if (self.folder / INDEX).exists():
             check_same(self.folder, content)
         else:
-            check_empty(self.folder)
+            check_empty(self.folder, "--output")
             with writing(f"--output={folder}"):
                 _create(self.folder, content, bounds)
         store = FeatureStore(self.folder)
@@ -284,21 +284,6 @@ def check_local(folder: str | os.PathLike) -> None:
         raise UserError(
             f"--output={folder}: features are written in any order, to a local disk; name a folder "
             "there"
-        )
-
-
-def check_empty(folder: Path) -> None:
-    """Raises UserError where writing to a folder would mix with what is in it."""
-    try:
-        there = sorted(os.listdir(folder)) if folder.exists() else []
-    except NotADirectoryError:
-        raise UserError(f"--output={folder} is a file; name a folder") from None
-    except OSError as error:
-        raise unwritable(f"--output={folder}", error) from None
-    if there:
-        raise UserError(
-            f"--output={folder} holds something else ({some(there, 3)}); name a new folder, or an "
-            "empty one"
         )
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from w2v_jax.data.manifest import Manifest
-from w2v_jax.errors import UserError, brief, some
-from w2v_jax.places import is_remote, unwritable, write_whole, writing
+from w2v_jax.errors import UserError, brief
+from w2v_jax.places import check_empty, is_remote, write_whole, writing
 
 FORMAT = "w2v_jax decoded 1"
 INDEX, MANIFEST = "decoded.json", "manifest.arrow"
@@ -95,7 +95,8 @@ class Appender:
             if (self.folder / INDEX).exists():
                 check_same(self.folder, index)
             else:
-                _check_empty(self.folder)
+                # a run that was killed, or that begins now, has written no more than this
+                check_empty(self.folder, "--output", but=(MANIFEST, INDEX))
                 self.folder.mkdir(parents=True, exist_ok=True)
                 manifest.write(self.folder / MANIFEST)
                 write_whole(self.folder / INDEX, json.dumps(index, indent=1) + "\n")
@@ -197,20 +198,3 @@ def other_search(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
             if first[what].get(key) != second[what].get(key):
                 return key
     return ""
-
-
-def _check_empty(folder: Path) -> None:
-    """Raises UserError where writing to a folder would mix with what is in it."""
-    try:
-        there = sorted(os.listdir(folder)) if folder.exists() else []
-    except NotADirectoryError:
-        raise UserError(f"--output={folder} is a file; name a folder") from None
-    except OSError as error:
-        raise unwritable(f"--output={folder}", error) from None
-    # a run that was killed, or that begins now, has written no more than this
-    there = [name for name in there if not name.strip(".").startswith((MANIFEST, INDEX))]
-    if there:
-        raise UserError(
-            f"--output={folder} holds something else ({some(there, 3)}); name a new folder, or an "
-            "empty one"
-        )

@@ -239,6 +239,22 @@ def flags_of(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return " ".join(flag(key, old, longest=500) for key, (old, _) in changes.items())
 
 
+def check_part(ours: Settings, theirs: Settings, what: str, where: str, more: str = "") -> None:
+    """Raises ConfigError naming how a part of a head, `what`, differs from that in `where`; more:
+    after the flags that undo it."""
+    instead = "or take over what fits with --config.run.partial_init=True"
+    if ours.kind != theirs.kind:  # its other keys do not exist here: no flag can set them
+        raise ConfigError(
+            f"the {what} in {where} is of {ours.path}.kind={theirs.kind}, here of {ours.kind}; use "
+            f"a config with {ours.path}={theirs.kind} in its argument, {instead}"
+        )
+    if changes := ours.changes(theirs):
+        raise ConfigError(
+            f"the {what} in {where} is another one ({differences(changes)}); set "
+            f"{flags_of(changes)}{more}, {instead}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class PredictionConfig(Settings):
     """The masked-prediction head. The defaults are HuBERT BASE's (arXiv 2106.07447)."""

@@ -17,7 +17,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.keys.check import flag
 from w2v_jax.measuring.flops import training_flops
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.config import RandomQuantizerConfig, differences, flags_of
+from w2v_jax.models.config import RandomQuantizerConfig, check_part
 from w2v_jax.models.heads.best_rq import BestRQModel, BestRQOutput
 from w2v_jax.models.random_quantizer import random_codes
 from w2v_jax.objectives.masking import started_spans, utterance_keys
@@ -91,11 +91,7 @@ class BestRQ(CropTask):
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
         old = RandomQuantizerConfig.from_dict(exported["random_quantizer"])
-        if changes := self.quantizer.changes(old):
-            raise UserError(
-                f"the labels of {path} are of another quantizer ({differences(changes)}); set "
-                f"{flags_of(changes)}, or take over what fits with --config.run.partial_init=True"
-            )
+        check_part(self.quantizer, old, "quantizer", path)
 
     def forward(
         self, variables: Variables, batch: dict[str, jax.Array], context: Context, *, train: bool,

@@ -18,7 +18,7 @@ from w2v_jax.errors import UserError
 from w2v_jax.keys.check import flag
 from w2v_jax.measuring.flops import encoder_flops, training_flops
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.config import differences, flags_of
+from w2v_jax.models.config import check_part
 from w2v_jax.models.encoder import Encoder
 from w2v_jax.models.frontends.waveform import scale_waveform
 from w2v_jax.models.heads.c_siam import CSiamModel
@@ -160,19 +160,7 @@ class CSiam(CropTask):
         return self.model().init(jax.random.key(self.seed), jnp.zeros((1, SAMPLE_RATE), jnp.int16))
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
-        old = predictor_of(exported["predictor"])
-        if old.kind != self.predictor.kind:
-            raise UserError(
-                f"the predictor in {path} is of predictor.kind={old.kind}, here of "
-                f"{self.predictor.kind}; use a config with predictor={old.kind} in its argument, "
-                "or take over what fits with --config.run.partial_init=True"
-            )
-        if changes := self.predictor.changes(old):
-            raise UserError(
-                f"the predictor in {path} is another one ({differences(changes)}); set "
-                f"{flags_of(changes)}, or take over what fits with --config.run.partial_init=True"
-            )
-
+        check_part(self.predictor, predictor_of(exported["predictor"]), "predictor", path)
         letters, there = self.described().get("alphabet"), exported.get("alphabet")
         if letters != there:
             raise UserError(

@@ -1,6 +1,6 @@
 """What the pre-trainings on random crops of unlabelled audio have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from w2v_jax.data.loader import Track
 from w2v_jax.data.plan import crop_buckets
 from w2v_jax.data.sources import open_sources
 from w2v_jax.errors import UserError
+from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.tasks.encoding import EncodingTask
 from w2v_jax.tasks.task import Data, Shape
 from w2v_jax.training.state import TrainState, on_mesh
@@ -69,6 +70,24 @@ class CropTask(EncodingTask):
     def shapes(self) -> list[Shape]:
         lengths = [round(s * SAMPLE_RATE) for s in sorted(self.config.data.crop_seconds)]
         return self.sized(lengths, crop_buckets)
+
+    def masked(
+        self, model: Callable[..., Any], variables: Variables, batch: dict[str, jax.Array],
+        context: Context, **kwargs,
+    ) -> tuple[Any, jax.Array]:  # fmt: skip
+        """(model output, bool [B, T]: the masked frames): one pass over full crops of a model that
+        is called with audio, length, mask; config.masking, keyed by utterance."""
+        audio, frontend = batch["audio"], self.encoder.frontend
+        frames = frontend.frames(audio.shape[1])
+        keys = utterance_keys(context.key, batch["id"])
+        masking = self.config.masking.to_dict()
+        mask = span_mask(keys, jnp.full(len(audio), frames), frames, **masking)
+        dropout, layerdrop = jax.random.split(context.micro_key)
+        out = model.apply(
+            variables, audio, None, mask, rngs={"dropout": dropout, "layerdrop": layerdrop},
+            **kwargs,
+        )  # fmt: skip
+        return out, mask & (batch["id"] >= 0)[:, None]
 
     def passed(
         self, state: TrainState, batch: dict[str, jax.Array], mesh: Mesh

@@ -50,6 +50,8 @@ class CTC(EncodingTask):
     best_by = "valid/wer"
     loss_scalar = "train/ctc_loss"
     freeze = "encoder"
+    # what else may be done where the model to begin with writes another alphabet
+    instead = ", or --config.run.init_head=False, with which the layer of letters begins anew"
     keys = (
         *EncodingTask.keys, "data.num_buckets", "data.min_seconds", "data.max_seconds",
         "data.concatenate_seconds", "letters", "language", "reinit_layers", "final_dropout",
@@ -116,8 +118,7 @@ class CTC(EncodingTask):
             letters = "".join(x for x in theirs.ids if x != BOUNDARY)
             raise UserError(
                 f"{path} writes another alphabet, {letters}; set --config.letters="
-                f"{shlex.quote(letters)}, or --config.run.init_head=False, with which the layer of "
-                "letters begins anew"
+                f"{shlex.quote(letters)}{self.instead}"
             )
 
     def loss(

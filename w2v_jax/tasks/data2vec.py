@@ -17,7 +17,6 @@ from w2v_jax.keys.check import flag
 from w2v_jax.measuring.flops import OF_BLOCKS, training_flops
 from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.heads.data2vec import OF_TEACHER, Data2VecModel, heard_by_teacher
-from w2v_jax.objectives.masking import span_mask, utterance_keys
 from w2v_jax.objectives.regression import (
     Regression,
     averaged_layers,
@@ -52,7 +51,7 @@ class Data2Vec(CropTask):
 
     def __init__(self, config):
         super().__init__(config)
-        self.masking, teacher = config.masking.to_dict(), config.teacher
+        teacher = config.teacher
         self.follower = Follower(
             linear_decay(teacher.start, teacher.end, teacher.steps), OF_TEACHER, evaluates=False
         )
@@ -91,18 +90,7 @@ class Data2Vec(CropTask):
         self, variables: Variables, batch: dict[str, jax.Array], context: Context, *, train: bool,
         **kwargs,
     ) -> tuple[Any, jax.Array]:  # fmt: skip
-        """(model output, bool [B, T]: the masked frames): one pass over full crops, with masks
-        keyed by utterance."""
-        audio, frontend = batch["audio"], self.encoder.frontend
-        frames = frontend.frames(audio.shape[1])
-        keys = utterance_keys(context.key, batch["id"])
-        mask = span_mask(keys, jnp.full(len(audio), frames), frames, **self.masking)
-        dropout, layerdrop = jax.random.split(context.micro_key)
-        out = Data2VecModel(self.encoder, train).apply(
-            variables, audio, None, mask, rngs={"dropout": dropout, "layerdrop": layerdrop},
-            **kwargs,
-        )  # fmt: skip
-        return out, mask & (batch["id"] >= 0)[:, None]
+        return self.masked(Data2VecModel(self.encoder, train), variables, batch, context, **kwargs)
 
     def targets(
         self, variables: Variables, teacher: Mapping[str, Any], projected: jax.Array

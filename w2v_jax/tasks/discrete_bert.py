@@ -16,7 +16,7 @@ from w2v_jax.measuring.part_timing import Part
 from w2v_jax.models.encoder import feature_encoder
 from w2v_jax.models.heads.discrete_bert import DiscreteBERT
 from w2v_jax.objectives.cluster_scores import Score, nearest_known, perplexity
-from w2v_jax.objectives.masking import expected_share, span_mask, utterance_keys
+from w2v_jax.objectives.masking import expected_share
 from w2v_jax.objectives.random_quantizer import code_counts, prediction_loss
 from w2v_jax.tasks.crops import CropTask
 from w2v_jax.tasks.masked_prediction import valid_scalars
@@ -44,7 +44,6 @@ class DiscreteBert(CropTask):
     def __init__(self, config):
         super().__init__(config)
         self.encoder.check_tokens()
-        self.masking = config.masking.to_dict()
         self.alarms = alarms(warmup_steps=warmup_steps(config.optim, config.num_steps))
 
     # model and loss
@@ -65,18 +64,7 @@ class DiscreteBert(CropTask):
         self, variables: Variables, batch: dict[str, jax.Array], context: Context, *, train: bool,
         **kwargs,
     ) -> tuple[Any, jax.Array]:  # fmt: skip
-        """(model output, bool [B, T]: the masked frames): one pass over full crops, with masks
-        keyed by utterance."""
-        audio, frontend = batch["audio"], self.encoder.frontend
-        frames = frontend.frames(audio.shape[1])
-        keys = utterance_keys(context.key, batch["id"])
-        mask = span_mask(keys, jnp.full(len(audio), frames), frames, **self.masking)
-        dropout, layerdrop = jax.random.split(context.micro_key)
-        out = DiscreteBERT(self.encoder, train).apply(
-            variables, audio, None, mask, rngs={"dropout": dropout, "layerdrop": layerdrop},
-            **kwargs,
-        )  # fmt: skip
-        return out, mask & (batch["id"] >= 0)[:, None]
+        return self.masked(DiscreteBERT(self.encoder, train), variables, batch, context, **kwargs)
 
     def score(self, logits: jax.Array, tokens: jax.Array, masked: jax.Array) -> Score:
         """Of logits [B, T, V] and tokens int32 [B, T], over the masked frames."""
@@ -128,7 +116,7 @@ class DiscreteBert(CropTask):
     def forward_flops(self, length: int, *, layerdrop: bool = False) -> dict[str, float]:
         """Answers of the masked frames alone, as many as are expected."""
         frontend = self.encoder.frontend
-        share = expected_share(self.masking["prob"], self.masking["span"])
+        share = expected_share(self.config.masking.prob, self.config.masking.span)
         masked = frontend.frames(length) * share
         return super().forward_flops(length, layerdrop=layerdrop) | {
             "answers": 2.0 * masked * frontend.classes * self.encoder.width

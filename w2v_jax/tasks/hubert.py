@@ -21,7 +21,7 @@ from w2v_jax.data.loader import Track, batch_arrays
 from w2v_jax.errors import UserError
 from w2v_jax.keys.check import flag
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.config import PredictionConfig, differences, flags_of
+from w2v_jax.models.config import PredictionConfig, check_part
 from w2v_jax.models.heads.hubert import Hubert as HubertModel
 from w2v_jax.models.heads.hubert import PredictionOutput
 from w2v_jax.objectives.cluster_scores import Score, cluster_score, nearest_known, perplexity
@@ -151,15 +151,10 @@ class Hubert(CropTask):
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
         old = PredictionConfig.from_dict(exported["prediction"])
-        if changes := self.prediction.changes(old):
-            more = ""
-            if old.classes == tuple(n + SPECIAL for n in self.prediction.classes):
-                more = f" (its {SPECIAL} more are fairseq's: labels are then the rows after them)"
-            raise UserError(
-                f"the head in {path} is another one ({differences(changes)}); set "
-                f"{flags_of(changes)}{more}, or take over what fits with "
-                "--config.run.partial_init=True"
-            )
+        more = ""
+        if old.classes == tuple(n + SPECIAL for n in self.prediction.classes):
+            more = f" (its {SPECIAL} more are fairseq's: labels are then the rows after them)"
+        check_part(self.prediction, old, "head", path, more)
 
     def labels(self, batch: Mapping[str, jax.Array]) -> list[jax.Array]:
         """Of every set int32 [B, T], -1 of frames that do not count."""

@@ -53,6 +53,7 @@ class SlimIPL(CTC):
     """
 
     recipe = "slim_ipl.py:tiny"
+    instead = ", or begin with another model"
     keys = (*CTC.keys, "data.unlabelled", "pseudo")
 
     def __init__(self, config):
@@ -122,12 +123,7 @@ class SlimIPL(CTC):
                     "have on transcripts alone"
                 )
             return super().begin(state)
-        if exported["alphabet"]["symbols"] != [*self.alphabet.symbols]:
-            raise UserError(
-                f"the model in --config.run.init_from={path} writes other letters than --config."
-                f"letters: {''.join(exported['alphabet']['symbols'])}, not "
-                f"{''.join(self.alphabet.symbols)}; give it its own, or another model"
-            )
+        self.check_head(exported, path)
         if not partial_init:
             self.encoder.check_same(encoder_of(exported, path), path)
         stats, carried = split(state.stats)

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from w2v_jax.audio.waveform import SAMPLE_RATE
-from w2v_jax.errors import UserError
 from w2v_jax.measuring.flops import contrastive_flops
 from w2v_jax.measuring.part_timing import Part
-from w2v_jax.models.config import differences, flags_of, quantizer_of
+from w2v_jax.models.config import check_part, quantizer_of
 from w2v_jax.models.heads.wav2vec2 import PretrainingOutput, Wav2Vec2Model
 from w2v_jax.objectives.contrastive import (
     across_batch,
@@ -81,18 +80,7 @@ class Wav2Vec2(CropTask):
         )
 
     def check_head(self, exported: Mapping[str, Any], path: str) -> None:
-        old = quantizer_of(exported["quantizer"])
-        if old.kind != self.quantizer.kind:
-            raise UserError(
-                f"the targets in {path} are of quantizer.kind={old.kind}, here of "
-                f"{self.quantizer.kind}; use a config with quantizer={old.kind} in its argument, "
-                "or take over what fits with --config.run.partial_init=True"
-            )
-        if changes := self.quantizer.changes(old):
-            raise UserError(
-                f"the quantizer in {path} is another one ({differences(changes)}); set "
-                f"{flags_of(changes)}, or take over what fits with --config.run.partial_init=True"
-            )
+        check_part(self.quantizer, quantizer_of(exported["quantizer"]), "quantizer", path)
 
     def forward(
         self, variables: Variables, batch: dict[str, jax.Array], context: Context, *, train: bool,
